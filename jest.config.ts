@@ -1,0 +1,43 @@
+/** Test projects. All read the TypeScript sources as they stand; what is tested as built is in test/package. */
+import type {Config} from 'jest';
+
+/** Compiled file by file, without type checks (`npm run typecheck` does these), and `#platform` bound to Node. */
+const shared = {
+  testEnvironment: 'node',
+  transform: {
+    '^.+\\.ts$': ['ts-jest', {tsconfig: '<rootDir>/tsconfig.jest.json', diagnostics: false}],
+  },
+  moduleNameMapper: {
+    '^#platform$': '<rootDir>/src/platform/node.ts',
+    '^(\\.{1,2}/.*)\\.js$': '$1',
+  },
+  modulePathIgnorePatterns: [
+    '<rootDir>/build/',
+    '<rootDir>/dist/',
+    '<rootDir>/npm/',
+    '<rootDir>/.cache/',
+  ],
+} satisfies Config;
+
+/** A project of its own for a folder of test/: needs the built addon, the weights, the built package, or quiet. */
+const inFolder = (name: string): Config => ({
+  ...shared,
+  displayName: name,
+  testMatch: [`<rootDir>/test/${name}/**/*.test.ts`],
+});
+
+const folders = ['native', 'models', 'package', 'timing'];
+
+const config: Config = {
+  projects: [
+    {
+      ...shared,
+      displayName: 'unit',
+      testMatch: ['<rootDir>/test/**/*.test.ts'],
+      testPathIgnorePatterns: folders.map((folder) => `<rootDir>/test/${folder}/`),
+    },
+    ...folders.map(inFolder),
+  ],
+};
+
+export default config;
