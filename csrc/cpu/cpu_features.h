@@ -1,0 +1,30 @@
+// Which instruction sets this processor and its operating system offer, by CPUID and XGETBV.
+//
+// Asked directly instead of through __builtin_cpu_supports: compilers differ in the names they know (GCC 12 has no
+// "amx-int8"), and the state of the AMX tiles must be read from XCR0 in any case.
+#ifndef SAGE_CPU_CPU_FEATURES_H_
+#define SAGE_CPU_CPU_FEATURES_H_
+
+#include <cstdint>
+
+#include "sage/capabilities.h"
+
+namespace sage {
+
+// The registers that decide, so that a test can feed those of any processor.
+struct CpuRegisters {
+  uint32_t max_leaf;
+  uint32_t leaf1_ecx;
+  uint32_t leaf7_ebx, leaf7_ecx, leaf7_edx;
+  uint32_t leaf7_1_eax;
+  uint64_t xcr0;
+};
+
+CpuFeatures FeaturesFrom(const CpuRegisters& registers);
+
+// Whether the features cover everything that the flags of `isa` (cmake/isa.cmake) let a compiler emit.
+bool Supports(const CpuFeatures& features, Isa isa);
+
+}  // namespace sage
+
+#endif  // SAGE_CPU_CPU_FEATURES_H_

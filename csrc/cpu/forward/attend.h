@@ -1,0 +1,325 @@
+// One attention task: a block of rows of one key/value head against all keys they see, by online softmax.
+//
+//   for each block of 256 (or 128) keys:                 scores s = q k          6 rows x block, in L1
+//     for each group of 6 rows:                          m' = max(m, max s)      per row, log2 domain
+//       scores, mask, softmax, outputs                   p = 2^(s - m'), l = l 2^(m - m') + sum p
+//                                                        o = o 2^(m - m') + p v
+//   o / l, V's scale and mean, lse
+//
+// Blocks of keys that no row of a group sees are skipped; only blocks that cross a limit (causality, window, kv_len) or carry a
+// mask pay for masking. A row's sums run over keys in order, whatever the thread count.
+#ifndef SAGE_CPU_FORWARD_ATTEND_H_
+#define SAGE_CPU_FORWARD_ATTEND_H_
+
+#include <math.h>
+#include <string.h>
+
+#include "cpu/forward/plan.h"
+#include "cpu/forward/prepass.h"
+
+namespace sage {
+namespace {
+
+constexpr float kMinusInf = -__builtin_inff();
+
+// Scratch of one worker in the attention phase.
+struct AttendScratch {
+  uint8_t* q;      // packed rows
+  float* x;        // one row before packing
+  float* o;        // [row_block][v_dims]
+  float* o_mean;   // [row_block][v_dims], V's means times sums of P
+  float* s;        // [6][kScoreStride]
+  uint8_t* p;      // probabilities in the kernels' format
+  float* partial;  // [6][v_dims], accumulators of 64 keys
+  float* c;        // [row_block] score factor
+  float* m;        // [row_block] running maximum, log2 domain
+  float* l;        // [row_block] running sum
+  uint8_t* bad;    // [row_block] the row of q is not finite
+};
+
+template <class Kernels>
+SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
+  AttendScratch scratch;
+  scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
+  scratch.x = carver->Take<float>(plan.pack_dims);
+  scratch.o = carver->Take<float>(plan.row_block * plan.v_dims);
+  scratch.o_mean = carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
+  scratch.s = carver->Take<float>(kRows * kScoreStride);
+  scratch.p = carver->Take<uint8_t>(Kernels::PBytes());
+  scratch.partial = carver->Take<float>(kRows * plan.v_dims);
+  scratch.c = carver->Take<float>(plan.row_block);
+  scratch.m = carver->Take<float>(plan.row_block);
+  scratch.l = carver->Take<float>(plan.row_block);
+  scratch.bad = carver->Take<uint8_t>(plan.row_block);
+  return scratch;
+}
+
+// Element (b, h, i, 0) of the mask, by its kind.
+struct MaskRow {
+  const uint8_t* boolean;
+  const float* additive;
+  int64_t stride;
+};
+
+SAGE_INLINE MaskRow MaskRowOf(const Plan& plan, int64_t batch, int64_t q_head, int64_t i) {
+  const Problem& p = *plan.problem;
+  const int64_t at = batch * p.mask.batch + q_head * p.mask.head + i * p.mask.query;
+  MaskRow row = {nullptr, nullptr, p.mask.key};
+  if (p.mask_kind == MaskKind::kBoolean) row.boolean = static_cast<const uint8_t*>(plan.buffers->mask) + at;
+  if (p.mask_kind == MaskKind::kAdditive) row.additive = static_cast<const float*>(plan.buffers->mask) + at;
+  return row;
+}
+
+SAGE_INLINE bool MaskAllows(const MaskRow& row, int64_t j) {
+  if (row.boolean != nullptr) return row.boolean[j * row.stride] != 0;
+  if (row.additive != nullptr) return row.additive[j * row.stride] != kMinusInf;
+  return true;
+}
+
+// Scores become scaled and masked: s c (+ mask · log2 e), -Infinity where a boolean mask is false.
+SAGE_NOINLINE void ApplyMask(const MaskRow& mask, int64_t j0, int count, float c, float* s) {
+  if (mask.boolean != nullptr) {
+    const uint8_t* allowed = mask.boolean + j0 * mask.stride;
+    for (int j = 0; j < count; ++j) s[j] = allowed[j * mask.stride] != 0 ? s[j] * c : kMinusInf;
+  } else {
+    const float* added = mask.additive + j0 * mask.stride;
+    for (int j = 0; j < count; ++j) s[j] = s[j] * c + added[j * mask.stride] * kLog2E;
+  }
+}
+
+// Scores outside [first, end) become -Infinity; returns the row's maximum.
+SAGE_INLINE F32 ClipRow(float* s, int count, int64_t first, int64_t end) {
+  F32 most = Set1(kMinusInf);
+  const F32 hidden = Set1(kMinusInf);
+  for (int j = 0; j < count; j += kLanes) {
+    F32 x = Load(s + j);
+    if (end < j + kLanes) x = FirstLanes(static_cast<int>(MaxOf(end - j, 0)), x, hidden);
+    if (first > j) x = FirstLanes(static_cast<int>(MinOf(first - j, kLanes)), hidden, x);
+    Store(s + j, x);
+    most = Max(most, x);
+  }
+  return most;
+}
+
+// Quantises row r of the task and packs it; returns whether every value was finite.
+template <class Kernels>
+SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r, const AttendScratch& scratch) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  const int64_t i = row / plan.group, g = row % plan.group;
+  const Source source = QSource(plan, head, g, i, 1);
+  float* x = scratch.x;
+  const int dims = plan.qk_dims;
+  const bool finite = LoadRows(source, dims, x) < kInfBits;
+  scratch.bad[r] = !finite;
+  const float* mean = nullptr;
+  if (recipe.smooth_q > 0) {
+    const int64_t means = (p.q_len + recipe.smooth_q - 1) / recipe.smooth_q;
+    mean = head.q_mean + (g * means + i / recipe.smooth_q) * p.qk_dim;
+    SubtractMean(x, 1, source.dim, dims, mean);
+  }
+  if (!finite) ScrubRows(source, dims, x);
+  float scale = 1.0f;
+  switch (recipe.qk) {
+    case QkFormat::kFloat32:
+      break;
+    case QkFormat::kInt16:
+      scale = QuantizeByNorm(x, dims, NormRule::kInt16);
+      break;
+    case QkFormat::kInt8Pair:
+      scale = QuantizeByNorm(x, dims, NormRule::kPairQ);
+      break;
+    case QkFormat::kInt8:
+    case QkFormat::kInt4: {
+      ScalePair pair;
+      if (recipe.q_group == TokenGroup::kToken) {
+        pair = ScaleOf(MaxBits(x, dims), recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f);
+      } else {
+        const int64_t at = g * plan.q_blocks * kBlock + i;
+        pair = {head.q_scale[at], head.q_inverse[at]};
+      }
+      scale = pair.scale;
+      RoundRow(x, dims, pair.inverse, recipe.rounding);
+      break;
+    }
+    case QkFormat::kNvfp4:
+      if (plan.rotation > 0) RotateRow(x, dims, plan.rotation);
+      for (int d = 0; d < dims; ++d) x[d] = x[d] * head.q_power[g];
+      for (int d = 0; d < dims; d += 16) QuantizeNvfp4Group(x + d, recipe.four_six);
+      scale = 1.0f / head.q_power[g];
+      break;
+  }
+  const InspectionBuffers* inspect = plan.inspect;
+  if (inspect != nullptr) {
+    const int64_t at = (head.batch * p.q_heads + head.kv_head * plan.group + g) * p.q_len + i;
+    if (inspect->q_codes != nullptr) {
+      memcpy(inspect->q_codes + at * plan.code_dims, x, sizeof(float) * static_cast<size_t>(plan.code_dims));
+    }
+    if (inspect->q_scale != nullptr) inspect->q_scale[at] = scale;
+  }
+  const float c = Kernels::PackQ(plan, scratch.q, r, x, scale, mean);
+  // A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any positive factor serves.
+  scratch.c[r] = c == 0.0f ? 1e-30f : c;
+}
+
+// Marks the outputs of a row that attends to tokens of K or V with values that are not finite (docs/numerics.md 2).
+SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_t q_head, float* o, float* lse) {
+  const Problem& p = *plan.problem;
+  const MaskRow mask = MaskRowOf(plan, head.batch, q_head, i);
+  const float nan = __builtin_nanf("");
+  for (int64_t j = FirstKey(plan, i); j < EndKey(plan, i); ++j) {
+    const uint8_t marks = head.not_finite[j];
+    if (marks == 0 || !MaskAllows(mask, j)) continue;
+    if (marks & 1) {
+      for (int64_t d = 0; d < p.v_dim; ++d) o[d] = nan;
+      if (lse != nullptr) *lse = nan;
+      return;
+    }
+    const float* v = plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + j * p.v.token;
+    for (int64_t d = 0; d < p.v_dim; ++d) {
+      if (!IsFiniteValue(v[d])) o[d] = nan;
+    }
+  }
+}
+
+// o / l with V's scale and mean, and lse, for row r of the task.
+SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int64_t r, const AttendScratch& scratch) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  const int64_t i = row / plan.group, q_head = head.kv_head * plan.group + row % plan.group;
+  float* o = plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + i * p.o.token;
+  float* lse = plan.buffers->lse == nullptr ? nullptr
+                                            : plan.buffers->lse + (head.batch * p.q_heads + q_head) * p.q_len + i;
+  const float l = scratch.l[r];
+  if (l == 0.0f) {
+    for (int64_t d = 0; d < p.v_dim; ++d) o[d] = 0.0f;
+    if (lse != nullptr) *lse = kMinusInf;
+    return;
+  }
+  const bool rounded_sum = recipe.row_sum == RowSum::kQuantized;
+  const float inverse = 1.0f / l;
+  const float code = rounded_sum ? inverse : inverse / recipe.p_top;
+  const float* acc = scratch.o + r * plan.v_dims;
+  for (int64_t d = 0; d < p.v_dim; ++d) o[d] = acc[d] * (code * head.v_scale[d]);
+  if (recipe.smooth_v > 0) {
+    const float* mean = scratch.o_mean + r * plan.v_dims;
+    for (int64_t d = 0; d < p.v_dim; ++d) o[d] = o[d] + mean[d] * inverse;
+  }
+  if (lse != nullptr) {
+    double value = kLn2 * (static_cast<double>(scratch.m[r]) + log2(static_cast<double>(l) / (rounded_sum ? recipe.p_top : 1.0)));
+    if (recipe.smooth_k) {
+      const float* q = plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + i * p.q.token;
+      double dot = 0.0;
+      for (int64_t d = 0; d < p.qk_dim; ++d) dot += static_cast<double>(q[d]) * static_cast<double>(head.k_mean[d]);
+      value += p.scale * dot;
+    }
+    *lse = static_cast<float>(value);
+  }
+  if (scratch.bad[r]) {
+    for (int64_t d = 0; d < p.v_dim; ++d) o[d] = __builtin_nanf("");
+    if (lse != nullptr) *lse = __builtin_nanf("");
+  } else if (head.any_not_finite != 0) {
+    MarkRow(plan, head, i, q_head, o, lse);
+  }
+}
+
+// Keys of block j0 that 6 rows see: scores, masking, softmax, outputs.
+template <class Kernels>
+SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g, int64_t rows, int64_t j0,
+                            int count, bool clip, const AttendScratch& scratch) {
+  const Problem& p = *plan.problem;
+  float* s = scratch.s;
+  const int64_t r0 = g * kRows;
+  F32 most[kRows];
+  for (int r = 0; r < kRows; ++r) most[r] = Set1(kMinusInf);
+  Kernels::Scores(plan, head, scratch.q, g, j0, count, s, most);
+  float alpha[kRows];
+  float sums[kRows][2];
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t at = r0 + r;
+    float* row = s + r * kScoreStride;
+    float c = scratch.c[at];
+    if (clip || p.mask_kind != MaskKind::kNone) {
+      const int64_t last = MinOf(at, rows - 1);  // rows of padding repeat the last one; their results are dropped
+      const int64_t i = (row0 + last) / plan.group, q_head = head.kv_head * plan.group + (row0 + last) % plan.group;
+      if (p.mask_kind != MaskKind::kNone) {
+        ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0, static_cast<int>(MinOf(count, p.kv_len - j0)), c, row);
+        c = 1.0f;
+      }
+      most[r] = ClipRow(row, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
+    }
+    const float old = scratch.m[at];
+    const float here = ReduceMax(most[r]) * c;
+    // A NaN (an additive mask may hold one) must not be lost to the comparison.
+    const float m = here > old || here != here ? here : old;
+    sums[r][0] = sums[r][1] = 0.0f;
+    if (m == kMinusInf) {
+      // Nothing attended so far: P = 0, and no difference of infinities.
+      for (int j = 0; j < count; ++j) row[j] = 0.0f;
+      Kernels::Softmax(plan, s, scratch.p, r, count, 0.0f, 200.0f, sums[r]);
+      sums[r][0] = sums[r][1] = 0.0f;
+      alpha[r] = 1.0f;
+      continue;
+    }
+    alpha[r] = old == kMinusInf ? 0.0f : exp2f(old - m);
+    scratch.m[at] = m;
+    Kernels::Softmax(plan, s, scratch.p, r, count, c, m, sums[r]);
+    scratch.l[at] = scratch.l[at] * alpha[r] + (sums[r][0] + sums[r][1]);
+  }
+  Kernels::Accumulate(plan, head, s, scratch.p, j0, count, scratch.o + r0 * plan.v_dims, alpha, scratch.partial);
+  if (p.recipe.smooth_v > 0) {
+    for (int r = 0; r < kRows; ++r) {
+      float* o = scratch.o_mean + (r0 + r) * plan.v_dims;
+      const float* mean = head.v_mean + j0 / kBlock * plan.v_dims;
+      const bool second = count > kBlock;
+      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] * alpha[r] + sums[r][0] * mean[d];
+      if (second) {
+        for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + sums[r][1] * mean[plan.v_dims + d];
+      }
+    }
+  }
+}
+
+template <class Kernels>
+SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task, const AttendScratch& scratch) {
+  // Longest rows first: under causality the last block of rows sees the most keys.
+  const int64_t block = plan.row_blocks - 1 - task;
+  const int64_t row0 = block * plan.row_block;
+  const int64_t rows = MinOf(plan.row_block, plan.rows - row0);
+  const int64_t groups = (rows + kRows - 1) / kRows;
+  constexpr int kAlign = Kernels::kKeyTile > 16 ? Kernels::kKeyTile : 16;
+  for (int64_t r = 0; r < groups * kRows; ++r) {
+    PrepareRow<Kernels>(plan, head, row0 + MinOf(r, rows - 1), r, scratch);
+    scratch.m[r] = kMinusInf;
+    scratch.l[r] = 0.0f;
+  }
+  const size_t o_bytes = sizeof(float) * static_cast<size_t>(groups * kRows * plan.v_dims);
+  memset(scratch.o, 0, o_bytes);
+  if (plan.problem->recipe.smooth_v > 0) memset(scratch.o_mean, 0, o_bytes);
+
+  const int64_t first_i = row0 / plan.group, last_i = (row0 + rows - 1) / plan.group;
+  const int64_t end = EndKey(plan, last_i);
+  const int64_t start = FirstKey(plan, first_i) / plan.block_keys * plan.block_keys;
+  for (int64_t j0 = start; j0 < end; j0 += plan.block_keys) {
+    if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t top = (row0 + g * kRows) / plan.group;
+      const int64_t bottom = (row0 + MinOf(g * kRows + kRows, rows) - 1) / plan.group;
+      // Union of what the group's rows see (limits grow with i), and what all of them see.
+      const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
+      const int64_t skip = MaxOf(0, from - j0) / kBlock * kBlock;
+      const int64_t count = MinOf(plan.block_keys, to - j0) - skip;
+      if (count <= 0) continue;
+      const int padded = static_cast<int>(RoundUp(count, kAlign));
+      const int64_t at = j0 + skip;
+      const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
+      AttendTile<Kernels>(plan, head, row0, g, rows, at, padded, clip, scratch);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) FinishRow(plan, head, row0 + r, r, scratch);
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_ATTEND_H_

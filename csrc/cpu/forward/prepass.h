@@ -1,0 +1,413 @@
+// The phases before attention: statistics of K, V and Q per 128-token block, their reduction per head, and the packing of
+// quantised K and V for the tile kernels. Rules: docs/numerics.md 2 to 4.
+//
+// Tasks are (head of the wave, block): any order and any thread give the same bits, because each block's statistics land in
+// their own place and are reduced in block order.
+#ifndef SAGE_CPU_FORWARD_PREPASS_H_
+#define SAGE_CPU_FORWARD_PREPASS_H_
+
+#include <string.h>
+
+#include "cpu/forward/plan.h"
+#include "cpu/forward/quantize_rows.h"
+
+namespace sage {
+namespace {
+
+// Rows of one operand that a phase works on: (t, d) at base[t * stride + d].
+struct Source {
+  const float* base;
+  int64_t stride;
+  int rows;
+  int dim;
+};
+
+SAGE_INLINE Source KSource(const Plan& plan, const Head& head, int64_t block) {
+  const Problem& p = *plan.problem;
+  const int64_t first = block * kBlock;
+  return {plan.buffers->k + head.batch * p.k.batch + head.kv_head * p.k.head + first * p.k.token, p.k.token,
+          static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.qk_dim)};
+}
+
+SAGE_INLINE Source VSource(const Plan& plan, const Head& head, int64_t block) {
+  const Problem& p = *plan.problem;
+  const int64_t first = block * kBlock;
+  return {plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + first * p.v.token, p.v.token,
+          static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.v_dim)};
+}
+
+SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_t first, int64_t rows) {
+  const Problem& p = *plan.problem;
+  const int64_t q_head = head.kv_head * plan.group + g;
+  return {plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + first * p.q.token, p.q.token,
+          static_cast<int>(rows), static_cast<int>(p.qk_dim)};
+}
+
+// Copies the rows to x[row * dims + d], zeros beyond dim; returns the largest magnitude's bits (>= kInfBits: not finite).
+SAGE_INLINE int32_t LoadRows(const Source& source, int dims, float* x) {
+  int32_t most = 0;
+  for (int t = 0; t < source.rows; ++t) {
+    const float* row = source.base + t * source.stride;
+    float* out = x + t * dims;
+    for (int d = 0; d < source.dim; ++d) {
+      out[d] = row[d];
+      const int32_t bits = MagnitudeBits(row[d]);
+      most = bits > most ? bits : most;
+    }
+    for (int d = source.dim; d < dims; ++d) out[d] = 0.0f;
+  }
+  return most;
+}
+
+SAGE_INLINE bool IsFiniteValue(float value) { return MagnitudeBits(value) < kInfBits; }
+
+// Values that are not finite become 0 (after smoothing, so that they take no part in any scale).
+SAGE_NOINLINE void ScrubRows(const Source& source, int dims, float* x) {
+  for (int t = 0; t < source.rows; ++t) {
+    for (int d = 0; d < source.dim; ++d) {
+      if (!IsFiniteValue(source.base[t * source.stride + d])) x[t * dims + d] = 0.0f;
+    }
+  }
+}
+
+// Largest finite magnitude of the rows, when LoadRows met others.
+SAGE_NOINLINE float LargestFinite(const Source& source) {
+  float most = 0.0f;
+  for (int t = 0; t < source.rows; ++t) {
+    for (int d = 0; d < source.dim; ++d) {
+      const float value = fabsf(source.base[t * source.stride + d]);
+      if (IsFiniteValue(value) && value > most) most = value;
+    }
+  }
+  return most;
+}
+
+// Sums over finite values in float64, row after row (docs/numerics.md 3), and how many they were.
+SAGE_INLINE void SumRows(const float* x, int rows, int dim, int dims, bool finite, double* sum, double* count) {
+  for (int d = 0; d < dim; ++d) {
+    sum[d] = 0.0;
+    count[d] = rows;
+  }
+  if (finite) {
+    for (int t = 0; t < rows; ++t) {
+      for (int d = 0; d < dim; ++d) sum[d] += static_cast<double>(x[t * dims + d]);
+    }
+    return;
+  }
+  for (int d = 0; d < dim; ++d) count[d] = 0.0;
+  for (int t = 0; t < rows; ++t) {
+    for (int d = 0; d < dim; ++d) {
+      if (!IsFiniteValue(x[t * dims + d])) continue;
+      sum[d] += static_cast<double>(x[t * dims + d]);
+      count[d] += 1.0;
+    }
+  }
+}
+
+SAGE_INLINE float MeanOf(double sum, double count) {
+  return count > 0.0 ? static_cast<float>(sum / count) : 0.0f;
+}
+
+SAGE_INLINE void SubtractMean(float* x, int rows, int dim, int dims, const float* mean) {
+  for (int t = 0; t < rows; ++t) {
+    for (int d = 0; d < dim; ++d) x[t * dims + d] = x[t * dims + d] - mean[d];
+  }
+}
+
+// Scratch of one worker in the prepass: two blocks of rows (values, and the unquantised copy that the Q mean needs).
+struct PrepassScratch {
+  float* x;
+  float* copy;
+  double* sum;
+  double* count;
+};
+
+SAGE_INLINE PrepassScratch CarvePrepass(const Plan& plan, Carver* carver) {
+  const int64_t widest = MaxOf(plan.qk_dims, plan.v_dims);
+  PrepassScratch scratch;
+  scratch.x = carver->Take<float>(kBlock * widest);
+  scratch.copy = carver->Take<float>(kBlock * widest);
+  scratch.sum = carver->Take<double>(widest);
+  scratch.count = carver->Take<double>(widest);
+  return scratch;
+}
+
+// Phase 1, K and V: block sums, block means of V, channel maxima, head maxima.
+SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block, const PrepassScratch& scratch) {
+  const Recipe& recipe = plan.problem->recipe;
+  const Source k = KSource(plan, *head, block);
+  if (recipe.smooth_k || recipe.head_exponent) {
+    const int32_t bits = LoadRows(k, plan.qk_dims, scratch.x);
+    SumRows(scratch.x, k.rows, k.dim, plan.qk_dims, bits < kInfBits, head->k_sum + block * k.dim,
+            head->k_count + block * k.dim);
+    head->block_max[2 * block] = bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
+  }
+  if (recipe.v_scale != VScale::kChannel && recipe.smooth_v == 0 && !recipe.head_exponent) return;
+  const Source v = VSource(plan, *head, block);
+  const int32_t bits = LoadRows(v, plan.v_dims, scratch.x);
+  const bool finite = bits < kInfBits;
+  head->block_max[2 * block + 1] = finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(v);
+  if (recipe.smooth_v > 0) {
+    float* mean = head->v_mean + block * plan.v_dims;
+    SumRows(scratch.x, v.rows, v.dim, plan.v_dims, finite, scratch.sum, scratch.count);
+    for (int d = 0; d < plan.v_dims; ++d) mean[d] = d < v.dim ? MeanOf(scratch.sum[d], scratch.count[d]) : 0.0f;
+    SubtractMean(scratch.x, v.rows, v.dim, plan.v_dims, mean);
+  }
+  if (!finite) ScrubRows(v, plan.v_dims, scratch.x);
+  int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
+  for (int d = 0; d < plan.v_dims; ++d) most[d] = 0;
+  for (int t = 0; t < v.rows; ++t) {
+    for (int d = 0; d < plan.v_dims; ++d) {
+      const int32_t magnitude = MagnitudeBits(scratch.x[t * plan.v_dims + d]);
+      most[d] = magnitude > most[d] ? magnitude : most[d];
+    }
+  }
+}
+
+// Phase 1, Q: means of blocks of rows, group scales that span rows, head maxima.
+SAGE_NOINLINE void QStatistics(const Plan& plan, Head* head, int64_t g, int64_t block, const PrepassScratch& scratch) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  const int64_t first = block * kBlock;
+  const Source q = QSource(plan, *head, g, first, MinOf(kBlock, p.q_len - first));
+  const int32_t bits = LoadRows(q, plan.qk_dims, scratch.x);
+  const bool finite = bits < kInfBits;
+  head->q_max[g * plan.q_blocks + block] = finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(q);
+  if (recipe.smooth_q > 0) {
+    const int per_mean = recipe.smooth_q;
+    const int64_t means = (p.q_len + per_mean - 1) / per_mean;
+    for (int t = 0; t < q.rows; t += per_mean) {
+      const int rows = static_cast<int>(MinOf(per_mean, q.rows - t));
+      float* mean = head->q_mean + (g * means + (first + t) / per_mean) * q.dim;
+      float* x = scratch.x + t * plan.qk_dims;
+      SumRows(x, rows, q.dim, plan.qk_dims, finite, scratch.sum, scratch.count);
+      for (int d = 0; d < q.dim; ++d) mean[d] = MeanOf(scratch.sum[d], scratch.count[d]);
+      SubtractMean(x, rows, q.dim, plan.qk_dims, mean);
+    }
+  }
+  if (recipe.q_group == TokenGroup::kToken) return;
+  if (!finite) ScrubRows(q, plan.qk_dims, scratch.x);
+  const int64_t at = g * plan.q_blocks * kBlock + first;
+  const float top = recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f;
+  IntegerScales(scratch.x, q.rows, plan.qk_dims, top, recipe.q_group, head->q_scale + at, head->q_inverse + at);
+}
+
+// Phase 2: statistics of the blocks become those of the head.
+SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  if (recipe.smooth_k) {
+    for (int64_t d = 0; d < p.qk_dim; ++d) {
+      double sum = 0.0, count = 0.0;
+      for (int64_t block = 0; block < plan.blocks; ++block) {
+        sum += head->k_sum[block * p.qk_dim + d];
+        count += head->k_count[block * p.qk_dim + d];
+      }
+      head->k_mean[d] = MeanOf(sum, count);
+    }
+  }
+  head->k_power = 1.0f;
+  head->v_power = 1.0f;
+  if (recipe.head_exponent) {
+    float most[2] = {0.0f, 0.0f};
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+      for (int side = 0; side < 2; ++side) {
+        const float value = head->block_max[2 * block + side];
+        most[side] = value > most[side] ? value : most[side];
+      }
+    }
+    if (recipe.qk == QkFormat::kNvfp4) head->k_power = HeadPower(most[0]);
+    if (recipe.pv == PvFormat::kNvfp4) head->v_power = HeadPower(most[1]);
+  }
+  for (int64_t g = 0; g < plan.group; ++g) {
+    head->q_power[g] = 1.0f;
+    if (!recipe.head_exponent || recipe.qk != QkFormat::kNvfp4) continue;
+    float most = 0.0f;
+    for (int64_t block = 0; block < plan.q_blocks; ++block) {
+      const float value = head->q_max[g * plan.q_blocks + block];
+      most = value > most ? value : most;
+    }
+    head->q_power[g] = HeadPower(most);
+  }
+  for (int d = 0; d < plan.v_dims; ++d) {
+    head->v_scale[d] = recipe.pv == PvFormat::kNvfp4 ? 1.0f / head->v_power : 1.0f;
+    head->v_inverse[d] = 1.0f;
+  }
+  if (recipe.v_scale != VScale::kChannel) return;
+  for (int d = 0; d < plan.v_dims; ++d) {
+    int32_t most = 0;
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+      const int32_t bits = MagnitudeBits(head->v_max[block * plan.v_dims + d]);
+      most = bits > most ? bits : most;
+    }
+    if (recipe.pv == PvFormat::kFp16) {
+      // A power of two, so that values within fp16's range keep every bit.
+      float scale = 1.0f;
+      while (BitsToFloat(static_cast<uint32_t>(most)) / scale > 65504.0f) scale *= 2.0f;
+      head->v_scale[d] = scale;
+      head->v_inverse[d] = 1.0f / scale;
+    } else {
+      const ScalePair pair = ScaleOf(most, recipe.v_top);
+      head->v_scale[d] = pair.scale;
+      head->v_inverse[d] = pair.inverse;
+    }
+  }
+}
+
+// Quantised K of one block in scratch.x, its scales per token, and k' in scratch.copy where the Q mean needs it.
+SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, bool finite, int64_t block,
+                           const PrepassScratch& scratch) {
+  const Recipe& recipe = plan.problem->recipe;
+  const int dims = plan.qk_dims;
+  float* x = scratch.x;
+  float* scale = head.k_scale + block * kBlock;
+  if (recipe.smooth_k) SubtractMean(x, k.rows, k.dim, dims, head.k_mean);
+  if (!finite) ScrubRows(k, dims, x);
+  if (recipe.smooth_q > 0) memcpy(scratch.copy, x, sizeof(float) * static_cast<size_t>(k.rows) * dims);
+  for (int t = 0; t < k.rows; ++t) scale[t] = 1.0f;
+  switch (recipe.qk) {
+    case QkFormat::kFloat32:
+      break;
+    case QkFormat::kInt16:
+    case QkFormat::kInt8Pair:
+      for (int t = 0; t < k.rows; ++t) {
+        scale[t] = QuantizeByNorm(x + t * dims, dims,
+                                  recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK);
+      }
+      break;
+    case QkFormat::kInt8:
+    case QkFormat::kInt4: {
+      float inverse[kBlock];
+      IntegerScales(x, k.rows, dims, recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f, recipe.k_group, scale, inverse);
+      for (int t = 0; t < k.rows; ++t) RoundRow(x + t * dims, dims, inverse[t], recipe.rounding);
+      break;
+    }
+    case QkFormat::kNvfp4:
+      for (int t = 0; t < k.rows; ++t) {
+        float* row = x + t * dims;
+        if (plan.rotation > 0) RotateRow(row, dims, plan.rotation);
+        for (int d = 0; d < dims; ++d) row[d] = row[d] * head.k_power;
+        for (int d = 0; d < dims; d += 16) QuantizeNvfp4Group(row + d, recipe.four_six);
+        scale[t] = 1.0f / head.k_power;
+      }
+      break;
+  }
+  for (int t = k.rows; t < kBlock; ++t) scale[t] = 0.0f;
+  memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>(kBlock - k.rows) * dims);
+}
+
+// Quantised V of one block in scratch.x (code values).
+SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, bool finite, int64_t block,
+                           const PrepassScratch& scratch) {
+  const Recipe& recipe = plan.problem->recipe;
+  const int dims = plan.v_dims;
+  float* x = scratch.x;
+  if (recipe.smooth_v > 0) SubtractMean(x, v.rows, v.dim, dims, head.v_mean + block * dims);
+  if (!finite) ScrubRows(v, dims, x);
+  memset(x + v.rows * dims, 0, sizeof(float) * static_cast<size_t>(kBlock - v.rows) * dims);
+  const float* inverse = head.v_inverse;
+  switch (recipe.pv) {
+    case PvFormat::kFloat32:
+      break;
+    case PvFormat::kBf16:
+      for (int i = 0; i < v.rows * dims; ++i) x[i] = RoundBf16(x[i]);
+      break;
+    case PvFormat::kFp16:
+      for (int t = 0; t < v.rows; ++t) {
+        for (int d = 0; d < dims; ++d) x[t * dims + d] = RoundFp16(x[t * dims + d] * inverse[d]);
+      }
+      break;
+    case PvFormat::kE4m3:
+      for (int t = 0; t < v.rows; ++t) {
+        for (int d = 0; d < dims; ++d) x[t * dims + d] = RoundE4m3(x[t * dims + d] * inverse[d]);
+      }
+      break;
+    case PvFormat::kInt16:
+    case PvFormat::kInt8:
+      if (recipe.v_scale == VScale::kBlock64) {
+        for (int t = 0; t < v.rows; t += 64) {
+          const int count = static_cast<int>(MinOf(64, v.rows - t)) * dims;
+          const ScalePair pair = ScaleOf(MaxBits(x + t * dims, count), recipe.v_top);
+          RoundRow(x + t * dims, count, pair.inverse, recipe.rounding);
+          // The scale varies along the keys, so it cannot wait for the end of the row as a channel's does.
+          for (int i = t * dims; i < t * dims + count; ++i) x[i] = x[i] * pair.scale;
+        }
+      } else if (recipe.rounding == Rounding::kEven) {
+        for (int t = 0; t < v.rows; ++t) {
+          for (int d = 0; d < dims; ++d) x[t * dims + d] = RoundHalfEven(x[t * dims + d] * inverse[d]);
+        }
+      } else {
+        for (int t = 0; t < v.rows; ++t) {
+          for (int d = 0; d < dims; ++d) x[t * dims + d] = RoundHalfAway(x[t * dims + d] * inverse[d]);
+        }
+      }
+      break;
+    case PvFormat::kNvfp4:
+      for (int t = 0; t < v.rows; t += 16) {
+        for (int d = 0; d < dims; ++d) {
+          float group[16];
+          for (int i = 0; i < 16; ++i) group[i] = x[(t + i) * dims + d] * head.v_power;
+          QuantizeNvfp4Group(group, recipe.four_six);
+          for (int i = 0; i < 16; ++i) x[(t + i) * dims + d] = group[i];
+        }
+      }
+      break;
+  }
+}
+
+SAGE_NOINLINE void MarkTokens(const Source& source, uint8_t bit, uint8_t* marks, int* any) {
+  for (int t = 0; t < source.rows; ++t) {
+    for (int d = 0; d < source.dim; ++d) {
+      if (!IsFiniteValue(source.base[t * source.stride + d])) marks[t] |= bit;
+    }
+  }
+  __atomic_fetch_or(any, bit, __ATOMIC_RELAXED);
+}
+
+// Phase 3: quantises one block of K and V and hands it to the kernels' packing.
+template <class Kernels>
+SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block, const PrepassScratch& scratch) {
+  const Problem& p = *plan.problem;
+  uint8_t* marks = head->not_finite + block * kBlock;
+  memset(marks, 0, kBlock);
+  const Source k = KSource(plan, *head, block);
+  bool finite = LoadRows(k, plan.qk_dims, scratch.x) < kInfBits;
+  if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
+  QuantizeK(plan, *head, k, finite, block, scratch);
+  const InspectionBuffers* inspect = plan.inspect;
+  const int64_t kv_at = (head->batch * p.kv_heads + head->kv_head) * p.kv_len + block * kBlock;
+  if (inspect != nullptr && inspect->k_codes != nullptr) {
+    for (int t = 0; t < k.rows; ++t) {
+      memcpy(inspect->k_codes + (kv_at + t) * plan.code_dims, scratch.x + t * plan.qk_dims,
+             sizeof(float) * static_cast<size_t>(plan.code_dims));
+    }
+  }
+  if (inspect != nullptr && inspect->k_scale != nullptr) {
+    memcpy(inspect->k_scale + kv_at, head->k_scale + block * kBlock, sizeof(float) * static_cast<size_t>(k.rows));
+  }
+  if (plan.k_sign < 0.0f) {
+    for (int t = 0; t < kBlock; ++t) head->k_scale[block * kBlock + t] *= plan.k_sign;
+  }
+  Kernels::PackK(plan, *head, block, k.rows, scratch.x, scratch.copy);
+
+  const Source v = VSource(plan, *head, block);
+  finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
+  if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
+  QuantizeV(plan, *head, v, finite, block, scratch);
+  if (inspect != nullptr && inspect->v_codes != nullptr) {
+    for (int t = 0; t < v.rows; ++t) {
+      memcpy(inspect->v_codes + (kv_at + t) * p.v_dim, scratch.x + t * plan.v_dims,
+             sizeof(float) * static_cast<size_t>(p.v_dim));
+    }
+  }
+  if (inspect != nullptr && inspect->v_scale != nullptr && block == 0) {
+    memcpy(inspect->v_scale + (head->batch * p.kv_heads + head->kv_head) * p.v_dim, head->v_scale,
+           sizeof(float) * static_cast<size_t>(p.v_dim));
+  }
+  Kernels::PackV(plan, *head, block, scratch.x);
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_PREPASS_H_

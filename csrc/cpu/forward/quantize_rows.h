@@ -1,0 +1,202 @@
+// The quantisers of docs/numerics.md 4 on a block of rows in float32, in plain C++ that the compiler vectorises.
+//
+// Rows lie in x[row * dims + d], padded with zeros. Every quantiser replaces the values by their codes (integers as floats, or
+// code · group scale for nvfp4) and writes one scale per row. Bit-exact against src/numerics/quantize.ts: single float32
+// operations, no contraction, no reordered sums.
+#ifndef SAGE_CPU_FORWARD_QUANTIZE_ROWS_H_
+#define SAGE_CPU_FORWARD_QUANTIZE_ROWS_H_
+
+#include <math.h>
+
+#include "cpu/forward/plan.h"
+#include "formats/formats.h"
+
+namespace sage {
+namespace {
+
+// 2^-110 (docs/numerics.md 4): below it the inverse of a scale would overflow.
+constexpr int32_t kTinyBits = (127 - 110) << 23;
+
+SAGE_INLINE int32_t MaxBits(const float* x, int count) {
+  int32_t most = 0;
+  for (int d = 0; d < count; ++d) {
+    const int32_t bits = MagnitudeBits(x[d]);
+    most = bits > most ? bits : most;
+  }
+  return most;
+}
+
+// Group of row t inside a 128-token block (docs/numerics.md 4.1).
+SAGE_INLINE int GroupInBlock(TokenGroup kind, int t) {
+  switch (kind) {
+    case TokenGroup::kToken:
+      return t;
+    case TokenGroup::kWarp32:
+    case TokenGroup::kConsecutive32:
+      return t / 32;
+    case TokenGroup::kThread32:
+      return t / 32 * 8 + t % 8;
+    case TokenGroup::kThread64:
+      return t / 64 * 4 + t % 8 / 2;
+    case TokenGroup::kWarp64:
+    case TokenGroup::kBlock64:
+      return t / 64;
+    case TokenGroup::kBlock128:
+      return 0;
+  }
+  return 0;
+}
+
+struct ScalePair {
+  float scale, inverse;
+};
+
+SAGE_INLINE ScalePair ScaleOf(int32_t max_bits, float top) {
+  if (max_bits < kTinyBits) return {0.0f, 0.0f};
+  const float amax = BitsToFloat(static_cast<uint32_t>(max_bits));
+  return {amax / top, top / amax};
+}
+
+SAGE_INLINE void RoundRow(float* x, int dims, float inverse, Rounding rounding) {
+  if (rounding == Rounding::kEven) {
+    for (int d = 0; d < dims; ++d) x[d] = RoundHalfEven(x[d] * inverse);
+  } else {
+    for (int d = 0; d < dims; ++d) x[d] = RoundHalfAway(x[d] * inverse);
+  }
+}
+
+// Scales of int8 and int4 (4.2) for up to 128 rows.
+SAGE_NOINLINE void IntegerScales(const float* x, int rows, int dims, float top, TokenGroup kind, float* scale,
+                                 float* inverse) {
+  int32_t most[kBlock] = {};
+  for (int t = 0; t < rows; ++t) {
+    const int32_t bits = MaxBits(x + t * dims, dims);
+    int32_t& group = most[GroupInBlock(kind, t)];
+    group = bits > group ? bits : group;
+  }
+  for (int t = 0; t < rows; ++t) {
+    const ScalePair pair = ScaleOf(most[GroupInBlock(kind, t)], top);
+    scale[t] = pair.scale;
+    inverse[t] = pair.inverse;
+  }
+}
+
+// Sums of squares of the 16 dims that one 16-bit lane adds up (4.3), lane 0 and lane 1 of one 32-dim segment.
+SAGE_INLINE void LaneSquares(const float* y, float lane[2]) {
+  float pair[2][8];
+  for (int t = 0; t < 8; ++t) {
+    for (int side = 0; side < 2; ++side) {
+      const float a = y[4 * t + 2 * side], b = y[4 * t + 2 * side + 1];
+      pair[side][t] = a * a + b * b;
+    }
+  }
+  for (int side = 0; side < 2; ++side) {
+    const float* p = pair[side];
+    lane[side] = ((p[0] + p[4]) + (p[1] + p[5])) + ((p[2] + p[6]) + (p[3] + p[7]));
+  }
+}
+
+enum class NormRule { kPairK, kPairQ, kInt16 };
+
+// The quantisers limited by norms, 4.3 and 4.4, of one row; returns the scale.
+SAGE_INLINE float QuantizeByNorm(float* x, int dims, NormRule rule) {
+  const int32_t bits = MaxBits(x, dims);
+  if (bits < kTinyBits) {
+    for (int d = 0; d < dims; ++d) x[d] = 0.0f;
+    return 0.0f;
+  }
+  const float amax = BitsToFloat(static_cast<uint32_t>(bits));
+  const float unit = 1.0f / amax;
+  for (int d = 0; d < dims; ++d) x[d] = x[d] * unit;
+  float most = 0.0f, total = 0.0f, pair = 0.0f;
+  for (int g = 0; g < dims; g += 32) {
+    float lane[2];
+    LaneSquares(x + g, lane);
+    most = lane[0] > most ? lane[0] : most;
+    most = lane[1] > most ? lane[1] : most;
+    total = total + lane[0];
+    total = total + lane[1];
+  }
+  float limit = 0.0f;
+  if (rule == NormRule::kInt16) {
+    // 46,200^2 < 2^31: by Cauchy and Schwarz the integer dot product fits in 32 bits.
+    const float by_norm = 46200.0f / sqrtf(total);
+    limit = by_norm < 32700.0f ? by_norm : 32700.0f;
+  } else {
+    // 178.9^2 < 2^15: a lane's sum of products fits in 16 bits.
+    const float by_norm = 178.9f / sqrtf(most);
+    limit = rule == NormRule::kPairK ? 107.0f : 126.5f;
+    limit = by_norm < limit ? by_norm : limit;
+    if (rule == NormRule::kPairQ) {
+      // 214 · (152 + 1) < 2^15: no saturation in vpmaddubsw.
+      for (int d = 0; d < dims; d += 2) {
+        const float sum = fabsf(x[d]) + fabsf(x[d + 1]);
+        pair = sum > pair ? sum : pair;
+      }
+      const float by_pair = 152.0f / pair;
+      limit = by_pair < limit ? by_pair : limit;
+    }
+  }
+  for (int d = 0; d < dims; ++d) x[d] = RoundHalfEven(x[d] * limit);
+  return amax / limit;
+}
+
+// Codes and error of one group of 16 under one scale (4.5).
+SAGE_INLINE float Nvfp4Candidate(const float* x, float sf, float* value) {
+  const float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
+  for (int i = 0; i < 16; ++i) value[i] = RoundE2m1(x[i] * inverse) * sf;
+  float error = 0.0f;
+  for (int i = 0; i < 16; ++i) {
+    const float d = x[i] - value[i];
+    error = error + d * d;
+  }
+  return error;
+}
+
+// One group of 16 values, in place: code · scale.
+SAGE_INLINE void QuantizeNvfp4Group(float* x, bool four_six) {
+  const int32_t bits = MaxBits(x, 16);
+  const float amax = BitsToFloat(static_cast<uint32_t>(bits));
+  float six[16], four[16];
+  const float error_six = Nvfp4Candidate(x, RoundUe4m3(amax / 6.0f), six);
+  if (four_six) {
+    const float error_four = Nvfp4Candidate(x, RoundUe4m3(amax / 4.0f), four);
+    if (error_four < error_six) {
+      for (int i = 0; i < 16; ++i) x[i] = four[i];
+      return;
+    }
+  }
+  for (int i = 0; i < 16; ++i) x[i] = six[i];
+}
+
+// 2^e in front of nvfp4: brings the largest input into [16, 32), which leaves e4m3 scales nine binades below it and five
+// above (smoothing at most doubles a value, a rotation of 512 multiplies it by at most 22.7).
+SAGE_INLINE float HeadPower(float amax) {
+  if (amax == 0.0f) return 1.0f;
+  int e = 4 - ilogbf(amax);
+  e = e > 100 ? 100 : e < -100 ? -100 : e;
+  return ldexpf(1.0f, e);
+}
+
+// Fast Walsh-Hadamard transform in blocks of `size`, orthonormal (4.5).
+SAGE_INLINE void RotateRow(float* x, int dims, int size) {
+  const float norm = static_cast<float>(1.0 / sqrt(static_cast<double>(size)));
+  for (int b = 0; b < dims; b += size) {
+    float* y = x + b;
+    for (int h = 1; h < size; h *= 2) {
+      for (int i = 0; i < size; i += 2 * h) {
+        for (int j = i; j < i + h; ++j) {
+          const float a = y[j], c = y[j + h];
+          y[j] = a + c;
+          y[j + h] = a - c;
+        }
+      }
+    }
+    for (int i = 0; i < size; ++i) y[i] = y[i] * norm;
+  }
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_QUANTIZE_ROWS_H_

@@ -1,0 +1,152 @@
+// The phases of a forward call over waves of key/value heads: statistics, reduction, packing, attention.
+#ifndef SAGE_CPU_FORWARD_SCHEDULE_H_
+#define SAGE_CPU_FORWARD_SCHEDULE_H_
+
+#include "cpu/forward/attend.h"
+#include "cpu/forward/plan.h"
+#include "cpu/forward/prepass.h"
+#include "cpu/thread_pool.h"
+
+namespace sage {
+namespace {
+
+// Packed operands of a wave: large enough to feed every core, small enough to stay out of the way of the caller's memory.
+constexpr int64_t kWaveBytes = int64_t{20} << 20;
+
+// 16 register tiles of rows share one pass over a block of keys: K and V stay in L2 meanwhile.
+constexpr int64_t kRowsPerTask = 96;
+
+SAGE_INLINE int LargestPowerOfTwoDividing(int x) { return x & -x; }
+
+template <class Kernels>
+SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers, const InspectionBuffers* inspect,
+                          const EngineOptions& options) {
+  const Recipe& recipe = p.recipe;
+  Plan plan = {};
+  plan.problem = &p;
+  plan.buffers = &buffers;
+  plan.inspect = inspect;
+  plan.cancelled = options.cancelled;
+  plan.group = p.q_heads / p.kv_heads;
+  plan.rows = plan.group * p.q_len;
+  plan.blocks = (p.kv_len + kBlock - 1) / kBlock;
+  plan.keys = plan.blocks * kBlock;
+  plan.q_blocks = (p.q_len + kBlock - 1) / kBlock;
+  plan.offset = p.causal == Causal::kBottomRight ? p.kv_len - p.q_len : 0;
+  const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
+  const int64_t multiple = by_norm ? 32 : recipe.qk == QkFormat::kNvfp4 ? 16 : Kernels::kDimsMultiple;
+  plan.qk_dims = static_cast<int>(RoundUp(p.qk_dim, multiple));
+  plan.code_dims = static_cast<int>(RoundUp(p.qk_dim, by_norm ? 32 : recipe.qk == QkFormat::kNvfp4 ? 16 : 1));
+  plan.pack_dims = plan.qk_dims + (recipe.smooth_q > 0 ? static_cast<int>(p.qk_dim) : 0);
+  plan.v_dims = static_cast<int>(RoundUp(p.v_dim, MaxOf(kLanes, 16)));
+  plan.rotation = recipe.rotate ? LargestPowerOfTwoDividing(plan.qk_dims) : 0;
+  plan.block_keys = plan.qk_dims <= 64 ? kScoreStride : kBlock;
+  plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel || recipe.head_exponent;
+  plan.q_stats = recipe.smooth_q > 0 || recipe.head_exponent ||
+                 ((recipe.qk == QkFormat::kInt8 || recipe.qk == QkFormat::kInt4) && recipe.q_group != TokenGroup::kToken);
+  plan.q_factor = static_cast<float>((p.scale < 0 ? -p.scale : p.scale) * 1.44269504088896340736);
+  plan.k_sign = p.scale < 0 ? -1.0f : 1.0f;
+  // Even blocks of rows, and enough of them to occupy every thread.
+  const int64_t heads = p.batch * p.kv_heads;
+  int64_t row_blocks = (plan.rows + kRowsPerTask - 1) / kRowsPerTask;
+  const int64_t wanted = options.threads > 1 ? (2 * options.threads + heads - 1) / heads : 1;
+  const int64_t most_blocks = (plan.rows + 4 * kRows - 1) / (4 * kRows);
+  row_blocks = MaxOf(row_blocks, MinOf(wanted, most_blocks));
+  plan.row_block = RoundUp((plan.rows + row_blocks - 1) / row_blocks, kRows);
+  plan.row_blocks = (plan.rows + plan.row_block - 1) / plan.row_block;
+  return plan;
+}
+
+template <class Kernels>
+SAGE_INLINE Head CarveHead(const Plan& plan, Carver* carver) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  const int64_t means = recipe.smooth_q > 0 ? (p.q_len + recipe.smooth_q - 1) / recipe.smooth_q : 0;
+  const bool k_stats = recipe.smooth_k || recipe.head_exponent;
+  Head head = {};
+  head.k = carver->Take<uint8_t>(Kernels::KBytes(plan));
+  head.v = carver->Take<uint8_t>(Kernels::VBytes(plan));
+  head.k_scale = carver->Take<float>(plan.keys);
+  head.k_mean = carver->Take<float>(p.qk_dim);
+  head.v_scale = carver->Take<float>(plan.v_dims);
+  head.v_inverse = carver->Take<float>(plan.v_dims);
+  head.v_mean = carver->Take<float>(recipe.smooth_v > 0 ? plan.blocks * plan.v_dims : 0);
+  head.k_sum = carver->Take<double>(k_stats ? plan.blocks * p.qk_dim : 0);
+  head.k_count = carver->Take<double>(k_stats ? plan.blocks * p.qk_dim : 0);
+  head.v_max = carver->Take<float>(plan.kv_stats ? plan.blocks * plan.v_dims : 0);
+  head.block_max = carver->Take<float>(2 * plan.blocks);
+  head.not_finite = carver->Take<uint8_t>(plan.keys);
+  head.q_mean = carver->Take<float>(plan.group * means * p.qk_dim);
+  head.q_scale = carver->Take<float>(plan.q_stats ? plan.group * plan.q_blocks * kBlock : 0);
+  head.q_inverse = carver->Take<float>(plan.q_stats ? plan.group * plan.q_blocks * kBlock : 0);
+  head.q_max = carver->Take<float>(plan.group * plan.q_blocks);
+  head.q_power = carver->Take<float>(plan.group);
+  return head;
+}
+
+template <class Kernels>
+SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers, const InspectionBuffers* inspect,
+                                const EngineOptions& options, Workspace* workspace) {
+  const Plan plan = MakePlan<Kernels>(p, buffers, inspect, options);
+  const int64_t heads = p.batch * p.kv_heads;
+
+  Carver measure = {nullptr, 0};
+  CarveHead<Kernels>(plan, &measure);
+  const int64_t head_bytes = static_cast<int64_t>(measure.used);
+  measure.used = 0;
+  CarvePrepass(plan, &measure);
+  CarveAttend<Kernels>(plan, &measure);
+  const int64_t worker_bytes = static_cast<int64_t>(measure.used);
+  const int64_t wave = MinOf(heads, MaxOf(1, kWaveBytes / head_bytes));
+  const int threads = static_cast<int>(MinOf(options.threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
+  const int64_t list_bytes = RoundUp(wave * static_cast<int64_t>(sizeof(Head)), 64);
+  uint8_t* memory = workspace->Reserve(static_cast<size_t>(list_bytes + wave * head_bytes + threads * worker_bytes));
+  if (memory == nullptr) return {StatusCode::kOutOfMemory, "no memory for the packed keys and values"};
+
+  Head* list = reinterpret_cast<Head*>(memory);
+  uint8_t* worker_memory = memory + list_bytes + wave * head_bytes;
+  const auto prepass_scratch = [&](int worker) {
+    Carver carver = {worker_memory + worker * worker_bytes, 0};
+    return CarvePrepass(plan, &carver);
+  };
+  for (int64_t first = 0; first < heads; first += wave) {
+    const int64_t count = MinOf(wave, heads - first);
+    for (int64_t h = 0; h < count; ++h) {
+      Carver carver = {memory + list_bytes + h * head_bytes, 0};
+      list[h] = CarveHead<Kernels>(plan, &carver);
+      list[h].batch = (first + h) / p.kv_heads;
+      list[h].kv_head = (first + h) % p.kv_heads;
+    }
+    if (plan.kv_stats) {
+      ParallelFor(count * plan.blocks, threads, [&](int64_t task, int worker) {
+        KvStatistics(plan, &list[task / plan.blocks], task % plan.blocks, prepass_scratch(worker));
+      });
+    }
+    if (plan.q_stats) {
+      const int64_t per_head = plan.group * plan.q_blocks;
+      ParallelFor(count * per_head, threads, [&](int64_t task, int worker) {
+        const int64_t at = task % per_head;
+        QStatistics(plan, &list[task / per_head], at / plan.q_blocks, at % plan.q_blocks, prepass_scratch(worker));
+      });
+    }
+    for (int64_t h = 0; h < count; ++h) ReduceStatistics(plan, &list[h]);
+    ParallelFor(count * plan.blocks, threads, [&](int64_t task, int worker) {
+      PackBlock<Kernels>(plan, &list[task / plan.blocks], task % plan.blocks, prepass_scratch(worker));
+    });
+    ParallelFor(count * plan.row_blocks, threads, [&](int64_t task, int worker) {
+      Carver carver = {worker_memory + worker * worker_bytes, 0};
+      CarvePrepass(plan, &carver);
+      const AttendScratch scratch = CarveAttend<Kernels>(plan, &carver);
+      AttendTask<Kernels>(plan, list[task % count], task / count, scratch);
+    });
+    if (options.cancelled != nullptr && options.cancelled->load(std::memory_order_relaxed)) {
+      return {StatusCode::kCancelled, "cancelled"};
+    }
+  }
+  return Status{};
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_SCHEDULE_H_

@@ -1,0 +1,245 @@
+// Halves of the integer tile kernels on AVX2 without dot-product instructions.
+//
+//   int8   vpmaddubsw and wrapping vpaddw: 32 products in two instructions. The `int8_pair` codes (docs/numerics.md 4.3) make it
+//          exact: no pair of products saturates, and a lane's final sum fits in 16 bits although sums on the way may wrap.
+//          After 32 dims (16 in each lane) one vpmaddwd by 1 widens to 32 bits.
+//   int16  vpmaddwd and vpaddd.
+// Register tile: 6 rows x 16 keys (or dims) = 12 accumulators.
+// Layouts: K int8 [tile][dims/4][16][4], int16 [tile][dims/2][16][2]; Q [group][dims/4][6][4], [group][dims/2][6][2];
+//          V [panel of 1 or 2 vectors][keys/2][vectors][8][2].
+// GCC 12 spills accumulators around multiply-and-add intrinsics; one asm statement for both keeps them in registers.
+#ifndef SAGE_CPU_FORWARD_TILE_AVX2_H_
+#define SAGE_CPU_FORWARD_TILE_AVX2_H_
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "cpu/forward/tile_integer.h"
+
+namespace sage {
+namespace {
+
+SAGE_INLINE void MultiplyAddWords(__m256i* acc, __m256i a, __m256i b) {
+#if defined(__GNUC__) && !defined(__clang__)
+  __m256i product;
+  asm("vpmaddwd %3,%2,%1\n\tvpaddd %1,%0,%0" : "+x"(*acc), "=&x"(product) : "x"(a), "x"(b));
+#else
+  *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, b));
+#endif
+}
+
+SAGE_INLINE void MultiplyAddBytes(__m256i* acc, __m256i unsigned_bytes, __m256i signed_bytes) {
+#if defined(__GNUC__) && !defined(__clang__)
+  __m256i product;
+  asm("vpmaddubsw %3,%2,%1\n\tvpaddw %1,%0,%0"
+      : "+x"(*acc), "=&x"(product)
+      : "x"(unsigned_bytes), "x"(signed_bytes));
+#else
+  *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(unsigned_bytes, signed_bytes));
+#endif
+}
+
+SAGE_INLINE __m256i Broadcast4(const void* p) {
+  return _mm256_castps_si256(_mm256_broadcast_ss(static_cast<const float*>(p)));
+}
+
+SAGE_INLINE void StoreScores(__m256i a0, __m256i a1, __m256 scale0, __m256 scale1, float* s, F32* most) {
+  const __m256 s0 = _mm256_mul_ps(_mm256_cvtepi32_ps(a0), scale0);
+  const __m256 s1 = _mm256_mul_ps(_mm256_cvtepi32_ps(a1), scale1);
+  _mm256_store_ps(s, s0);
+  _mm256_store_ps(s + 8, s1);
+  most->r = _mm256_max_ps(most->r, _mm256_max_ps(s0, s1));
+}
+
+struct QkPairBytes256 {
+  static constexpr int kKeyTile = 16;
+  static constexpr int kDims = 32;
+  static constexpr int kBytes = 1;
+  static constexpr int kOffset = 107;  // K codes are at most 107, so K + 107 <= 214 is unsigned
+  // A word for each 32-dim segment and row: the two lanes' -107 · sum(q), modulo 2^16.
+  static constexpr int Corrections(int dims) { return dims / 32; }
+
+  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
+    for (int d = 0; d < dims; d += 4) {
+      uint8_t word[4];
+      for (int e = 0; e < 4; ++e) word[e] = static_cast<uint8_t>(static_cast<int>(x[d + e]) + kOffset);
+      memcpy(tile + d / 4 * 64 + key * 4, word, 4);
+    }
+  }
+
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections) {
+    for (int segment = 0; segment < dims / 32; ++segment) {
+      int sum[2] = {0, 0};
+      for (int d = segment * 32; d < segment * 32 + 32; d += 4) {
+        int8_t word[4];
+        for (int e = 0; e < 4; ++e) {
+          word[e] = static_cast<int8_t>(static_cast<int>(x[d + e]));
+          sum[e / 2] += word[e];
+        }
+        memcpy(group + d / 4 * 4 * kRows + r * 4, word, 4);
+      }
+      const uint32_t low = static_cast<uint16_t>(-kOffset * sum[0]);
+      const uint32_t high = static_cast<uint16_t>(-kOffset * sum[1]);
+      corrections[segment * kRows + r] = static_cast<int32_t>(low | high << 16);
+    }
+  }
+
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims, const float* k_scale,
+                        float* s, F32 most[kRows]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    // Sums of all segments; in memory, since 12 accumulators and 12 sums do not fit in 16 registers.
+    alignas(32) int32_t total[kRows][16];
+    const int segments = dims / 32;
+    for (int segment = 0; segment < segments; ++segment) {
+      __m256i acc[kRows][2];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Broadcast4(corrections + segment * kRows + r);
+#pragma GCC unroll 1
+      for (int d = segment * 8; d < segment * 8 + 8; ++d) {
+        const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64));
+        const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64 + 32));
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+          const __m256i query = Broadcast4(q + (d * kRows + r) * 4);
+          MultiplyAddBytes(&acc[r][0], k0, query);
+          MultiplyAddBytes(&acc[r][1], k1, query);
+        }
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        for (int t = 0; t < 2; ++t) {
+          __m256i* sum = reinterpret_cast<__m256i*>(total[r] + 8 * t);
+          const __m256i wide = _mm256_madd_epi16(acc[r][t], ones);
+          *sum = segment == 0 ? wide : _mm256_add_epi32(*sum, wide);
+        }
+      }
+    }
+    const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const __m256i* sum = reinterpret_cast<const __m256i*>(total[r]);
+      StoreScores(sum[0], sum[1], scale0, scale1, s + r * kScoreStride, &most[r]);
+    }
+  }
+};
+
+struct QkWords256 {
+  static constexpr int kKeyTile = 16;
+  static constexpr int kDims = 32;
+  static constexpr int kBytes = 2;
+  static constexpr int Corrections(int /*dims*/) { return 0; }
+
+  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
+    for (int d = 0; d < dims; d += 2) {
+      const int16_t word[2] = {static_cast<int16_t>(static_cast<int>(x[d])),
+                               static_cast<int16_t>(static_cast<int>(x[d + 1]))};
+      memcpy(tile + d / 2 * 64 + key * 4, word, 4);
+    }
+  }
+
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* /*corrections*/) {
+    for (int d = 0; d < dims; d += 2) {
+      const int16_t word[2] = {static_cast<int16_t>(static_cast<int>(x[d])),
+                               static_cast<int16_t>(static_cast<int>(x[d + 1]))};
+      memcpy(group + d / 2 * 4 * kRows + r * 4, word, 4);
+    }
+  }
+
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k, int dims,
+                        const float* k_scale, float* s, F32 most[kRows]) {
+    __m256i acc[kRows][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
+#pragma GCC unroll 1
+    for (int d = 0; d < dims / 2; ++d) {
+      const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64));
+      const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64 + 32));
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m256i query = Broadcast4(q + (d * kRows + r) * 4);
+        MultiplyAddWords(&acc[r][0], k0, query);
+        MultiplyAddWords(&acc[r][1], k1, query);
+      }
+    }
+    const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      StoreScores(acc[r][0], acc[r][1], scale0, scale1, s + r * kScoreStride, &most[r]);
+    }
+  }
+};
+
+// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31.
+struct PvWords256 {
+  static constexpr int kPanel = 2;
+  static constexpr int kBytes = 2;
+  static constexpr int kProbabilityBytes = 2;
+
+  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
+    for (int j = 0; j < kBlock; j += 2) {
+      for (int t = 0; t < count; ++t) {
+        const __m256i low = _mm256_cvtps_epi32(_mm256_loadu_ps(x + j * stride + 8 * t));
+        const __m256i high = _mm256_cvtps_epi32(_mm256_loadu_ps(x + (j + 1) * stride + 8 * t));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(panel + (j / 2 * count + t) * 32),
+                            _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa));
+      }
+    }
+  }
+
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+    const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
+    __m256i sum = _mm256_setzero_si256();
+    for (int j = first; j < end; j += 16) {
+      const __m256i e0 = _mm256_cvtps_epi32(Exp2Medium(Fms(Load(s + j), factor, shift)).r);
+      const __m256i e1 = _mm256_cvtps_epi32(Exp2Medium(Fms(Load(s + j + 8), factor, shift)).r);
+      sum = _mm256_add_epi32(sum, _mm256_add_epi32(e0, e1));
+      // vpackssdw works in 128-bit halves; the permutation puts the keys back in order.
+      const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(e0, e1), 0xd8);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(p + 2 * j), packed);
+    }
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    half = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
+    return static_cast<float>(_mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 1));
+  }
+
+  template <int kCount>
+  SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
+                           const float* alpha) {
+    for (int first = 0; first < count; first += kBlock) {
+      const int end = count < first + kBlock ? count : first + kBlock;
+      __m256i acc[kRows][kCount];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+        for (int t = 0; t < kCount; ++t) acc[r][t] = _mm256_setzero_si256();
+      }
+#pragma GCC unroll 1
+      for (int j = first; j < end; j += 2) {
+        const __m256i* values = reinterpret_cast<const __m256i*>(v + j / 2 * kCount * 32);
+        __m256i value[kCount];
+#pragma GCC unroll 2
+        for (int t = 0; t < kCount; ++t) value[t] = _mm256_load_si256(values + t);
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+          const __m256i weight = Broadcast4(p + (r * kScoreStride + j) * 2);
+#pragma GCC unroll 2
+          for (int t = 0; t < kCount; ++t) MultiplyAddWords(&acc[r][t], value[t], weight);
+        }
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m256 a = _mm256_set1_ps(first == 0 ? alpha[r] : 1.0f);
+#pragma GCC unroll 2
+        for (int t = 0; t < kCount; ++t) {
+          float* out = o + r * stride + 8 * t;
+          _mm256_store_ps(out, _mm256_fmadd_ps(a, _mm256_load_ps(out), _mm256_cvtepi32_ps(acc[r][t])));
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_TILE_AVX2_H_

@@ -1,0 +1,359 @@
+// Halves of the integer tile kernels on AVX-512: VNNI for int8 and int16, BF16 where the processor has it.
+//
+//   scores   6 rows x 64 keys = 24 accumulators; a key vector holds 16 keys x 4 (int8) or 2 (int16) dims, a query is broadcast
+//   outputs  6 rows x 64 dims = 24 accumulators; a value vector holds 16 dims x 4 or 2 keys, a probability is broadcast
+//
+// Layouts: K int8 [tile][dims/4][64][4], int16 [tile][dims/2][64][2]; Q [group][dims/4][6][4], [group][dims/2][6][2];
+//          V [panel of <= 4 vectors][keys/4 or /2][vectors][16][4 or 2].
+// vpdpbusd multiplies unsigned by signed: K is stored as code + offset, and -offset · sum(q) starts the accumulator.
+// GCC 12 spills the 24 accumulators around the dot-product intrinsics (half the speed); an asm statement keeps them in registers.
+#ifndef SAGE_CPU_FORWARD_TILE_AVX512_H_
+#define SAGE_CPU_FORWARD_TILE_AVX512_H_
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "cpu/forward/tile_integer.h"
+
+namespace sage {
+namespace {
+
+SAGE_INLINE __m512i DotBytes(__m512i acc, __m512i unsigned_bytes, __m512i signed_bytes) {
+#if defined(__GNUC__) && !defined(__clang__)
+  asm("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(unsigned_bytes), "v"(signed_bytes));
+  return acc;
+#else
+  return _mm512_dpbusd_epi32(acc, unsigned_bytes, signed_bytes);
+#endif
+}
+
+SAGE_INLINE __m512i DotWords(__m512i acc, __m512i a, __m512i b) {
+#if defined(__GNUC__) && !defined(__clang__)
+  asm("vpdpwssd %2,%1,%0" : "+v"(acc) : "v"(a), "v"(b));
+  return acc;
+#else
+  return _mm512_dpwssd_epi32(acc, a, b);
+#endif
+}
+
+SAGE_INLINE __m512i Broadcast4(const void* p) {
+  int32_t word;
+  memcpy(&word, p, 4);
+  return _mm512_set1_epi32(word);
+}
+
+// Integer sums to scores: times the keys' scales, stored, row maxima updated.
+SAGE_INLINE void StoreScores(__m512i acc[4], const __m512 scale[4], float* s, F32* most) {
+  __m512 value[4];
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) {
+    value[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), scale[t]);
+    _mm512_store_ps(s + 16 * t, value[t]);
+  }
+  const __m512 high = _mm512_max_ps(_mm512_max_ps(value[0], value[1]), _mm512_max_ps(value[2], value[3]));
+  most->r = _mm512_max_ps(most->r, high);
+}
+
+// kOffset is 128 for symmetric 8-bit codes, 107 for those of `int8_pair` (any offset that keeps code + offset in a byte works).
+template <int kOffset>
+struct QkBytes512 {
+  static constexpr int kKeyTile = 64;
+  static constexpr int kDims = 16;
+  static constexpr int kBytes = 1;
+  static constexpr int Corrections(int /*dims*/) { return 1; }
+
+  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
+    for (int d = 0; d < dims; d += 16) {
+      const __m512i codes = _mm512_cvtps_epi32(_mm512_loadu_ps(x + d));
+      const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(codes, _mm512_set1_epi32(kOffset)));
+      uint32_t words[4];
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(words), bytes);
+      for (int w = 0; w < 4; ++w) memcpy(tile + (d / 4 + w) * 256 + key * 4, &words[w], 4);
+    }
+  }
+
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections) {
+    __m512i sum = _mm512_setzero_si512();
+    for (int d = 0; d < dims; d += 16) {
+      const __m512i codes = _mm512_cvtps_epi32(_mm512_loadu_ps(x + d));
+      sum = _mm512_add_epi32(sum, codes);
+      uint32_t words[4];
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(codes));
+      for (int w = 0; w < 4; ++w) memcpy(group + (d / 4 + w) * 4 * kRows + r * 4, &words[w], 4);
+    }
+    corrections[r] = -kOffset * _mm512_reduce_add_epi32(sum);
+  }
+
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims, const float* k_scale,
+                        float* s, F32 most[kRows]) {
+    __m512i acc[kRows][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_set1_epi32(corrections[r]);
+    }
+    for (int d = 0; d < dims / 4; ++d) {
+      const __m512i* keys = reinterpret_cast<const __m512i*>(k + d * 256);
+      const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i query = Broadcast4(q + (d * kRows + r) * 4);
+        acc[r][0] = DotBytes(acc[r][0], k0, query);
+        acc[r][1] = DotBytes(acc[r][1], k1, query);
+        acc[r][2] = DotBytes(acc[r][2], k2, query);
+        acc[r][3] = DotBytes(acc[r][3], k3, query);
+      }
+    }
+    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16), _mm512_load_ps(k_scale + 32),
+                             _mm512_load_ps(k_scale + 48)};
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
+  }
+};
+
+struct QkWords512 {
+  static constexpr int kKeyTile = 64;
+  static constexpr int kDims = 32;
+  static constexpr int kBytes = 2;
+  static constexpr int Corrections(int /*dims*/) { return 0; }
+
+  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
+    for (int d = 0; d < dims; d += 16) {
+      const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(x + d)));
+      uint32_t words[8];
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), codes);
+      for (int w = 0; w < 8; ++w) memcpy(tile + (d / 2 + w) * 256 + key * 4, &words[w], 4);
+    }
+  }
+
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* /*corrections*/) {
+    for (int d = 0; d < dims; d += 16) {
+      const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(x + d)));
+      uint32_t words[8];
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), codes);
+      for (int w = 0; w < 8; ++w) memcpy(group + (d / 2 + w) * 4 * kRows + r * 4, &words[w], 4);
+    }
+  }
+
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k, int dims,
+                        const float* k_scale, float* s, F32 most[kRows]) {
+    __m512i acc[kRows][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_setzero_si512();
+    for (int d = 0; d < dims / 2; ++d) {
+      const __m512i* keys = reinterpret_cast<const __m512i*>(k + d * 256);
+      const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i query = Broadcast4(q + (d * kRows + r) * 4);
+        acc[r][0] = DotWords(acc[r][0], k0, query);
+        acc[r][1] = DotWords(acc[r][1], k1, query);
+        acc[r][2] = DotWords(acc[r][2], k2, query);
+        acc[r][3] = DotWords(acc[r][3], k3, query);
+      }
+    }
+    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16), _mm512_load_ps(k_scale + 32),
+                             _mm512_load_ps(k_scale + 48)};
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
+  }
+};
+
+// alpha o as float accumulators, for panels that accumulate in float.
+template <int kCount>
+SAGE_INLINE void AddToOutputs(__m512i acc[kRows][kCount], float* o, int64_t stride, const float* alpha) {
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    const __m512 a = _mm512_set1_ps(alpha[r]);
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) {
+      float* out = o + r * stride + 16 * t;
+      _mm512_store_ps(out, _mm512_fmadd_ps(a, _mm512_load_ps(out), _mm512_cvtepi32_ps(acc[r][t])));
+    }
+  }
+}
+
+// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31.
+struct PvWords512 {
+  static constexpr int kPanel = 4;
+  static constexpr int kBytes = 2;
+  static constexpr int kProbabilityBytes = 2;
+
+  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
+    for (int j = 0; j < kBlock; j += 2) {
+      for (int t = 0; t < count; ++t) {
+        const __m512i low = _mm512_cvtps_epi32(_mm512_loadu_ps(x + j * stride + 16 * t));
+        const __m512i high = _mm512_cvtps_epi32(_mm512_loadu_ps(x + (j + 1) * stride + 16 * t));
+        const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+        _mm512_storeu_si512(panel + (j / 2 * count + t) * 64, pair);
+      }
+    }
+  }
+
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+    const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
+    __m512i sum = _mm512_setzero_si512();
+    for (int j = first; j < end; j += 16) {
+      const __m512i codes = _mm512_cvtps_epi32(Exp2Medium(Fms(Load(s + j), factor, shift)).r);
+      sum = _mm512_add_epi32(sum, codes);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(p + 2 * j), _mm512_cvtepi32_epi16(codes));
+    }
+    return static_cast<float>(_mm512_reduce_add_epi32(sum));
+  }
+
+  template <int kCount>
+  SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
+                           const float* alpha) {
+    static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
+    for (int first = 0; first < count; first += kBlock) {
+      const int end = count < first + kBlock ? count : first + kBlock;
+      __m512i acc[kRows][kCount];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_si512();
+      }
+      for (int j = first; j < end; j += 2) {
+        const __m512i* values = reinterpret_cast<const __m512i*>(v + j / 2 * kCount * 64);
+        __m512i value[kCount];
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) value[t] = values[t];
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+          const __m512i weight = Broadcast4(p + (r * kScoreStride + j) * 2);
+#pragma GCC unroll 4
+          for (int t = 0; t < kCount; ++t) acc[r][t] = DotWords(acc[r][t], weight, value[t]);
+        }
+      }
+      AddToOutputs<kCount>(acc, o, stride, first == 0 ? alpha : kKeep);
+    }
+  }
+};
+
+// P = round(255 p) unsigned, V signed 8 bit: 255 · 127 · 256 keys < 2^24.
+struct PvBytes512 {
+  static constexpr int kPanel = 4;
+  static constexpr int kBytes = 1;
+  static constexpr int kProbabilityBytes = 1;
+
+  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
+    for (int j = 0; j < kBlock; j += 4) {
+      for (int t = 0; t < count; ++t) {
+        __m512i quad = _mm512_setzero_si512();
+        for (int e = 0; e < 4; ++e) {
+          const __m512i codes = _mm512_cvtps_epi32(_mm512_loadu_ps(x + (j + e) * stride + 16 * t));
+          const __m512i byte = _mm512_and_si512(codes, _mm512_set1_epi32(255));
+          quad = _mm512_or_si512(quad, _mm512_slli_epi32(byte, static_cast<unsigned>(8 * e)));
+        }
+        _mm512_storeu_si512(panel + (j / 4 * count + t) * 64, quad);
+      }
+    }
+  }
+
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+    constexpr float kLog2Of255 = 7.99435343685885793f;
+    const F32 factor = Set1(c), shift = Set1(m - kLog2Of255);
+    __m512i sum = _mm512_setzero_si512();
+    for (int j = first; j < end; j += 16) {
+      const __m512i codes = _mm512_cvtps_epi32(Exp2Coarse(Fms(Load(s + j), factor, shift)).r);
+      sum = _mm512_add_epi32(sum, codes);
+      _mm_store_si128(reinterpret_cast<__m128i*>(p + j), _mm512_cvtusepi32_epi8(codes));
+    }
+    return static_cast<float>(_mm512_reduce_add_epi32(sum));
+  }
+
+  template <int kCount>
+  SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
+                           const float* alpha) {
+    __m512i acc[kRows][kCount];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_si512();
+    }
+    for (int j = 0; j < count; j += 4) {
+      const __m512i* values = reinterpret_cast<const __m512i*>(v + j / 4 * kCount * 64);
+      __m512i value[kCount];
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) value[t] = values[t];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i weight = Broadcast4(p + r * kScoreStride + j);
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) acc[r][t] = DotBytes(acc[r][t], weight, value[t]);
+      }
+    }
+    AddToOutputs<kCount>(acc, o, stride, alpha);
+  }
+};
+
+#if defined(SAGE_ISA_AVX512_BF16)
+struct PvBf16 {
+  static constexpr int kPanel = 4;
+  static constexpr int kBytes = 2;
+  static constexpr int kProbabilityBytes = 2;
+
+  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
+    for (int j = 0; j < kBlock; j += 2) {
+      for (int t = 0; t < count; ++t) {
+        // The values are bf16 already: their upper halves.
+        const __m512i low = _mm512_castps_si512(_mm512_loadu_ps(x + j * stride + 16 * t));
+        const __m512i high = _mm512_castps_si512(_mm512_loadu_ps(x + (j + 1) * stride + 16 * t));
+        const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(low, 16), high);
+        _mm512_storeu_si512(panel + (j / 2 * count + t) * 64, pair);
+      }
+    }
+  }
+
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+    const F32 factor = Set1(c), shift = Set1(m);
+    F32 sum0 = Zero(), sum1 = Zero();
+    int j = first;
+    for (; j + 32 <= end; j += 32) {
+      const F32 x0 = Fms(Load(s + j), factor, shift), x1 = Fms(Load(s + j + 16), factor, shift);
+      const F32 e0 = ZeroUnlessAbove(Exp2Coarse(x0), x0, kExp2Floor);
+      const F32 e1 = ZeroUnlessAbove(Exp2Coarse(x1), x1, kExp2Floor);
+      sum0 = Add(sum0, e0);
+      sum1 = Add(sum1, e1);
+      const __m512bh pair = _mm512_cvtne2ps_pbh(e1.r, e0.r);
+      memcpy(p + 2 * j, &pair, 64);
+    }
+    return ReduceAdd(Add(sum0, sum1));
+  }
+
+  template <int kCount>
+  SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
+                           const float* alpha) {
+    __m512 acc[kRows][kCount];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const __m512 a = _mm512_set1_ps(alpha[r]);
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
+    }
+    for (int j = 0; j < count; j += 2) {
+      const __m512i* values = reinterpret_cast<const __m512i*>(v + j / 2 * kCount * 64);
+      __m512i value[kCount];
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) value[t] = values[t];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m512bh weight = reinterpret_cast<__m512bh>(Broadcast4(p + (r * kScoreStride + j) * 2));
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) {
+          acc[r][t] = _mm512_dpbf16_ps(acc[r][t], weight, reinterpret_cast<__m512bh>(value[t]));
+        }
+      }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) _mm512_store_ps(o + r * stride + 16 * t, acc[r][t]);
+    }
+  }
+};
+#endif  // SAGE_ISA_AVX512_BF16
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_TILE_AVX512_H_

@@ -1,0 +1,245 @@
+// Float32 tile kernels: recipe `exact` at full speed, and every other recipe by exact emulation.
+//
+// Emulation: Q and K hold the dequantised values (code · scale, one rounding), V the code values, and P is rounded to the recipe's
+// format between the two products. Sums run in float32, as they do behind the low-bit products of the hardware the recipe is
+// made for. Where Q's block mean was taken out, its term mean·k' rides along as further dims: q = [codes, mean], k = [codes, k'].
+//
+// Layouts (T = keys of a register tile, W = lanes of a panel):
+//   K  [key tile][dim][T]        Q  [row group][dim][6]        V  [panel of <= kPanel vectors][key][W]
+// Register tile of scores: 6 rows x T keys; of outputs: 6 rows x W dims.
+#ifndef SAGE_CPU_FORWARD_TILE_FLOAT_H_
+#define SAGE_CPU_FORWARD_TILE_FLOAT_H_
+
+#include <string.h>
+
+#include "cpu/forward/plan.h"
+#include "cpu/forward/round_p.h"
+
+namespace sage {
+namespace {
+
+// Vectors per register tile: 6 x 4 accumulators on AVX-512's 32 registers, 6 x 2 on 16.
+#if defined(SAGE_ISA_AVX512)
+constexpr int kFloatVectors = 4;
+#elif defined(SAGE_ISA_AVX2)
+constexpr int kFloatVectors = 2;
+#else
+constexpr int kFloatVectors = 1;
+#endif
+
+// Scores of 6 rows and kFloatVectors * kLanes keys.
+SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float* s, F32 most[kRows]) {
+  constexpr int kTile = kFloatVectors * kLanes;
+  F32 acc[kRows][kFloatVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kFloatVectors; ++t) acc[r][t] = Zero();
+  }
+  for (int d = 0; d < dims; ++d) {
+    F32 key[kFloatVectors];
+#pragma GCC unroll 4
+    for (int t = 0; t < kFloatVectors; ++t) key[t] = Load(k + d * kTile + t * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const F32 a = Set1(q[d * kRows + r]);
+#pragma GCC unroll 4
+      for (int t = 0; t < kFloatVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kFloatVectors; ++t) {
+      Store(s + r * kScoreStride + t * kLanes, acc[r][t]);
+      most[r] = Max(most[r], acc[r][t]);
+    }
+  }
+}
+
+// o[6][width] = alpha o + p v over `count` keys; one panel of kCount vectors.
+template <int kCount>
+SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, float* o, int64_t o_stride,
+                                   const float* alpha) {
+  F32 acc[kRows][kCount];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    const F32 a = Set1(alpha[r]);
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
+  }
+  for (int j = 0; j < count; ++j) {
+    F32 value[kCount];
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) value[t] = Load(v + (j * kCount + t) * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const F32 a = Set1(p[r * kScoreStride + j]);
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) acc[r][t] = Fma(a, value[t], acc[r][t]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) Store(o + r * o_stride + t * kLanes, acc[r][t]);
+  }
+}
+
+// Calls fn(first vector, vectors) for every panel of v_dims.
+template <int kMost, class Fn>
+SAGE_INLINE void ForEachPanel(int v_dims, const Fn& fn) {
+  const int vectors = v_dims / kLanes;
+  for (int first = 0; first < vectors; first += kMost) fn(first, vectors - first < kMost ? vectors - first : kMost);
+}
+
+struct FloatKernels {
+  static constexpr int kKeyTile = kFloatVectors * kLanes;
+  static constexpr int kDimsMultiple = 1;
+  static constexpr bool kIntegerRowSum = false;
+
+  static int64_t KBytes(const Plan& plan) { return plan.keys * plan.pack_dims * 4; }
+  static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * 4; }
+  static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.pack_dims * 4; }
+  static int64_t PBytes() { return 64; }  // P overwrites the scores
+
+  static void PackK(const Plan& plan, const Head& head, int64_t block, int rows, const float* x, const float* copy) {
+    const int dims = plan.qk_dims, extra = plan.pack_dims - plan.qk_dims;
+    const float* scale = head.k_scale + block * kBlock;
+    float* base = reinterpret_cast<float*>(head.k) + block * kBlock * plan.pack_dims;
+    for (int t0 = 0; t0 < kBlock; t0 += kKeyTile) {
+      float* tile = base + t0 * plan.pack_dims;
+      for (int t = 0; t < kKeyTile; ++t) {
+        const float* row = x + (t0 + t) * dims;
+        const float factor = t0 + t < rows ? scale[t0 + t] : 0.0f;
+        for (int d = 0; d < dims; ++d) tile[d * kKeyTile + t] = row[d] * factor;
+        const float* mean_row = copy + (t0 + t) * dims;
+        for (int d = 0; d < extra; ++d) {
+          tile[(dims + d) * kKeyTile + t] = t0 + t < rows ? mean_row[d] * plan.k_sign : 0.0f;
+        }
+      }
+    }
+  }
+
+  static void PackV(const Plan& plan, const Head& head, int64_t block, const float* x) {
+    float* v = reinterpret_cast<float*>(head.v);
+    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int count) {
+      float* panel = v + first * kLanes * plan.keys + block * kBlock * count * kLanes;
+      for (int j = 0; j < kBlock; ++j) {
+        memcpy(panel + j * count * kLanes, x + j * plan.v_dims + first * kLanes,
+               sizeof(float) * static_cast<size_t>(count * kLanes));
+      }
+    });
+  }
+
+  // Row r of the task: codes in x, their scale, the mean that rides along (or null); the softmax factor is folded in.
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale, const float* mean) {
+    float* out = reinterpret_cast<float*>(q) + r / kRows * kRows * plan.pack_dims + r % kRows;
+    for (int d = 0; d < plan.qk_dims; ++d) out[d * kRows] = (x[d] * scale) * plan.q_factor;
+    for (int d = plan.qk_dims; d < plan.pack_dims; ++d) out[d * kRows] = mean[d - plan.qk_dims] * plan.q_factor;
+    return 1.0f;
+  }
+
+  // Scores of row group `g` against keys [j0, j0 + count), count a multiple of kKeyTile.
+  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0, int count,
+                            float* s, F32 most[kRows]) {
+    const float* rows = reinterpret_cast<const float*>(q) + g * kRows * plan.pack_dims;
+    const float* k = reinterpret_cast<const float*>(head.k) + j0 * plan.pack_dims;
+    for (int j = 0; j < count; j += kKeyTile) {
+      FloatScoreTile(rows, k + j * plan.pack_dims, plan.pack_dims, s + j, most);
+    }
+  }
+
+  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums per 128 keys of what the row sum counts.
+  SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* /*p*/, int r, int count, float c, float m,
+                           float sums[2]) {
+    const Recipe& recipe = plan.problem->recipe;
+    float* row = s + r * kScoreStride;
+    const F32 factor = Set1(c), shift = Set1(m);
+    for (int half = 0; half * kBlock < count; ++half) {
+      const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
+      F32 sum = Zero();
+      for (int j = half * kBlock; j < end; j += kLanes) {
+        const F32 x = Fms(Load(row + j), factor, shift);
+        const F32 e = ZeroUnlessAbove(Exp2(x), x, kExp2Floor);
+        sum = Add(sum, e);
+        Store(row + j, e);
+      }
+      sums[half] = ReduceAdd(sum);
+    }
+    if (recipe.pv == PvFormat::kFloat32) return;
+    RoundProbabilities(recipe, row, count);
+    if (recipe.row_sum == RowSum::kExact) return;
+    for (int half = 0; half * kBlock < count; ++half) {
+      const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
+      F32 sum = Zero();
+      for (int j = half * kBlock; j < end; j += kLanes) sum = Add(sum, Load(row + j));
+      sums[half] = ReduceAdd(sum);
+    }
+  }
+
+  static void OutputPanels(const Plan& plan, const float* v, const float* p, int64_t j0, int count, float* o,
+                           const float* alpha) {
+    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int vectors) {
+      const float* panel = v + first * kLanes * plan.keys + j0 * vectors * kLanes;
+      float* out = o + first * kLanes;
+      switch (vectors) {
+        case 1:
+          FloatOutputTile<1>(p, panel, count, out, plan.v_dims, alpha);
+          break;
+#if defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_AVX512)
+        case 2:
+          FloatOutputTile<2>(p, panel, count, out, plan.v_dims, alpha);
+          break;
+#endif
+#if defined(SAGE_ISA_AVX512)
+        case 3:
+          FloatOutputTile<3>(p, panel, count, out, plan.v_dims, alpha);
+          break;
+        case 4:
+          FloatOutputTile<4>(p, panel, count, out, plan.v_dims, alpha);
+          break;
+#endif
+        default:
+          break;
+      }
+    });
+  }
+
+  // o = alpha o + P V, with the accumulator the recipe asks for (docs/numerics.md 5).
+  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* s, const uint8_t* /*p*/, int64_t j0,
+                                int count, float* o, const float* alpha, float* scratch) {
+    const float* v = reinterpret_cast<const float*>(head.v);
+    const AccumulatorModel model = ModelOf(plan.problem->recipe);
+    if (model.step == 0) {
+      OutputPanels(plan, v, s, j0, count, o, alpha);
+      return;
+    }
+    static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
+    const int64_t size = kRows * plan.v_dims;
+    for (int r = 0; r < kRows; ++r) {
+      for (int d = 0; d < plan.v_dims; ++d) o[r * plan.v_dims + d] *= alpha[r];
+    }
+    if (!model.per_64_keys) RoundAccumulator(model, o, size);
+    for (int first = 0; first < count; first += 64) {
+      float* target = o;
+      if (model.per_64_keys) {
+        target = scratch;
+        memset(target, 0, sizeof(float) * static_cast<size_t>(size));
+      }
+      for (int j = first; j < first + 64 && j < count; j += model.step) {
+        const int keys = count - j < model.step ? count - j : model.step;
+        OutputPanels(plan, v, s + j, j0 + j, keys, target, kKeep);
+        RoundAccumulator(model, target, size);
+      }
+      if (model.per_64_keys) {
+        for (int64_t i = 0; i < size; ++i) o[i] += target[i];
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_TILE_FLOAT_H_

@@ -1,0 +1,72 @@
+// The vector vocabulary (simd.h) on AVX2 and FMA: 8 lanes.
+#ifndef SAGE_CPU_SIMD_SIMD_AVX2_H_
+#define SAGE_CPU_SIMD_SIMD_AVX2_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace sage {
+namespace {
+
+constexpr int kLanes = 8;
+
+struct F32 {
+  __m256 r;
+};
+
+SAGE_INLINE F32 Set1(float x) { return {_mm256_set1_ps(x)}; }
+SAGE_INLINE F32 Zero() { return {_mm256_setzero_ps()}; }
+SAGE_INLINE F32 LoadU(const float* p) { return {_mm256_loadu_ps(p)}; }
+SAGE_INLINE F32 Load(const float* p) { return {_mm256_load_ps(p)}; }
+SAGE_INLINE void StoreU(float* p, F32 a) { _mm256_storeu_ps(p, a.r); }
+SAGE_INLINE void Store(float* p, F32 a) { _mm256_store_ps(p, a.r); }
+SAGE_INLINE F32 Add(F32 a, F32 b) { return {_mm256_add_ps(a.r, b.r)}; }
+SAGE_INLINE F32 Sub(F32 a, F32 b) { return {_mm256_sub_ps(a.r, b.r)}; }
+SAGE_INLINE F32 Mul(F32 a, F32 b) { return {_mm256_mul_ps(a.r, b.r)}; }
+// a * b + c, rounded once.
+SAGE_INLINE F32 Fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.r, b.r, c.r)}; }
+// a * b - c, rounded once.
+SAGE_INLINE F32 Fms(F32 a, F32 b, F32 c) { return {_mm256_fmsub_ps(a.r, b.r, c.r)}; }
+// The larger lane; b where either is NaN, so put the value that may be NaN second.
+SAGE_INLINE F32 Max(F32 a, F32 b) { return {_mm256_max_ps(a.r, b.r)}; }
+// The smaller lane; b where either is NaN, as Max.
+SAGE_INLINE F32 Min(F32 a, F32 b) { return {_mm256_min_ps(a.r, b.r)}; }
+SAGE_INLINE F32 Abs(F32 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.r)}; }
+SAGE_INLINE float ReduceMax(F32 a) {
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(a.r), _mm256_extractf128_ps(a.r, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+SAGE_INLINE float ReduceAdd(F32 a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.r), _mm256_extractf128_ps(a.r, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+// Lanes [0, count) of a, the others from b.
+SAGE_INLINE F32 FirstLanes(int count, F32 a, F32 b) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i keep = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
+  return {_mm256_blendv_ps(b.r, a.r, _mm256_castsi256_ps(keep))};
+}
+// a where x > limit or x is NaN, else 0.
+SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
+  return {_mm256_and_ps(a.r, _mm256_cmp_ps(x.r, _mm256_set1_ps(limit), _CMP_NLE_UQ))};
+}
+// a, with 0 in the lanes where x == y.
+SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
+  return {_mm256_andnot_ps(_mm256_cmp_ps(x.r, y.r, _CMP_EQ_OQ), a.r)};
+}
+// 2^n of the integral lanes of n in [-126, 127], times a.
+SAGE_INLINE F32 ScaleByPowerOfTwo(F32 a, F32 n) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n.r), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.r), exponent))};
+}
+SAGE_INLINE F32 RoundToNearest(F32 a) {
+  return {_mm256_round_ps(a.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_SIMD_SIMD_AVX2_H_

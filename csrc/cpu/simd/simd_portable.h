@@ -1,0 +1,109 @@
+// The vector vocabulary (simd.h) in plain C++: 8 lanes that the compiler maps to whatever the target has (SSE2, NEON, none).
+#ifndef SAGE_CPU_SIMD_SIMD_PORTABLE_H_
+#define SAGE_CPU_SIMD_SIMD_PORTABLE_H_
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace sage {
+namespace {
+
+constexpr int kLanes = 8;
+
+struct F32 {
+  float r[kLanes];
+};
+
+#define SAGE_EACH_LANE for (int i = 0; i < kLanes; ++i)
+
+SAGE_INLINE F32 Set1(float x) {
+  F32 out;
+  SAGE_EACH_LANE out.r[i] = x;
+  return out;
+}
+SAGE_INLINE F32 Zero() { return Set1(0.0f); }
+SAGE_INLINE F32 LoadU(const float* p) {
+  F32 out;
+  std::memcpy(out.r, p, sizeof(out.r));
+  return out;
+}
+SAGE_INLINE F32 Load(const float* p) { return LoadU(p); }
+SAGE_INLINE void StoreU(float* p, F32 a) { std::memcpy(p, a.r, sizeof(a.r)); }
+SAGE_INLINE void Store(float* p, F32 a) { StoreU(p, a); }
+SAGE_INLINE F32 Add(F32 a, F32 b) {
+  SAGE_EACH_LANE a.r[i] += b.r[i];
+  return a;
+}
+SAGE_INLINE F32 Sub(F32 a, F32 b) {
+  SAGE_EACH_LANE a.r[i] -= b.r[i];
+  return a;
+}
+SAGE_INLINE F32 Mul(F32 a, F32 b) {
+  SAGE_EACH_LANE a.r[i] *= b.r[i];
+  return a;
+}
+// a * b + c; rounded twice, since a plain target has no fused instruction.
+SAGE_INLINE F32 Fma(F32 a, F32 b, F32 c) { return Add(Mul(a, b), c); }
+// a * b - c; rounded twice.
+SAGE_INLINE F32 Fms(F32 a, F32 b, F32 c) { return Sub(Mul(a, b), c); }
+// The larger lane; b where either is NaN, so put the value that may be NaN second.
+SAGE_INLINE F32 Max(F32 a, F32 b) {
+  SAGE_EACH_LANE a.r[i] = a.r[i] > b.r[i] ? a.r[i] : b.r[i];
+  return a;
+}
+// The smaller lane; b where either is NaN, as Max.
+SAGE_INLINE F32 Min(F32 a, F32 b) {
+  SAGE_EACH_LANE a.r[i] = a.r[i] < b.r[i] ? a.r[i] : b.r[i];
+  return a;
+}
+SAGE_INLINE F32 Abs(F32 a) {
+  SAGE_EACH_LANE a.r[i] = std::fabs(a.r[i]);
+  return a;
+}
+SAGE_INLINE float ReduceMax(F32 a) {
+  float m = a.r[0];
+  for (int i = 1; i < kLanes; ++i) m = m > a.r[i] ? m : a.r[i];
+  return m;
+}
+SAGE_INLINE float ReduceAdd(F32 a) {
+  return ((a.r[0] + a.r[4]) + (a.r[2] + a.r[6])) + ((a.r[1] + a.r[5]) + (a.r[3] + a.r[7]));
+}
+// Lanes [0, count) of a, the others from b.
+SAGE_INLINE F32 FirstLanes(int count, F32 a, F32 b) {
+  SAGE_EACH_LANE a.r[i] = i < count ? a.r[i] : b.r[i];
+  return a;
+}
+// a where x > limit or x is NaN, else 0.
+SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
+  SAGE_EACH_LANE a.r[i] = !(x.r[i] <= limit) ? a.r[i] : 0.0f;
+  return a;
+}
+// a, with 0 in the lanes where x == y.
+SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
+  SAGE_EACH_LANE a.r[i] = x.r[i] == y.r[i] ? 0.0f : a.r[i];
+  return a;
+}
+// 2^n of the integral lanes of n in [-126, 127], times a.
+SAGE_INLINE F32 ScaleByPowerOfTwo(F32 a, F32 n) {
+  SAGE_EACH_LANE {
+    const float power = n.r[i] == n.r[i] ? n.r[i] : 0.0f;  // no integer is NaN; a stays NaN then
+    uint32_t bits;
+    std::memcpy(&bits, &a.r[i], 4);
+    bits += static_cast<uint32_t>(static_cast<int32_t>(power)) << 23;
+    std::memcpy(&a.r[i], &bits, 4);
+  }
+  return a;
+}
+SAGE_INLINE F32 RoundToNearest(F32 a) {
+  // 1.5 · 2^23: adding it leaves no fraction bits; exact for |a| < 2^22, which the exponents here are.
+  SAGE_EACH_LANE a.r[i] = (a.r[i] + 12582912.0f) - 12582912.0f;
+  return a;
+}
+
+#undef SAGE_EACH_LANE
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_SIMD_SIMD_PORTABLE_H_
