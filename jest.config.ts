@@ -15,6 +15,7 @@ const shared = {
     '<rootDir>/build/',
     '<rootDir>/dist/',
     '<rootDir>/npm/',
+    '<rootDir>/bench/peers/',
     '<rootDir>/.cache/',
   ],
 } satisfies Config;

@@ -1,8 +1,11 @@
-// What the backward pass takes from the code of one instruction set: entry points, and the plan that both sides read.
+// What the backward pass takes from the code of one instruction set: entry points, and the plan
+// that both sides read.
 //
-// Per batch and query head, with S = scale·q·k + mask, P = exp(S - lse) and delta = rowsum(dO∘o) - dLse (FlashAttention,
-// section 3.1 and appendix B):
-//   dV = P^T dO    dP = dO V^T    dS = P∘(dP - delta)    dQ = scale dS K    dK = scale dS^T Q    dMask = dS
+// Per batch and query head (FlashAttention, section 3.1 and appendix B), with
+// S = scale·q·k + mask, P = exp(S - lse) and delta = rowsum(dO∘O) - dLse:
+//   dV = P^T dO             dQ = scale dS K
+//   dP = dO V^T             dK = scale dS^T Q
+//   dS = P∘(dP - delta)     dMask = dS, summed over the axes that the mask is broadcast along
 #ifndef SAGE_CPU_BACKWARD_H_
 #define SAGE_CPU_BACKWARD_H_
 
@@ -17,7 +20,8 @@ namespace sage {
 enum class MaskGradient : int8_t {
   kNone,
   kElements,  // the mask has a query axis: added to d_mask by whoever computes the rows of dQ
-  kColumns,   // broadcast over queries: summed per head and key in mask_columns by whoever computes dK
+  kColumns,   // broadcast over queries: summed per head and key in mask_columns by whoever computes
+              // dK
 };
 
 struct BackwardPlan {
@@ -49,7 +53,8 @@ struct BackwardKernels {
   void (*delta)(const BackwardPlan& plan, int64_t begin, int64_t end);
   // dQ, dK and dV of whole heads in five products per tile. head and row ranges are ignored.
   void (*heads)(const BackwardPlan& plan, const BackwardRange& range, float* scratch);
-  // dK and dV of some keys (four products), and dQ of some queries (three): more work than `heads`, but any number of tasks.
+  // dK and dV of some keys (four products), and dQ of some queries (three): more work than `heads`,
+  // but any number of tasks.
   void (*keys)(const BackwardPlan& plan, const BackwardRange& range, float* scratch);
   void (*queries)(const BackwardPlan& plan, const BackwardRange& range, float* scratch);
 };

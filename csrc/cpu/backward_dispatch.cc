@@ -1,9 +1,11 @@
-// AttentionBackward: which instruction set, which tasks, and the memory they share. The arithmetic is in backward_kernels.cc.
+// AttentionBackward: which instruction set, which tasks, and the memory they share. The arithmetic
+// is in backward_kernels.cc.
 //
-// Work is cut into units: batches and key/value heads that may run at the same time. Heads that share elements of a wanted mask
-// gradient belong to one unit. A unit runs as one task over whole heads (five products per tile) as long as that
-// keeps every thread busy; the units left over are cut by keys and by queries (four and three products), any number of tasks.
-// Every sum has one owner and one order, so the same inputs and thread count give the same bits.
+// Work is cut into units, which may run at the same time: one batch and key/value head each, or all
+// that share elements of a wanted mask gradient. A unit runs as one task over whole heads, five
+// products per tile, as long as that keeps every thread busy; units left over are cut by keys and
+// by queries, four and three products, into any number of tasks. Every sum has one owner and one
+// order, so the same inputs and thread count give the same bits.
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -32,15 +34,19 @@ AlignedFloats Allocate(int64_t count) {
 const BackwardKernels* KernelsOf(Isa isa) {
   switch (KernelIsa(isa)) {
 #if defined(SAGE_WITH_AVX512_BF16)
-    case Isa::kAvx512Bf16: return BackwardKernels_avx512_bf16();
+    case Isa::kAvx512Bf16:
+      return BackwardKernels_avx512_bf16();
 #endif
 #if defined(SAGE_WITH_AVX512)
-    case Isa::kAvx512: return BackwardKernels_avx512();
+    case Isa::kAvx512:
+      return BackwardKernels_avx512();
 #endif
 #if defined(SAGE_WITH_AVX2)
-    case Isa::kAvx2: return BackwardKernels_avx2();
+    case Isa::kAvx2:
+      return BackwardKernels_avx2();
 #endif
-    default: return BackwardKernels_portable();
+    default:
+      return BackwardKernels_portable();
   }
 }
 
@@ -53,7 +59,8 @@ constexpr int64_t kDeltaRows = 256;
 constexpr double kFlopsPerThread = 1e6;
 
 int UsefulThreads(const Problem& p, int threads) {
-  const double pairs = static_cast<double>(p.batch * p.q_heads) * static_cast<double>(p.q_len) * static_cast<double>(p.kv_len);
+  const double pairs = static_cast<double>(p.batch * p.q_heads) * static_cast<double>(p.q_len) *
+                       static_cast<double>(p.kv_len);
   const double useful = pairs * static_cast<double>(6 * p.qk_dim + 4 * p.v_dim) / kFlopsPerThread;
   return useful < 1 ? 1 : useful < threads ? static_cast<int>(useful) : threads;
 }
@@ -64,7 +71,8 @@ void ForEachMaskRow(const Problem& p, const Fn& fn) {
   const MaskStrides& s = p.mask;
   for (int64_t b = 0; b < (s.batch == 0 ? 1 : p.batch); ++b) {
     for (int64_t h = 0; h < (s.head == 0 ? 1 : p.q_heads); ++h) {
-      for (int64_t i = 0; i < (s.query == 0 ? 1 : p.q_len); ++i) fn(b * s.batch + h * s.head + i * s.query);
+      for (int64_t i = 0; i < (s.query == 0 ? 1 : p.q_len); ++i)
+        fn(b * s.batch + h * s.head + i * s.query);
     }
   }
 }
@@ -91,7 +99,8 @@ void ReduceMaskColumns(const Problem& p, const float* columns, float* d_mask) {
   }
 }
 
-// The tasks of a call by number: units run whole, then the keys, then the queries of the units that are cut.
+// The tasks of a call by number: units run whole, then the keys, then the queries of the units that
+// are cut.
 class Schedule {
  public:
   Schedule(const BackwardPlan& plan, const BackwardKernels& kernels, int threads)
@@ -146,8 +155,9 @@ class Schedule {
     range.kv_begin += member % heads_;
     range.kv_end = range.kv_begin + 1;
     range.row_begin = block * kernels_.key_rows;
-    range.row_end = range.row_begin + kernels_.key_rows < problem_.kv_len ? range.row_begin + kernels_.key_rows
-                                                                          : problem_.kv_len;
+    range.row_end = range.row_begin + kernels_.key_rows < problem_.kv_len
+                        ? range.row_begin + kernels_.key_rows
+                        : problem_.kv_len;
     kernels_.keys(plan, range, scratch);
   }
 
@@ -160,8 +170,9 @@ class Schedule {
       range.head_end = range.head_begin + 1;
     }
     range.row_begin = block * kernels_.query_rows;
-    range.row_end = range.row_begin + kernels_.query_rows < problem_.q_len ? range.row_begin + kernels_.query_rows
-                                                                          : problem_.q_len;
+    range.row_end = range.row_begin + kernels_.query_rows < problem_.q_len
+                        ? range.row_begin + kernels_.query_rows
+                        : problem_.q_len;
     kernels_.queries(plan, range, scratch);
   }
 
@@ -175,14 +186,17 @@ class Schedule {
 };
 
 bool IsCancelled(const void* flag) {
-  return flag != nullptr && static_cast<const std::atomic<bool>*>(flag)->load(std::memory_order_relaxed);
+  return flag != nullptr &&
+         static_cast<const std::atomic<bool>*>(flag)->load(std::memory_order_relaxed);
 }
 
-constexpr Status kOutOfMemory = {StatusCode::kOutOfMemory, "the gradient's working memory cannot be allocated"};
+constexpr Status kOutOfMemory = {StatusCode::kOutOfMemory,
+                                 "the gradient's working memory cannot be allocated"};
 
 }  // namespace
 
-Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers, const EngineOptions& options) {
+Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers,
+                         const EngineOptions& options) {
   if (buffers.d_mask != nullptr && problem.mask_kind != MaskKind::kAdditive) {
     return Status::Invalid("only an additive mask has a gradient");
   }
@@ -194,7 +208,7 @@ Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers,
   plan.buffers = &buffers;
   plan.group = problem.group();
   plan.offset = problem.offset();
-  plan.mask_gradient = buffers.d_mask == nullptr     ? MaskGradient::kNone
+  plan.mask_gradient = buffers.d_mask == nullptr ? MaskGradient::kNone
                        : problem.mask.query == 0 ? MaskGradient::kColumns
                                                  : MaskGradient::kElements;
   plan.cancelled = IsCancelled;
@@ -221,7 +235,8 @@ Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers,
 
   const Schedule schedule(plan, kernels, threads);
   ParallelFor(schedule.tasks(), threads, [&](int64_t task, int worker) {
-    if (!IsCancelled(options.cancelled)) schedule.Run(plan, task, scratch.get() + scratch_floats * worker);
+    if (!IsCancelled(options.cancelled))
+      schedule.Run(plan, task, scratch.get() + scratch_floats * worker);
   });
   if (IsCancelled(options.cancelled)) return {StatusCode::kCancelled, "cancelled"};
 

@@ -1,7 +1,9 @@
-// The register kernel of the backward pass: C[R rows][V vectors] = sum over k of A(row, k) · B[k][V vectors], in float32.
+// The register kernel of the backward pass, in float32:
+// C[R rows][V vectors] = sum over k of A(row, k) · B[k][V vectors].
 //
-// A is read in place, one broadcast element at a time, by rows or by columns; B and C are rows of aligned vectors. R · V
-// accumulators stay in registers over the whole depth. Internal linkage throughout (simd.h says why).
+// A is read in place, one broadcast element at a time, by rows or by columns; B and C are rows of
+// aligned vectors. R · V accumulators stay in registers over the whole depth. Internal linkage
+// throughout (simd.h says why).
 #ifndef SAGE_CPU_BACKWARD_PRODUCT_H_
 #define SAGE_CPU_BACKWARD_PRODUCT_H_
 
@@ -18,8 +20,8 @@
 namespace sage {
 namespace {
 
-// Register tile. 6 x 4 accumulators fit AVX-512's 32 registers, 6 x 2 AVX2's 16; the portable 8-lane vector is two of
-// SSE2's or NEON's registers, so 6 x 1 takes 12 of 16.
+// Register tile. 6 x 4 accumulators fit AVX-512's 32 registers, 6 x 2 AVX2's 16; the portable
+// 8-lane vector is two of SSE2's or NEON's registers, so 6 x 1 takes 12 of 16.
 constexpr int kRows = 6;
 #if defined(SAGE_ISA_AVX512)
 constexpr int kVectors = 4;
@@ -40,7 +42,8 @@ struct Product {
   int64_t c_stride;
 };
 
-// kColumns: A(r, k) = a[k · a_stride + r] and C is added to; else A(r, k) = a[r · a_stride + k] and C is written.
+// kColumns: A(r, k) = a[k · a_stride + r], and C is added to.
+// Else: A(r, k) = a[r · a_stride + k], and C is written.
 template <int R, int V, bool kColumns>
 SAGE_NOINLINE void Multiply(const Product& product) {
   F32 sum[R][V];
@@ -78,12 +81,18 @@ SAGE_NOINLINE void Multiply(const Product& product) {
 template <int V, bool kColumns>
 SAGE_INLINE void MultiplyRows(int rows, const Product& product) {
   switch (rows) {
-    case 1: return Multiply<1, V, kColumns>(product);
-    case 2: return Multiply<2, V, kColumns>(product);
-    case 3: return Multiply<3, V, kColumns>(product);
-    case 4: return Multiply<4, V, kColumns>(product);
-    case 5: return Multiply<5, V, kColumns>(product);
-    default: return Multiply<6, V, kColumns>(product);
+    case 1:
+      return Multiply<1, V, kColumns>(product);
+    case 2:
+      return Multiply<2, V, kColumns>(product);
+    case 3:
+      return Multiply<3, V, kColumns>(product);
+    case 4:
+      return Multiply<4, V, kColumns>(product);
+    case 5:
+      return Multiply<5, V, kColumns>(product);
+    default:
+      return Multiply<6, V, kColumns>(product);
   }
 }
 
@@ -100,8 +109,8 @@ SAGE_NOINLINE void MultiplyTile(int rows, int vectors, const Product& product) {
   MultiplyRows<1, kColumns>(rows, product);
 }
 
-// Splits `vectors` into as few panels as registers allow, of nearly the same width: 5 = 3 + 2 keeps more
-// accumulators busy than 4 + 1.
+// Splits `vectors` into as few panels as registers allow, of nearly the same width: 5 = 3 + 2 keeps
+// more accumulators busy than 4 + 1.
 SAGE_INLINE int PanelWidth(int vectors) {
   const int panels = (vectors + kVectors - 1) / kVectors;
   return (vectors + panels - 1) / panels;

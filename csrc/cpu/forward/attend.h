@@ -33,7 +33,8 @@ struct AttendScratch {
   float* partial;  // [6][v_dims], accumulators of 64 keys
   float* c;        // [row_block] score factor
   float* m;        // [row_block] running maximum, log2 domain
-  float* l;        // [row_block] running sum
+  float* l;        // [row_block] running sum of what the denominator counts
+  float* exact;    // [row_block] running sum of the unrounded p, which lse counts; only where l sums the rounded ones
   uint8_t* bad;    // [row_block] the row of q is not finite
 };
 
@@ -50,6 +51,7 @@ SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
   scratch.c = carver->Take<float>(plan.row_block);
   scratch.m = carver->Take<float>(plan.row_block);
   scratch.l = carver->Take<float>(plan.row_block);
+  scratch.exact = carver->Take<float>(plan.row_block);
   scratch.bad = carver->Take<uint8_t>(plan.row_block);
   return scratch;
 }
@@ -143,8 +145,8 @@ SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int
       break;
     }
     case QkFormat::kNvfp4:
-      if (plan.rotation > 0) RotateRow(x, dims, plan.rotation);
       for (int d = 0; d < dims; ++d) x[d] = x[d] * head.q_power[g];
+      if (plan.rotation > 0) RotateRow(x, dims, plan.rotation);
       for (int d = 0; d < dims; d += 16) QuantizeNvfp4Group(x + d, recipe.four_six);
       scale = 1.0f / head.q_power[g];
       break;
@@ -206,7 +208,8 @@ SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int6
     for (int64_t d = 0; d < p.v_dim; ++d) o[d] = o[d] + mean[d] * inverse;
   }
   if (lse != nullptr) {
-    double value = kLn2 * (static_cast<double>(scratch.m[r]) + log2(static_cast<double>(l) / (rounded_sum ? recipe.p_top : 1.0)));
+    const double sum = rounded_sum ? scratch.exact[r] : l;
+    double value = kLn2 * (static_cast<double>(scratch.m[r]) + log2(sum));
     if (recipe.smooth_k) {
       const float* q = plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + i * p.q.token;
       double dot = 0.0;
@@ -235,6 +238,7 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   Kernels::Scores(plan, head, scratch.q, g, j0, count, s, most);
   float alpha[kRows];
   float sums[kRows][2];
+  const bool want_exact = plan.buffers->lse != nullptr && p.recipe.row_sum == RowSum::kQuantized;
   for (int r = 0; r < kRows; ++r) {
     const int64_t at = r0 + r;
     float* row = s + r * kScoreStride;
@@ -256,14 +260,16 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
     if (m == kMinusInf) {
       // Nothing attended so far: P = 0, and no difference of infinities.
       for (int j = 0; j < count; ++j) row[j] = 0.0f;
-      Kernels::Softmax(plan, s, scratch.p, r, count, 0.0f, 200.0f, sums[r]);
+      Kernels::Softmax(plan, s, scratch.p, r, count, 0.0f, 200.0f, sums[r], nullptr);
       sums[r][0] = sums[r][1] = 0.0f;
       alpha[r] = 1.0f;
       continue;
     }
     alpha[r] = old == kMinusInf ? 0.0f : exp2f(old - m);
     scratch.m[at] = m;
-    Kernels::Softmax(plan, s, scratch.p, r, count, c, m, sums[r]);
+    float exact = 0.0f;
+    Kernels::Softmax(plan, s, scratch.p, r, count, c, m, sums[r], want_exact ? &exact : nullptr);
+    scratch.exact[at] = scratch.exact[at] * alpha[r] + exact;
     scratch.l[at] = scratch.l[at] * alpha[r] + (sums[r][0] + sums[r][1]);
   }
   Kernels::Accumulate(plan, head, s, scratch.p, j0, count, scratch.o + r0 * plan.v_dims, alpha, scratch.partial);
@@ -292,6 +298,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task, 
     PrepareRow<Kernels>(plan, head, row0 + MinOf(r, rows - 1), r, scratch);
     scratch.m[r] = kMinusInf;
     scratch.l[r] = 0.0f;
+    scratch.exact[r] = 0.0f;
   }
   const size_t o_bytes = sizeof(float) * static_cast<size_t>(groups * kRows * plan.v_dims);
   memset(scratch.o, 0, o_bytes);

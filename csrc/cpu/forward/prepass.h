@@ -285,8 +285,8 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
     case QkFormat::kNvfp4:
       for (int t = 0; t < k.rows; ++t) {
         float* row = x + t * dims;
-        if (plan.rotation > 0) RotateRow(row, dims, plan.rotation);
         for (int d = 0; d < dims; ++d) row[d] = row[d] * head.k_power;
+        if (plan.rotation > 0) RotateRow(row, dims, plan.rotation);
         for (int d = 0; d < dims; d += 16) QuantizeNvfp4Group(row + d, recipe.four_six);
         scale[t] = 1.0f / head.k_power;
       }

@@ -173,9 +173,8 @@ SAGE_INLINE void QuantizeNvfp4Group(float* x, bool four_six) {
 // above (smoothing at most doubles a value, a rotation of 512 multiplies it by at most 22.7).
 SAGE_INLINE float HeadPower(float amax) {
   if (amax == 0.0f) return 1.0f;
-  int e = 4 - ilogbf(amax);
-  e = e > 100 ? 100 : e < -100 ? -100 : e;
-  return ldexpf(1.0f, e);
+  const int e = 4 - ilogbf(amax);
+  return ldexpf(1.0f, e > 100 ? 100 : e);
 }
 
 // Fast Walsh-Hadamard transform in blocks of `size`, orthonormal (4.5).

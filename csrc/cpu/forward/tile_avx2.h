@@ -186,17 +186,21 @@ struct PvWords256 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m256i sum = _mm256_setzero_si256();
+    F32 unrounded = Zero();
     for (int j = first; j < end; j += 16) {
-      const __m256i e0 = _mm256_cvtps_epi32(Exp2Medium(Fms(Load(s + j), factor, shift)).r);
-      const __m256i e1 = _mm256_cvtps_epi32(Exp2Medium(Fms(Load(s + j + 8), factor, shift)).r);
+      const F32 p0 = Exp2Medium(Fms(Load(s + j), factor, shift));
+      const F32 p1 = Exp2Medium(Fms(Load(s + j + 8), factor, shift));
+      const __m256i e0 = _mm256_cvtps_epi32(p0.r), e1 = _mm256_cvtps_epi32(p1.r);
       sum = _mm256_add_epi32(sum, _mm256_add_epi32(e0, e1));
+      if (exact != nullptr) unrounded = Add(unrounded, Add(p0, p1));
       // vpackssdw works in 128-bit halves; the permutation puts the keys back in order.
       const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(e0, e1), 0xd8);
       _mm256_store_si256(reinterpret_cast<__m256i*>(p + 2 * j), packed);
     }
+    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 8192.0f;
     __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     half = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
     return static_cast<float>(_mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 1));

@@ -189,14 +189,18 @@ struct PvWords512 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m512i sum = _mm512_setzero_si512();
+    F32 unrounded = Zero();
     for (int j = first; j < end; j += 16) {
-      const __m512i codes = _mm512_cvtps_epi32(Exp2Medium(Fms(Load(s + j), factor, shift)).r);
+      const F32 e = Exp2Medium(Fms(Load(s + j), factor, shift));
+      const __m512i codes = _mm512_cvtps_epi32(e.r);
       sum = _mm512_add_epi32(sum, codes);
+      if (exact != nullptr) unrounded = Add(unrounded, e);
       _mm256_store_si256(reinterpret_cast<__m256i*>(p + 2 * j), _mm512_cvtepi32_epi16(codes));
     }
+    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 8192.0f;
     return static_cast<float>(_mm512_reduce_add_epi32(sum));
   }
 
@@ -249,15 +253,19 @@ struct PvBytes512 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* exact) {
     constexpr float kLog2Of255 = 7.99435343685885793f;
     const F32 factor = Set1(c), shift = Set1(m - kLog2Of255);
     __m512i sum = _mm512_setzero_si512();
+    F32 unrounded = Zero();
     for (int j = first; j < end; j += 16) {
-      const __m512i codes = _mm512_cvtps_epi32(Exp2Coarse(Fms(Load(s + j), factor, shift)).r);
+      const F32 e = Exp2Coarse(Fms(Load(s + j), factor, shift));
+      const __m512i codes = _mm512_cvtps_epi32(e.r);
       sum = _mm512_add_epi32(sum, codes);
+      if (exact != nullptr) unrounded = Add(unrounded, e);
       _mm_store_si128(reinterpret_cast<__m128i*>(p + j), _mm512_cvtusepi32_epi8(codes));
     }
+    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 255.0f;
     return static_cast<float>(_mm512_reduce_add_epi32(sum));
   }
 
@@ -304,7 +312,7 @@ struct PvBf16 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* /*exact*/) {
     const F32 factor = Set1(c), shift = Set1(m);
     F32 sum0 = Zero(), sum1 = Zero();
     int j = first;

@@ -150,9 +150,10 @@ struct FloatKernels {
     }
   }
 
-  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums per 128 keys of what the row sum counts.
+  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums per 128 keys of what the row sum counts, and of the
+  // unrounded p into `exact` where it is wanted and they differ.
   SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* /*p*/, int r, int count, float c, float m,
-                           float sums[2]) {
+                           float sums[2], float* exact) {
     const Recipe& recipe = plan.problem->recipe;
     float* row = s + r * kScoreStride;
     const F32 factor = Set1(c), shift = Set1(m);
@@ -170,6 +171,7 @@ struct FloatKernels {
     if (recipe.pv == PvFormat::kFloat32) return;
     RoundProbabilities(recipe, row, count);
     if (recipe.row_sum == RowSum::kExact) return;
+    if (exact != nullptr) *exact = sums[0] + (count > kBlock ? sums[1] : 0.0f);
     for (int half = 0; half * kBlock < count; ++half) {
       const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
       F32 sum = Zero();

@@ -63,12 +63,12 @@ struct IntegerKernels {
   }
 
   SAGE_INLINE void Softmax(const Plan& /*plan*/, float* s, uint8_t* p, int r, int count, float c, float m,
-                           float sums[2]) {
+                           float sums[2], float* exact) {
     const float* row = s + r * kScoreStride;
     uint8_t* out = p + r * kScoreStride * Pv::kProbabilityBytes;
     for (int half = 0; half * kBlock < count; ++half) {
       const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
-      sums[half] = Pv::Row(row, out, half * kBlock, end, c, m);
+      sums[half] = Pv::Row(row, out, half * kBlock, end, c, m, exact);
     }
   }
 

@@ -1,0 +1,87 @@
+# The CPU engine, csrc/, as one object library per instruction set plus one for the rest.
+#
+# csrc/cpu/**/*_kernels.cc are compiled once per instruction set. SAGE_ISA_SUFFIX gives each copy's entry points a
+# name of their own; everything else in such a file must have internal linkage, or the linker may run AVX-512 code
+# on a processor without it. All other files are compiled once, for the oldest processor of the target.
+include(CheckCXXCompilerFlag)
+
+file(READ "${CMAKE_CURRENT_SOURCE_DIR}/package.json" sage_package)
+string(JSON sage_version GET "${sage_package}" version)
+
+file(GLOB_RECURSE sage_cpu_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/*.cc")
+set(sage_kernel_sources ${sage_cpu_sources})
+list(FILTER sage_kernel_sources INCLUDE REGEX "_kernels\\.cc$")
+list(FILTER sage_cpu_sources EXCLUDE REGEX "_kernels\\.cc$")
+
+# Without these there is no engine; addon.cmake finds whatever else is missing after linking.
+foreach(required cpu/forward_dispatch.cc cpu/backward_dispatch.cc)
+  if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/${required}")
+    message(FATAL_ERROR "csrc/${required} is missing: the checkout or the package is incomplete.")
+  endif()
+endforeach()
+if(NOT sage_kernel_sources)
+  message(FATAL_ERROR "csrc/cpu holds no *_kernels.cc: the checkout or the package is incomplete.")
+endif()
+
+# Includes and definitions of all parts of the engine.
+add_library(sage_engine_flags INTERFACE)
+target_include_directories(sage_engine_flags INTERFACE
+  "${CMAKE_CURRENT_SOURCE_DIR}/csrc" "${CMAKE_CURRENT_SOURCE_DIR}/csrc/include")
+target_link_libraries(sage_engine_flags INTERFACE sage_flags)
+
+set(sage_engine_objects "")
+set(sage_isa_objects "")
+
+function(sage_isa suffix)
+  add_library(sage_${suffix} OBJECT ${sage_kernel_sources})
+  target_link_libraries(sage_${suffix} PRIVATE sage_engine_flags)
+  target_compile_options(sage_${suffix} PRIVATE ${ARGN}
+    # GCC 12 warns of the deliberately undefined registers in its own AVX-512 header (its bug 105593).
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized>)
+  target_compile_definitions(sage_${suffix} PRIVATE SAGE_ISA_SUFFIX=${suffix})
+  list(APPEND sage_engine_objects $<TARGET_OBJECTS:sage_${suffix}>)
+  set(sage_engine_objects ${sage_engine_objects} PARENT_SCOPE)
+  list(APPEND sage_isa_objects $<TARGET_OBJECTS:sage_${suffix}>)
+  set(sage_isa_objects ${sage_isa_objects} PARENT_SCOPE)
+endfunction()
+
+set(sage_avx2_flags -mavx2 -mfma -mf16c)
+set(sage_avx512_flags ${sage_avx2_flags}
+  -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
+set(sage_avx512_bf16_flags ${sage_avx512_flags} -mavx512bf16)
+
+set(sage_isas portable)
+sage_isa(portable)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  foreach(isa avx2 avx512 avx512_bf16)
+    string(TOUPPER ${isa} upper)
+    string(REPLACE ";" " " flags "${sage_${isa}_flags}")
+    check_cxx_compiler_flag("${flags}" SAGE_COMPILER_HAS_${upper})
+    if(NOT SAGE_COMPILER_HAS_${upper})
+      message(STATUS "sage: this compiler has no ${isa}; such machines run the next best path")
+      continue()
+    endif()
+    # SAGE_WITH_<ISA> tells the files compiled once which paths exist.
+    target_compile_definitions(sage_engine_flags INTERFACE SAGE_WITH_${upper})
+    list(APPEND sage_isas ${isa})
+  endforeach()
+  if(SAGE_COMPILER_HAS_AVX2)
+    sage_isa(avx2 ${sage_avx2_flags} -DSAGE_ISA_AVX2)
+  endif()
+  if(SAGE_COMPILER_HAS_AVX512)
+    sage_isa(avx512 ${sage_avx512_flags} -DSAGE_ISA_AVX512)
+  endif()
+  if(SAGE_COMPILER_HAS_AVX512_BF16)
+    sage_isa(avx512_bf16 ${sage_avx512_bf16_flags} -DSAGE_ISA_AVX512 -DSAGE_ISA_AVX512_BF16)
+  endif()
+endif()
+
+add_library(sage_engine OBJECT "${CMAKE_CURRENT_SOURCE_DIR}/csrc/problem.cc" ${sage_cpu_sources})
+target_link_libraries(sage_engine PUBLIC sage_engine_flags)
+# Only there, so that a new version recompiles one file.
+set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/cpu_features.cc" PROPERTIES
+  COMPILE_DEFINITIONS SAGE_VERSION="${sage_version}")
+list(APPEND sage_engine_objects $<TARGET_OBJECTS:sage_engine>)
+
+list(JOIN sage_isas ", " sage_isa_list)
+message(STATUS "sage: version ${sage_version}, instruction sets ${sage_isa_list}")

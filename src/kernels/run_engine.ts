@@ -1,0 +1,88 @@
+/** From a kernel's buffers to the chosen engine: empty calls, and failures in words. */
+import type {BackwardBuffers, Engine, ForwardBuffers} from '../engines/engine.js';
+import {chooseEngine, engineOf} from '../engines/choose_engine.js';
+import type {AttentionProblem} from '../problem.js';
+import {SageAttentionError} from '../runtime/errors.js';
+
+/** The engine that computes on buffers for this backend and recipe; null when the call is composed of tfjs ops. */
+export function bufferEngine(backend: string, problem: AttentionProblem): Engine | null {
+  return engineOf(chooseEngine(backend, problem.recipe.precision));
+}
+
+/** Writes o and lse. */
+export function runForward(
+  engine: Engine,
+  problem: AttentionProblem,
+  buffers: ForwardBuffers,
+): void {
+  if (writeTrivialForward(problem, buffers)) return;
+  try {
+    engine.forward(problem, buffers);
+  } catch (error) {
+    throw engineFailure(engine, error);
+  }
+}
+
+/** The same off the event loop; an abort rejects with the signal's reason. */
+export async function runForwardAsync(
+  engine: Engine,
+  problem: AttentionProblem,
+  buffers: ForwardBuffers,
+  signal?: AbortSignal,
+): Promise<void> {
+  signal?.throwIfAborted();
+  if (writeTrivialForward(problem, buffers)) return;
+  try {
+    await engine.forwardAsync(problem, buffers, signal);
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw engineFailure(engine, error);
+  }
+  signal?.throwIfAborted();
+}
+
+/** Writes dQ, dK, dV and dMask. */
+export function runBackward(
+  engine: Engine,
+  problem: AttentionProblem,
+  buffers: BackwardBuffers,
+): void {
+  const {dQ, dK, dV, dMask} = buffers;
+  if (isTrivial(problem)) {
+    for (const gradient of [dQ, dK, dV, dMask]) gradient?.fill(0);
+    return;
+  }
+  try {
+    engine.backward(problem, buffers);
+  } catch (error) {
+    throw engineFailure(engine, error);
+  }
+}
+
+/** Nothing to compute, or nothing to attend to: no engine needs to see empty buffers. */
+function isTrivial(problem: AttentionProblem): boolean {
+  const {batch, qHeads, qLen, kvLen} = problem;
+  return kvLen === 0 || batch * qHeads * qLen === 0;
+}
+
+function writeTrivialForward(
+  problem: AttentionProblem,
+  {o, lse}: Pick<ForwardBuffers, 'o' | 'lse'>,
+): boolean {
+  if (!isTrivial(problem)) return false;
+  o.fill(0);
+  lse?.fill(-Infinity);
+  return true;
+}
+
+function engineFailure(engine: Engine, error: unknown): SageAttentionError {
+  if (error instanceof SageAttentionError) return error;
+  const what = error instanceof Error ? error.message : String(error);
+  return new SageAttentionError({
+    code: 'engine-failed',
+    argument: null,
+    message: `sageAttention: engine '${engine.name}' failed: ${what}`,
+    hint: `configureSageAttention({engine: 'typescript'}) computes the same without it.`,
+    cause: error,
+  });
+}

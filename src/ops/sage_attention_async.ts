@@ -1,0 +1,131 @@
+/** The op off the event loop: for servers and pages that must answer while a long attention is computed. */
+import * as tf from '@tensorflow/tfjs-core';
+import {chooseEngine, engineOf} from '../engines/choose_engine.js';
+import {lseShape, outputShape} from '../kernels/kernel_names.js';
+import {ensureKernels} from '../kernels/register_all.js';
+import {runForwardAsync} from '../kernels/run_engine.js';
+import {describeValue, SageAttentionError} from '../runtime/errors.js';
+import type {SageAttentionOptions} from './options.js';
+import {prepareCall, type PreparedCall} from './prepare_call.js';
+import {sageAttention} from './sage_attention.js';
+
+const OPERATION = 'sageAttentionAsync';
+
+/** Options of `sageAttention`, and a signal. */
+export interface SageAttentionAsyncOptions extends SageAttentionOptions {
+  /** Aborting it rejects the promise with the signal's reason. Default: none. */
+  signal?: AbortSignal | undefined;
+}
+
+type Attended = tf.Tensor | [o: tf.Tensor, lse: tf.Tensor];
+
+/**
+ * `sageAttention` that computes off the event loop (native threads, or slices of a few milliseconds in TypeScript).
+ * The inputs may be disposed as soon as the call has returned its promise; on backend `wasm` they are copied first.
+ * Not recorded for gradients, and its results belong to no tf.tidy(): dispose them yourself.
+ *
+ * ```js
+ * const o = await sageAttentionAsync(q, k, v, {isCausal: true, signal: AbortSignal.timeout(1000)});
+ * ```
+ *
+ * @param options As of `sageAttention`, and `signal`.
+ * @returns A promise of o, or of `[o, lse]` with `returnLse`. Misuse rejects with a SageAttentionError.
+ */
+export async function sageAttentionAsync<T extends tf.Tensor>(
+  q: T | tf.TensorLike,
+  k: tf.Tensor | tf.TensorLike,
+  v: tf.Tensor | tf.TensorLike,
+  options?: SageAttentionAsyncOptions & {returnLse?: false | undefined},
+): Promise<T>;
+export async function sageAttentionAsync<T extends tf.Tensor>(
+  q: T | tf.TensorLike,
+  k: tf.Tensor | tf.TensorLike,
+  v: tf.Tensor | tf.TensorLike,
+  options: SageAttentionAsyncOptions & {returnLse: true},
+): Promise<[o: T, lse: tf.Tensor]>;
+export async function sageAttentionAsync<T extends tf.Tensor>(
+  q: T | tf.TensorLike,
+  k: tf.Tensor | tf.TensorLike,
+  v: tf.Tensor | tf.TensorLike,
+  options?: SageAttentionAsyncOptions,
+): Promise<T | [o: T, lse: tf.Tensor]>;
+export async function sageAttentionAsync(
+  q: tf.Tensor | tf.TensorLike,
+  k: tf.Tensor | tf.TensorLike,
+  v: tf.Tensor | tf.TensorLike,
+  options?: SageAttentionAsyncOptions,
+): Promise<Attended> {
+  const {signal, opOptions} = splitSignal(options);
+  signal?.throwIfAborted();
+  ensureKernels(OPERATION);
+  const made: tf.Tensor[] = [];
+  try {
+    const call = prepareKept(q, k, v, opOptions, made);
+    const engine = engineOf(chooseEngine(tf.getBackend(), call.problem.recipe.precision));
+    if (engine === null) return composed(call, opOptions);
+    const {inputs, problem} = call;
+    // Backend `cpu` hands out the tensors' own arrays, others copies: valid whatever happens to the tensors.
+    const values = await Promise.all([
+      inputs.q.data<'float32'>(),
+      inputs.k.data<'float32'>(),
+      inputs.v.data<'float32'>(),
+      inputs.mask === undefined ? null : inputs.mask.data(),
+    ]);
+    const [qValues, kValues, vValues] = values;
+    const mask = values[3] as Float32Array | Uint8Array | null;
+    const rows = problem.batch * problem.qHeads * problem.qLen;
+    const o = new Float32Array(rows * problem.vDim);
+    const lse = problem.wantLse ? new Float32Array(rows) : null;
+    const buffers = {q: qValues, k: kValues, v: vValues, mask, o, lse};
+    await runForwardAsync(engine, problem, buffers, signal);
+    const output = tf.tensor(o, outputShape(inputs.q, problem), 'float32');
+    if (lse === null) return output;
+    return [output, tf.tensor(lse, lseShape(inputs.q, problem), 'float32')];
+  } finally {
+    tf.dispose(made);
+  }
+}
+
+/** Tensors made of nested arrays must outlive this turn of the event loop; they are collected in `made`. */
+function prepareKept(
+  q: unknown,
+  k: unknown,
+  v: unknown,
+  options: SageAttentionOptions | undefined,
+  made: tf.Tensor[],
+): PreparedCall {
+  const given: unknown[] = [q, k, v, options?.mask];
+  let prepared: PreparedCall | null = null;
+  tf.tidy(() => {
+    prepared = prepareCall(OPERATION, q, k, v, options, false);
+    for (const tensor of Object.values(prepared.inputs) as tf.Tensor[]) {
+      if (!given.includes(tensor)) made.push(tf.keep(tensor));
+    }
+  });
+  return prepared as unknown as PreparedCall;
+}
+
+/** Backends whose kernels are compositions compute off the event loop by themselves, or not at all. */
+function composed({inputs}: PreparedCall, options: SageAttentionOptions | undefined): Attended {
+  const {q, k, v, mask} = inputs;
+  return sageAttention(q, k, v, mask === undefined ? options : {...options, mask});
+}
+
+function splitSignal(options: SageAttentionAsyncOptions | undefined): {
+  signal: AbortSignal | undefined;
+  opOptions: SageAttentionOptions | undefined;
+} {
+  if (typeof options !== 'object' || options === null || !('signal' in options)) {
+    return {signal: undefined, opOptions: options};
+  }
+  const {signal, ...opOptions} = options;
+  if (signal !== undefined && typeof signal?.throwIfAborted !== 'function') {
+    throw new SageAttentionError({
+      code: 'invalid-option',
+      argument: 'signal',
+      message: `${OPERATION}: \`signal\` is ${describeValue(signal)}, expected an AbortSignal.`,
+      hint: 'Pass the signal of an AbortController.',
+    });
+  }
+  return {signal, opOptions};
+}

@@ -1,0 +1,2 @@
+// Type of module_location.cjs: the absolute path of the folder that it lies in.
+export const moduleDirectory: string;

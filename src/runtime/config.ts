@@ -1,0 +1,163 @@
+/**
+ * Defaults of later calls: `configureSageAttention` and the environment variables behind it.
+ * The only reader of the environment. A variable is read once, at the first question that needs it.
+ */
+import {platform} from '#platform';
+import {PRECISIONS, type Precision} from '../numerics/recipes.js';
+import type {EngineName} from '../engines/engine.js';
+import {describeValue, listChoices, SageAttentionError} from './errors.js';
+import {refuseUnknownKeys} from './unknown_keys.js';
+
+/** Code paths of the native engine, slowest first. */
+export const ISAS = ['portable', 'avx2', 'avx512', 'avx512_bf16', 'amx'] as const;
+export type Isa = (typeof ISAS)[number];
+
+export const ENGINE_NAMES = ['native', 'typescript', 'composition'] as const satisfies EngineName[];
+
+/** What `configureSageAttention` sets; every field has a value at all times. */
+export interface SageAttentionConfig {
+  /** Threads of the native engine: a positive integer, or `'auto'` (one per processor). Environment: SAGE_NUM_THREADS. */
+  threads: number | 'auto';
+  /** Instruction set of the native engine, or `'auto'` (the best this machine runs). Environment: SAGE_CPU_ISA. */
+  isa: Isa | 'auto';
+  /** Engine that must serve every call, or `'auto'` (the table of `getSageAttentionInfo().choices`). */
+  engine: EngineName | 'auto';
+  /** What a call without `precision`, or with `'auto'`, computes; `'auto'` lets the engine choose. */
+  precision: Precision | 'auto';
+}
+
+const KEYS: ReadonlySet<string> = new Set(['threads', 'isa', 'engine', 'precision']);
+const OPERATION = 'configureSageAttention';
+
+const DEFAULTS: Readonly<SageAttentionConfig> = {
+  threads: 'auto',
+  isa: 'auto',
+  engine: 'auto',
+  precision: 'auto',
+};
+
+let current: Readonly<SageAttentionConfig> | null = null;
+let version = 0;
+
+/**
+ * Sets defaults for later calls; fields that are left out (or undefined) stay as they are.
+ *
+ * ```js
+ * const before = configureSageAttention({threads: 1, precision: 'int8_fp8'});
+ * configureSageAttention(before); // as it was
+ * ```
+ *
+ * @param changes `threads` (positive integer or 'auto'), `isa`, `engine`, `precision`; all default to 'auto'.
+ * @returns The configuration before the call.
+ * @throws SageAttentionError `unknown-option`, `invalid-option`, `invalid-environment`.
+ */
+export function configureSageAttention(
+  changes: Partial<SageAttentionConfig> = {},
+): SageAttentionConfig {
+  if (typeof changes !== 'object' || changes === null) {
+    throw invalid('options', changes, 'an object such as {threads: 2}');
+  }
+  refuseUnknownKeys(OPERATION, changes, KEYS);
+  const {threads, isa, engine, precision} = changes;
+  if (threads !== undefined && threads !== 'auto' && !isPositiveInteger(threads)) {
+    throw invalid('threads', threads, `a positive integer or 'auto'`);
+  }
+  requireChoice('isa', isa, ISAS);
+  requireChoice('engine', engine, ENGINE_NAMES);
+  requireChoice('precision', precision, PRECISIONS);
+  // An invalid variable does not stand in the way of the call that overrules it.
+  const before = currentOr(threads !== undefined, isa !== undefined);
+  current = {
+    threads: threads ?? before.threads,
+    isa: isa ?? before.isa,
+    engine: engine ?? before.engine,
+    precision: precision ?? before.precision,
+  };
+  version += 1;
+  return {...before};
+}
+
+/**
+ * The configuration in force.
+ * @throws SageAttentionError `invalid-environment` when a variable holds a value that no machine understands.
+ */
+export function sageConfig(): Readonly<SageAttentionConfig> {
+  current ??= {...DEFAULTS, threads: threadsOfEnvironment(), isa: isaOfEnvironment()};
+  return current;
+}
+
+/** Grows with every `configureSageAttention`: whoever keeps something derived from the configuration compares it. */
+export function configVersion(): number {
+  return version;
+}
+
+/** File of the native addon that the user insists on (SAGE_NATIVE_PATH), or null. */
+export function nativePathOfEnvironment(): string | null {
+  return platform.env('SAGE_NATIVE_PATH') ?? null;
+}
+
+function currentOr(threadsGiven: boolean, isaGiven: boolean): Readonly<SageAttentionConfig> {
+  return (
+    current ?? {
+      ...DEFAULTS,
+      threads: threadsGiven ? valueOr(threadsOfEnvironment, 'auto') : threadsOfEnvironment(),
+      isa: isaGiven ? valueOr(isaOfEnvironment, 'auto') : isaOfEnvironment(),
+    }
+  );
+}
+
+function valueOr<T>(read: () => T, otherwise: T): T {
+  try {
+    return read();
+  } catch {
+    return otherwise;
+  }
+}
+
+function threadsOfEnvironment(): number | 'auto' {
+  const text = platform.env('SAGE_NUM_THREADS')?.trim();
+  if (!text) return 'auto';
+  const threads = Number(text);
+  if (!/^\d+$/.test(text) || !isPositiveInteger(threads)) {
+    throw invalidVariable('SAGE_NUM_THREADS', text, 'a positive integer such as 4');
+  }
+  return threads;
+}
+
+function isaOfEnvironment(): Isa | 'auto' {
+  const text = platform.env('SAGE_CPU_ISA')?.trim();
+  if (!text || text === 'auto') return 'auto';
+  if (!isOneOf(text, ISAS)) throw invalidVariable('SAGE_CPU_ISA', text, listChoices(ISAS));
+  return text;
+}
+
+function isPositiveInteger(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) > 0;
+}
+
+function isOneOf<T extends string>(value: unknown, names: readonly T[]): value is T {
+  return (names as readonly unknown[]).includes(value);
+}
+
+function requireChoice(name: string, value: unknown, names: readonly string[]): void {
+  if (value === undefined || value === 'auto' || isOneOf(value, names)) return;
+  throw invalid(name, value, `'auto', ${listChoices(names)}`);
+}
+
+function invalid(argument: string, value: unknown, expected: string): SageAttentionError {
+  return new SageAttentionError({
+    code: 'invalid-option',
+    argument,
+    message: `${OPERATION}: \`${argument}\` is ${describeValue(value)}, expected ${expected}.`,
+    hint: 'Leave it out to keep the present value.',
+  });
+}
+
+function invalidVariable(name: string, text: string, expected: string): SageAttentionError {
+  return new SageAttentionError({
+    code: 'invalid-environment',
+    argument: name,
+    message: `sageAttention: the environment variable ${name} is '${text}', expected ${expected}.`,
+    hint: `Unset ${name} to let the package choose.`,
+  });
+}

@@ -1,0 +1,194 @@
+/** The table of engines, row by row, and what the configuration changes about it. */
+import * as tf from '@tensorflow/tfjs-core';
+import {
+  chooseEngine,
+  ENGINE_TABLE,
+  engineChoices,
+  engineOf,
+  findEngine,
+  type EngineFacts,
+} from '../../src/engines/choose_engine';
+import type {Engine} from '../../src/engines/engine';
+import {typescriptEngine} from '../../src/engines/typescript/typescript_engine';
+import {
+  configureSageAttention,
+  PRECISIONS,
+  sageAttention,
+  SageAttentionError,
+  type EngineName,
+  type Precision,
+} from '../../src/index';
+import {useBackend} from '../kernels/backends';
+
+/** An engine that is asked, never run. */
+function engineThat(preferred: Precision, supported: readonly Precision[] = PRECISIONS): Engine {
+  return {
+    ...typescriptEngine,
+    name: 'native',
+    preferred,
+    supports: (precision) => supported.includes(precision),
+  };
+}
+
+const withNative: EngineFacts = {
+  native: {engine: engineThat('int8_bf16'), reason: 'fast C++'},
+  typescript: typescriptEngine,
+  required: 'auto',
+};
+const withoutNative: EngineFacts = {...withNative, native: {engine: null, reason: 'not built'}};
+const requiring = (required: EngineName, facts = withNative): EngineFacts => ({...facts, required});
+
+type Row = [
+  what: string,
+  facts: EngineFacts,
+  backend: string,
+  precision: Precision | 'auto',
+  expected: {engine: EngineName; precision: Precision; hostCopy: boolean} | null,
+  reason: string,
+];
+
+const inPlace = (engine: EngineName, precision: Precision) => ({
+  engine,
+  precision,
+  hostCopy: false,
+});
+const copied = (engine: EngineName, precision: Precision) => ({engine, precision, hostCopy: true});
+
+const ROWS: Row[] = [
+  ['auto', withNative, 'cpu', 'auto', inPlace('native', 'int8_bf16'), 'fast C++'],
+  ['auto', withNative, 'wasm', 'auto', inPlace('native', 'int8_bf16'), 'fast C++'],
+  ['a recipe', withNative, 'cpu', 'fp4', inPlace('native', 'fp4'), 'fast C++'],
+  ['auto', withoutNative, 'cpu', 'auto', inPlace('typescript', 'exact'), 'not built'],
+  ['a recipe', withoutNative, 'wasm', 'fp4', inPlace('typescript', 'fp4'), 'not built'],
+  [
+    'a recipe that native lacks',
+    {...withNative, native: {engine: engineThat('exact', ['exact']), reason: 'fast C++'}},
+    'cpu',
+    'fp4',
+    inPlace('typescript', 'fp4'),
+    'portable TypeScript',
+  ],
+  [
+    'required',
+    requiring('typescript'),
+    'cpu',
+    'auto',
+    inPlace('typescript', 'exact'),
+    'configured',
+  ],
+  [
+    'required',
+    requiring('composition'),
+    'cpu',
+    'auto',
+    inPlace('composition', 'exact'),
+    'tfjs ops',
+  ],
+  ['required', requiring('composition'), 'wasm', 'int8', null, ''],
+  ['required', requiring('native', withoutNative), 'cpu', 'exact', null, ''],
+  ['auto', withNative, 'tensorflow', 'auto', copied('native', 'int8_bf16'), 'lends'],
+  ['auto', withoutNative, 'tensorflow', 'auto', inPlace('composition', 'exact'), 'no kernel'],
+  ['auto', withNative, 'webgl', 'auto', inPlace('composition', 'exact'), `'webgl' has no kernel`],
+  ['exact', withNative, 'webgpu', 'exact', inPlace('composition', 'exact'), 'blocks of queries'],
+  ['a recipe', withNative, 'webgl', 'fp4', copied('native', 'fp4'), 'copied to the host'],
+  ['a recipe', withoutNative, 'webgpu', 'fp4', copied('typescript', 'fp4'), 'copied to the host'],
+  ['required', requiring('native'), 'webgl', 'auto', copied('native', 'int8_bf16'), 'copied'],
+  ['required', requiring('typescript'), 'webgl', 'exact', copied('typescript', 'exact'), 'copied'],
+  ['auto', withNative, 'somebody-elses', 'auto', inPlace('composition', 'exact'), 'no kernel'],
+];
+
+it.each(ROWS)('%s: %o on %s, %s', (_, facts, backend, precision, expected, reason) => {
+  const choice = findEngine({backend, precision}, facts);
+  if (expected === null) {
+    expect(choice).toBeNull();
+    return;
+  }
+  expect(choice).toMatchObject(expected);
+  expect(choice?.reason).toContain(reason);
+});
+
+it('every row of the table serves some question', () => {
+  const reached = new Set<unknown>();
+  for (const [, facts, backend, precision] of ROWS) {
+    const choice = findEngine({backend, precision}, facts);
+    const reason = choice?.reason.replace(', as configured', '');
+    reached.add(ENGINE_TABLE.find((row) => row.reason(facts, backend) === reason));
+  }
+  expect([...reached].filter(Boolean)).toHaveLength(ENGINE_TABLE.length);
+});
+
+describe('configured', () => {
+  beforeAll(() => useBackend('cpu'));
+  let before: ReturnType<typeof configureSageAttention>;
+  beforeEach(() => {
+    before = configureSageAttention();
+  });
+  afterEach(() => {
+    configureSageAttention(before);
+  });
+
+  it('every engine computes the same on every backend that it serves', async () => {
+    const x = Float32Array.from({length: 2 * 9 * 8}, (_, i) => Math.sin(i));
+    const outputs: Float32Array[] = [];
+    for (const backend of ['cpu', 'wasm']) {
+      await useBackend(backend);
+      for (const engine of ['native', 'typescript', 'composition'] as const) {
+        configureSageAttention({engine});
+        expect(chooseEngine(backend, 'exact').engine).toBe(engine);
+        const q = tf.tensor(x, [2, 9, 8]);
+        const o = sageAttention(q, q, q, {precision: 'exact'});
+        outputs.push(o.dataSync() as Float32Array);
+        const [gradient] = tf.grads((y) => tf.sum(tf.square(sageAttention(y!, y!, y!))))([q]);
+        outputs.push(gradient!.dataSync().map((g) => g / 10) as Float32Array);
+        tf.dispose([q, o, gradient!]);
+      }
+    }
+    for (const [i, values] of outputs.entries()) {
+      for (const [j, value] of values.entries()) {
+        // The gradients' forwards may be quantised; outputs are exact.
+        expect(Math.abs(value - (outputs[i % 2]?.[j] ?? NaN))).toBeLessThan(i % 2 ? 0.02 : 1e-6);
+      }
+    }
+  });
+
+  it('a configured precision is what auto means', () => {
+    configureSageAttention({precision: 'int8_fp8'});
+    const x = tf.tensor(
+      Float32Array.from({length: 9 * 16}, (_, i) => Math.sin(i)),
+      [9, 16],
+    );
+    const byDefault = sageAttention(x, x, x).dataSync();
+    expect(sageAttention(x, x, x, {precision: 'int8_fp8'}).dataSync()).toEqual(byDefault);
+    expect(sageAttention(x, x, x, {precision: 'auto'}).dataSync()).toEqual(byDefault);
+    expect(sageAttention(x, x, x, {precision: 'exact'}).dataSync()).not.toEqual(byDefault);
+  });
+
+  it('an engine that cannot serve a call is an error, not another engine', () => {
+    configureSageAttention({engine: 'composition'});
+    const x = tf.zeros([5, 8]);
+    let error: unknown;
+    try {
+      sageAttention(x, x, x, {precision: 'fp4'});
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toBeInstanceOf(SageAttentionError);
+    expect(error).toMatchObject({code: 'unsupported-engine', argument: 'engine'});
+    expect((error as Error).message).toContain(`engine 'composition' computes 'exact' only`);
+  });
+
+  it('the printed table has a row per backend and precision', () => {
+    const rows = engineChoices(['cpu', 'webgl']);
+    expect(rows).toHaveLength(2 * (PRECISIONS.length + 1));
+    expect(rows[0]).toMatchObject({backend: 'cpu', precision: 'auto'});
+    expect(rows[0]?.reason).toMatch(/^auto is /);
+    configureSageAttention({engine: 'composition'});
+    const [row] = engineChoices(['cpu']).filter(({precision}) => precision === 'fp4');
+    expect(row?.engine).toBeNull();
+  });
+
+  it('composition is no engine on buffers', () => {
+    configureSageAttention({engine: 'composition'});
+    expect(engineOf(chooseEngine('cpu', 'exact'))).toBeNull();
+  });
+});
