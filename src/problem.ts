@@ -67,7 +67,10 @@ export function firstVisibleKey(problem: AttentionProblem, i: number): number {
 /** One past the last key that query i may see; may be <= firstVisibleKey: then the row attends to nothing. */
 export function endOfVisibleKeys(problem: AttentionProblem, i: number): number {
   if (problem.windowRight < 0) return problem.kvLen;
-  return Math.min(problem.kvLen, Math.max(0, i + diagonalOffset(problem) + problem.windowRight + 1));
+  return Math.min(
+    problem.kvLen,
+    Math.max(0, i + diagonalOffset(problem) + problem.windowRight + 1),
+  );
 }
 
 /** Number of float64 words that `encodeProblem` writes. */

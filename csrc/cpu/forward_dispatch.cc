@@ -84,12 +84,13 @@ void Workspace::Trim() {
 
 Workspace::~Workspace() { std::free(data_); }
 
-Status AttentionForward(const Problem& problem, const ForwardBuffers& buffers, const EngineOptions& options) {
+Status AttentionForward(const Problem& problem, const ForwardBuffers& buffers,
+                        const EngineOptions& options) {
   return Run(problem, buffers, nullptr, options);
 }
 
-Status InspectForward(const Problem& problem, const ForwardBuffers& buffers, const InspectionBuffers& out,
-                      const EngineOptions& options) {
+Status InspectForward(const Problem& problem, const ForwardBuffers& buffers,
+                      const InspectionBuffers& out, const EngineOptions& options) {
   return Run(problem, buffers, &out, options);
 }
 

@@ -1,4 +1,5 @@
-// The forward pass of one instruction set: compiled once for each, with its own flags and its own SAGE_ISA_SUFFIX.
+// The forward pass of one instruction set: compiled once for each, with its own flags and its own
+// SAGE_ISA_SUFFIX.
 #include "cpu/forward/forward.h"
 #include "cpu/forward/schedule.h"
 #include "cpu/forward/tile_float.h"
@@ -14,10 +15,11 @@
 namespace sage {
 
 Status SAGE_JOIN(Forward_, SAGE_ISA_SUFFIX)(const Problem& problem, const ForwardBuffers& buffers,
-                                            const InspectionBuffers* inspect, const EngineOptions& options,
-                                            Workspace* workspace) {
+                                            const InspectionBuffers* inspect,
+                                            const EngineOptions& options, Workspace* workspace) {
 #define SAGE_RUN(...) return RunForward<__VA_ARGS__>(problem, buffers, inspect, options, workspace)
-  // What the integer kernels hold: one scale per key and channel, no mean that rides along with Q, P as the tuned form rounds it.
+  // What the integer kernels hold: one scale per key and channel, no mean that rides along with Q,
+  // P as the tuned form rounds it.
   const Recipe& recipe = problem.recipe;
   const bool integer_form = recipe.smooth_q == 0 && recipe.v_scale != VScale::kBlock64 &&
                             recipe.variant == Variant::kTuned;

@@ -134,7 +134,9 @@ export function applyDistribution(
       return;
     case 'outlier_channels':
       for (const operand of [q, k, v]) {
-        operand.update((x, _token, d) => (d % OUTLIER_STRIDE === 0 ? x * OUTLIER_CHANNEL_FACTOR : x));
+        operand.update((x, _token, d) =>
+          d % OUTLIER_STRIDE === 0 ? x * OUTLIER_CHANNEL_FACTOR : x,
+        );
       }
       return;
     case 'outlier_tokens':

@@ -61,7 +61,11 @@ const DEFAULT_TIMEOUT_MS = 30_000;
 
 function jestGlobals(): JestGlobals {
   const globals = globalThis as Partial<Record<keyof JestGlobals, unknown>>;
-  if (globals.expect === undefined || globals.describe === undefined || globals.test === undefined) {
+  if (
+    globals.expect === undefined ||
+    globals.describe === undefined ||
+    globals.test === undefined
+  ) {
     throw new Error(
       "tfjs-sage-attention/jest: `expect`, `describe` or `test` is no global here. Import it in a jest test file, with jest's `injectGlobals` left on.",
     );

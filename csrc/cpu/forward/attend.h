@@ -1,13 +1,17 @@
-// One attention task: a block of rows of one key/value head against all keys they see, by online softmax.
+// One attention task: a block of rows of one key/value head against all keys they see, by online
+// softmax.
 //
-//   for each block of 256 (or 128) keys:                 scores s = q k          6 rows x block, in L1
-//     for each group of 6 rows:                          m' = max(m, max s)      per row, log2 domain
+//   for each block of 256 (or 128) keys:                 scores s = q k          6 rows x block, in
+//   L1
+//     for each group of 6 rows:                          m' = max(m, max s)      per row, log2
+//     domain
 //       scores, mask, softmax, outputs                   p = 2^(s - m'), l = l 2^(m - m') + sum p
 //                                                        o = o 2^(m - m') + p v
 //   o / l, V's scale and mean, lse
 //
-// Blocks of keys that no row of a group sees are skipped; only blocks that cross a limit (causality, window, kv_len) or carry a
-// mask pay for masking. A row's sums run over keys in order, whatever the thread count.
+// Blocks of keys that no row of a group sees are skipped; only blocks that cross a limit
+// (causality, window, kv_len) or carry a mask pay for masking. A row's sums run over keys in order,
+// whatever the thread count.
 #ifndef SAGE_CPU_FORWARD_ATTEND_H_
 #define SAGE_CPU_FORWARD_ATTEND_H_
 
@@ -34,8 +38,9 @@ struct AttendScratch {
   float* c;        // [row_block] score factor
   float* m;        // [row_block] running maximum, log2 domain
   float* l;        // [row_block] running sum of what the denominator counts
-  float* exact;    // [row_block] running sum of the unrounded p, which lse counts; only where l sums the rounded ones
-  uint8_t* bad;    // [row_block] the row of q is not finite
+  float* exact;  // [row_block] running sum of the unrounded p, which lse counts; only where l sums
+                 // the rounded ones
+  uint8_t* bad;  // [row_block] the row of q is not finite
 };
 
 template <class Kernels>
@@ -44,7 +49,8 @@ SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
   scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
   scratch.x = carver->Take<float>(plan.pack_dims);
   scratch.o = carver->Take<float>(plan.row_block * plan.v_dims);
-  scratch.o_mean = carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
+  scratch.o_mean =
+      carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
   scratch.s = carver->Take<float>(kRows * kScoreStride);
   scratch.p = carver->Take<uint8_t>(Kernels::PBytes());
   scratch.partial = carver->Take<float>(kRows * plan.v_dims);
@@ -67,8 +73,10 @@ SAGE_INLINE MaskRow MaskRowOf(const Plan& plan, int64_t batch, int64_t q_head, i
   const Problem& p = *plan.problem;
   const int64_t at = batch * p.mask.batch + q_head * p.mask.head + i * p.mask.query;
   MaskRow row = {nullptr, nullptr, p.mask.key};
-  if (p.mask_kind == MaskKind::kBoolean) row.boolean = static_cast<const uint8_t*>(plan.buffers->mask) + at;
-  if (p.mask_kind == MaskKind::kAdditive) row.additive = static_cast<const float*>(plan.buffers->mask) + at;
+  if (p.mask_kind == MaskKind::kBoolean)
+    row.boolean = static_cast<const uint8_t*>(plan.buffers->mask) + at;
+  if (p.mask_kind == MaskKind::kAdditive)
+    row.additive = static_cast<const float*>(plan.buffers->mask) + at;
   return row;
 }
 
@@ -105,7 +113,8 @@ SAGE_INLINE F32 ClipRow(float* s, int count, int64_t first, int64_t end) {
 
 // Quantises row r of the task and packs it; returns whether every value was finite.
 template <class Kernels>
-SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r, const AttendScratch& scratch) {
+SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
+                            const AttendScratch& scratch) {
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   const int64_t i = row / plan.group, g = row % plan.group;
@@ -155,17 +164,21 @@ SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int
   if (inspect != nullptr) {
     const int64_t at = (head.batch * p.q_heads + head.kv_head * plan.group + g) * p.q_len + i;
     if (inspect->q_codes != nullptr) {
-      memcpy(inspect->q_codes + at * plan.code_dims, x, sizeof(float) * static_cast<size_t>(plan.code_dims));
+      memcpy(inspect->q_codes + at * plan.code_dims, x,
+             sizeof(float) * static_cast<size_t>(plan.code_dims));
     }
     if (inspect->q_scale != nullptr) inspect->q_scale[at] = scale;
   }
   const float c = Kernels::PackQ(plan, scratch.q, r, x, scale, mean);
-  // A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any positive factor serves.
+  // A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any
+  // positive factor serves.
   scratch.c[r] = c == 0.0f ? 1e-30f : c;
 }
 
-// Marks the outputs of a row that attends to tokens of K or V with values that are not finite (docs/numerics.md 2).
-SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_t q_head, float* o, float* lse) {
+// Marks the outputs of a row that attends to tokens of K or V with values that are not finite
+// (docs/numerics.md 2).
+SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_t q_head, float* o,
+                           float* lse) {
   const Problem& p = *plan.problem;
   const MaskRow mask = MaskRowOf(plan, head.batch, q_head, i);
   const float nan = __builtin_nanf("");
@@ -177,7 +190,8 @@ SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_
       if (lse != nullptr) *lse = nan;
       return;
     }
-    const float* v = plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + j * p.v.token;
+    const float* v =
+        plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + j * p.v.token;
     for (int64_t d = 0; d < p.v_dim; ++d) {
       if (!IsFiniteValue(v[d])) o[d] = nan;
     }
@@ -185,13 +199,15 @@ SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_
 }
 
 // o / l with V's scale and mean, and lse, for row r of the task.
-SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int64_t r, const AttendScratch& scratch) {
+SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
+                           const AttendScratch& scratch) {
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   const int64_t i = row / plan.group, q_head = head.kv_head * plan.group + row % plan.group;
   float* o = plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + i * p.o.token;
-  float* lse = plan.buffers->lse == nullptr ? nullptr
-                                            : plan.buffers->lse + (head.batch * p.q_heads + q_head) * p.q_len + i;
+  float* lse = plan.buffers->lse == nullptr
+                   ? nullptr
+                   : plan.buffers->lse + (head.batch * p.q_heads + q_head) * p.q_len + i;
   const float l = scratch.l[r];
   if (l == 0.0f) {
     for (int64_t d = 0; d < p.v_dim; ++d) o[d] = 0.0f;
@@ -213,7 +229,8 @@ SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int6
     if (recipe.smooth_k) {
       const float* q = plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + i * p.q.token;
       double dot = 0.0;
-      for (int64_t d = 0; d < p.qk_dim; ++d) dot += static_cast<double>(q[d]) * static_cast<double>(head.k_mean[d]);
+      for (int64_t d = 0; d < p.qk_dim; ++d)
+        dot += static_cast<double>(q[d]) * static_cast<double>(head.k_mean[d]);
       value += p.scale * dot;
     }
     *lse = static_cast<float>(value);
@@ -228,8 +245,9 @@ SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int6
 
 // Keys of block j0 that 6 rows see: scores, masking, softmax, outputs.
 template <class Kernels>
-SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g, int64_t rows, int64_t j0,
-                            int count, bool clip, const AttendScratch& scratch) {
+SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
+                            int64_t rows, int64_t j0, int count, bool clip,
+                            const AttendScratch& scratch) {
   const Problem& p = *plan.problem;
   float* s = scratch.s;
   const int64_t r0 = g * kRows;
@@ -244,10 +262,13 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
     float* row = s + r * kScoreStride;
     float c = scratch.c[at];
     if (clip || p.mask_kind != MaskKind::kNone) {
-      const int64_t last = MinOf(at, rows - 1);  // rows of padding repeat the last one; their results are dropped
-      const int64_t i = (row0 + last) / plan.group, q_head = head.kv_head * plan.group + (row0 + last) % plan.group;
+      const int64_t last =
+          MinOf(at, rows - 1);  // rows of padding repeat the last one; their results are dropped
+      const int64_t i = (row0 + last) / plan.group,
+                    q_head = head.kv_head * plan.group + (row0 + last) % plan.group;
       if (p.mask_kind != MaskKind::kNone) {
-        ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0, static_cast<int>(MinOf(count, p.kv_len - j0)), c, row);
+        ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0,
+                  static_cast<int>(MinOf(count, p.kv_len - j0)), c, row);
         c = 1.0f;
       }
       most[r] = ClipRow(row, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
@@ -272,7 +293,8 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
     scratch.exact[at] = scratch.exact[at] * alpha[r] + exact;
     scratch.l[at] = scratch.l[at] * alpha[r] + (sums[r][0] + sums[r][1]);
   }
-  Kernels::Accumulate(plan, head, s, scratch.p, j0, count, scratch.o + r0 * plan.v_dims, alpha, scratch.partial);
+  Kernels::Accumulate(plan, head, s, scratch.p, j0, count, scratch.o + r0 * plan.v_dims, alpha,
+                      scratch.partial);
   if (p.recipe.smooth_v > 0) {
     for (int r = 0; r < kRows; ++r) {
       float* o = scratch.o_mean + (r0 + r) * plan.v_dims;
@@ -287,13 +309,13 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
 }
 
 template <class Kernels>
-SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task, const AttendScratch& scratch) {
+SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
+                              const AttendScratch& scratch) {
   // Longest rows first: under causality the last block of rows sees the most keys.
   const int64_t block = plan.row_blocks - 1 - task;
   const int64_t row0 = block * plan.row_block;
   const int64_t rows = MinOf(plan.row_block, plan.rows - row0);
   const int64_t groups = (rows + kRows - 1) / kRows;
-  constexpr int kAlign = Kernels::kKeyTile > 16 ? Kernels::kKeyTile : 16;
   for (int64_t r = 0; r < groups * kRows; ++r) {
     PrepareRow<Kernels>(plan, head, row0 + MinOf(r, rows - 1), r, scratch);
     scratch.m[r] = kMinusInf;
@@ -317,7 +339,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task, 
       const int64_t skip = MaxOf(0, from - j0) / kBlock * kBlock;
       const int64_t count = MinOf(plan.block_keys, to - j0) - skip;
       if (count <= 0) continue;
-      const int padded = static_cast<int>(RoundUp(count, kAlign));
+      const int padded = static_cast<int>(RoundUp(count, kKeyMultiple<Kernels>));
       const int64_t at = j0 + skip;
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
       AttendTile<Kernels>(plan, head, row0, g, rows, at, padded, clip, scratch);

@@ -1,4 +1,5 @@
-// Entry points of the forward pass, one per instruction set, and what they take from their surroundings.
+// Entry points of the forward pass, one per instruction set, and what they take from their
+// surroundings.
 #ifndef SAGE_CPU_FORWARD_FORWARD_H_
 #define SAGE_CPU_FORWARD_FORWARD_H_
 
@@ -29,14 +30,15 @@ class Workspace {
 using ForwardFunction = Status (*)(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
                                    const EngineOptions&, Workspace*);
 
-Status Forward_portable(const Problem&, const ForwardBuffers&, const InspectionBuffers*, const EngineOptions&,
-                        Workspace*);
+Status Forward_portable(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
+                        const EngineOptions&, Workspace*);
 #if defined(__x86_64__) || defined(_M_X64)
-Status Forward_avx2(const Problem&, const ForwardBuffers&, const InspectionBuffers*, const EngineOptions&, Workspace*);
-Status Forward_avx512(const Problem&, const ForwardBuffers&, const InspectionBuffers*, const EngineOptions&,
-                      Workspace*);
-Status Forward_avx512_bf16(const Problem&, const ForwardBuffers&, const InspectionBuffers*, const EngineOptions&,
-                           Workspace*);
+Status Forward_avx2(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
+                    const EngineOptions&, Workspace*);
+Status Forward_avx512(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
+                      const EngineOptions&, Workspace*);
+Status Forward_avx512_bf16(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
+                           const EngineOptions&, Workspace*);
 #endif
 
 }  // namespace sage

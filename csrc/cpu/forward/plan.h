@@ -1,7 +1,9 @@
-// The plan of one forward call: sizes, padding, workspace layout. Computed once, read by every phase and task.
+// The plan of one forward call: sizes, padding, workspace layout. Computed once, read by every
+// phase and task.
 //
-// Work runs in waves of key/value heads so that the packed operands of a wave stay inside a fixed budget whatever B·H·N is.
-// Rows: the query heads of a group share K and V, so row r of a key/value head is query i = r / group of head g = r % group.
+// Work runs in waves of key/value heads so that the packed operands of a wave stay inside a fixed
+// budget whatever B·H·N is. Rows: the query heads of a group share K and V, so row r of a key/value
+// head is query i = r / group of head g = r % group.
 #ifndef SAGE_CPU_FORWARD_PLAN_H_
 #define SAGE_CPU_FORWARD_PLAN_H_
 
@@ -20,10 +22,12 @@ namespace {
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr double kLn2 = 0.693147180559945309417;
 
-// Tokens per block of every prepass phase: the largest group of docs/numerics.md, so that no group crosses a block.
+// Tokens per block of every prepass phase: the largest group of docs/numerics.md, so that no group
+// crosses a block.
 constexpr int kBlock = 128;
 
-// Rows per register tile: 6 rows x 4 vectors = 24 accumulators of AVX-512's 32 registers, 6 x 2 = 12 of AVX2's 16.
+// Rows per register tile: 6 rows x 4 vectors = 24 accumulators of AVX-512's 32 registers, 6 x 2 =
+// 12 of AVX2's 16.
 constexpr int kRows = 6;
 
 // Row length of the score tile, the most keys one softmax step handles.
@@ -31,6 +35,11 @@ constexpr int kScoreStride = 256;
 
 // Not finite: exponent field all ones.
 constexpr int32_t kInfBits = 0x7f800000;
+
+// Keys of a tile are computed in whole register tiles and whole groups of 16 (nvfp4): K and V are
+// packed up to this multiple.
+template <class Kernels>
+constexpr int kKeyMultiple = Kernels::kKeyTile > 16 ? Kernels::kKeyTile : 16;
 
 SAGE_INLINE int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 SAGE_INLINE int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -42,18 +51,21 @@ struct Plan {
   const InspectionBuffers* inspect;  // null unless operands are recorded
   const std::atomic<bool>* cancelled;
 
-  int64_t group;      // query heads per key/value head
-  int64_t rows;       // group * q_len
-  int64_t blocks;     // 128-token blocks of K and V
-  int64_t keys;       // blocks * 128
-  int64_t q_blocks;   // 128-row blocks of one query head
-  int64_t block_keys; // keys per softmax step: 256, or 128 where a step's K and V would leave the cache
-  int64_t row_block;  // rows per attention task, a multiple of kRows
+  int64_t group;       // query heads per key/value head
+  int64_t rows;        // group * q_len
+  int64_t blocks;      // 128-token blocks of K and V
+  int64_t keys;        // blocks * 128
+  int64_t q_blocks;    // 128-row blocks of one query head
+  int64_t block_keys;  // keys per softmax step: 256, or 128 where a step's K and V would leave the
+                       // cache
+  int64_t row_block;   // rows per attention task, a multiple of kRows
   int64_t row_blocks;
 
   int qk_dims;    // head_dim as quantised: padded with zeros
-  int code_dims;  // the part of it that the format itself asks for (QuantizedDims); the rest is the kernels'
-  int pack_dims;  // dims of a packed row: qk_dims, and head_dim more when the Q mean rides along (tile_float.h)
+  int code_dims;  // the part of it that the format itself asks for (QuantizedDims); the rest is the
+                  // kernels'
+  int pack_dims;  // dims of a packed row: qk_dims, and head_dim more when the Q mean rides along
+                  // (tile_float.h)
   int v_dims;     // v_dim padded to whole vectors
   int rotation;   // block size of the Hadamard rotation, 0 = none
 
@@ -65,39 +77,41 @@ struct Plan {
   int64_t offset;  // query i stands opposite key i + offset
 };
 
-// First key and one past the last key that query i may see by causality and window. (Here and not in problem.h: a function that
-// another translation unit could share must not be called from code compiled for one instruction set.)
+// First key and one past the last key that query i may see by causality and window. (Here and not
+// in problem.h: a function that another translation unit could share must not be called from code
+// compiled for one instruction set.)
 SAGE_INLINE int64_t FirstKey(const Plan& plan, int64_t i) {
   const int64_t left = plan.problem->window_left;
   return left < 0 ? 0 : MaxOf(0, i + plan.offset - left);
 }
 SAGE_INLINE int64_t EndKey(const Plan& plan, int64_t i) {
   const Problem& p = *plan.problem;
-  return p.window_right < 0 ? p.kv_len : MinOf(p.kv_len, MaxOf(0, i + plan.offset + p.window_right + 1));
+  return p.window_right < 0 ? p.kv_len
+                            : MinOf(p.kv_len, MaxOf(0, i + plan.offset + p.window_right + 1));
 }
 
 // Packed operands and statistics of one key/value head of the wave.
 struct Head {
   int64_t batch, kv_head;
-  uint8_t* k;             // layout of the kernels
+  uint8_t* k;  // layout of the kernels
   uint8_t* v;
-  float* k_scale;         // [keys]
-  float* k_mean;          // [qk_dim]
-  float* v_scale;         // [v_dims]
-  float* v_inverse;       // [v_dims]
-  float* v_mean;          // [blocks][v_dims]
-  double* k_sum;          // [blocks][qk_dim]
-  double* k_count;        // [blocks][qk_dim]
-  float* v_max;           // [blocks][v_dims]
-  float* block_max;       // [blocks][2]: largest |k| and |v|
-  uint8_t* not_finite;    // [keys]: bit 0 k, bit 1 v
-  int any_not_finite;     // same bits, of any token
-  float k_power, v_power; // 2^e of nvfp4
-  float* q_mean;          // [group][ceil(q_len / R)][qk_dim]
-  float* q_scale;         // [group][q_blocks * 128]
-  float* q_inverse;       // [group][q_blocks * 128]
-  float* q_max;           // [group][q_blocks]
-  float* q_power;         // [group]
+  float* k_scale;          // [keys]
+  float* k_mean;           // [qk_dim]
+  float* v_scale;          // [v_dims]
+  float* v_inverse;        // [v_dims]
+  float* v_mean;           // [blocks][v_dims]
+  double* k_sum;           // [blocks][qk_dim]
+  double* k_count;         // [blocks][qk_dim]
+  float* v_max;            // [blocks][v_dims]
+  float* block_max;        // [blocks][2]: largest |k| and |v|
+  uint8_t* not_finite;     // [keys]: bit 0 k, bit 1 v
+  int any_not_finite;      // same bits, of any token
+  float k_power, v_power;  // 2^e of nvfp4
+  float* q_mean;           // [group][ceil(q_len / R)][qk_dim]
+  float* q_scale;          // [group][q_blocks * 128]
+  float* q_inverse;        // [group][q_blocks * 128]
+  float* q_max;            // [group][q_blocks]
+  float* q_power;          // [group]
 };
 
 // Hands out aligned pieces of the workspace; with a null base it only measures.

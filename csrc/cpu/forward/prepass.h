@@ -1,8 +1,8 @@
-// The phases before attention: statistics of K, V and Q per 128-token block, their reduction per head, and the packing of
-// quantised K and V for the tile kernels. Rules: docs/numerics.md 2 to 4.
+// The phases before attention: statistics of K, V and Q per 128-token block, their reduction per
+// head, and the packing of quantised K and V for the tile kernels. Rules: docs/numerics.md 2 to 4.
 //
-// Tasks are (head of the wave, block): any order and any thread give the same bits, because each block's statistics land in
-// their own place and are reduced in block order.
+// Tasks are (head of the wave, block): any order and any thread give the same bits, because each
+// block's statistics land in their own place and are reduced in block order.
 #ifndef SAGE_CPU_FORWARD_PREPASS_H_
 #define SAGE_CPU_FORWARD_PREPASS_H_
 
@@ -25,25 +25,27 @@ struct Source {
 SAGE_INLINE Source KSource(const Plan& plan, const Head& head, int64_t block) {
   const Problem& p = *plan.problem;
   const int64_t first = block * kBlock;
-  return {plan.buffers->k + head.batch * p.k.batch + head.kv_head * p.k.head + first * p.k.token, p.k.token,
-          static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.qk_dim)};
+  return {plan.buffers->k + head.batch * p.k.batch + head.kv_head * p.k.head + first * p.k.token,
+          p.k.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.qk_dim)};
 }
 
 SAGE_INLINE Source VSource(const Plan& plan, const Head& head, int64_t block) {
   const Problem& p = *plan.problem;
   const int64_t first = block * kBlock;
-  return {plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + first * p.v.token, p.v.token,
-          static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.v_dim)};
+  return {plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + first * p.v.token,
+          p.v.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.v_dim)};
 }
 
-SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_t first, int64_t rows) {
+SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_t first,
+                           int64_t rows) {
   const Problem& p = *plan.problem;
   const int64_t q_head = head.kv_head * plan.group + g;
-  return {plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + first * p.q.token, p.q.token,
-          static_cast<int>(rows), static_cast<int>(p.qk_dim)};
+  return {plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + first * p.q.token,
+          p.q.token, static_cast<int>(rows), static_cast<int>(p.qk_dim)};
 }
 
-// Copies the rows to x[row * dims + d], zeros beyond dim; returns the largest magnitude's bits (>= kInfBits: not finite).
+// Copies the rows to x[row * dims + d], zeros beyond dim; returns the largest magnitude's bits (>=
+// kInfBits: not finite).
 SAGE_INLINE int32_t LoadRows(const Source& source, int dims, float* x) {
   int32_t most = 0;
   for (int t = 0; t < source.rows; ++t) {
@@ -83,7 +85,8 @@ SAGE_NOINLINE float LargestFinite(const Source& source) {
 }
 
 // Sums over finite values in float64, row after row (docs/numerics.md 3), and how many they were.
-SAGE_INLINE void SumRows(const float* x, int rows, int dim, int dims, bool finite, double* sum, double* count) {
+SAGE_INLINE void SumRows(const float* x, int rows, int dim, int dims, bool finite, double* sum,
+                         double* count) {
   for (int d = 0; d < dim; ++d) {
     sum[d] = 0.0;
     count[d] = rows;
@@ -114,7 +117,8 @@ SAGE_INLINE void SubtractMean(float* x, int rows, int dim, int dims, const float
   }
 }
 
-// Scratch of one worker in the prepass: two blocks of rows (values, and the unquantised copy that the Q mean needs).
+// Scratch of one worker in the prepass: two blocks of rows (values, and the unquantised copy that
+// the Q mean needs).
 struct PrepassScratch {
   float* x;
   float* copy;
@@ -133,24 +137,28 @@ SAGE_INLINE PrepassScratch CarvePrepass(const Plan& plan, Carver* carver) {
 }
 
 // Phase 1, K and V: block sums, block means of V, channel maxima, head maxima.
-SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block, const PrepassScratch& scratch) {
+SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
+                                const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
   const Source k = KSource(plan, *head, block);
   if (recipe.smooth_k || recipe.head_exponent) {
     const int32_t bits = LoadRows(k, plan.qk_dims, scratch.x);
     SumRows(scratch.x, k.rows, k.dim, plan.qk_dims, bits < kInfBits, head->k_sum + block * k.dim,
             head->k_count + block * k.dim);
-    head->block_max[2 * block] = bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
+    head->block_max[2 * block] =
+        bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
   }
   if (recipe.v_scale != VScale::kChannel && recipe.smooth_v == 0 && !recipe.head_exponent) return;
   const Source v = VSource(plan, *head, block);
   const int32_t bits = LoadRows(v, plan.v_dims, scratch.x);
   const bool finite = bits < kInfBits;
-  head->block_max[2 * block + 1] = finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(v);
+  head->block_max[2 * block + 1] =
+      finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(v);
   if (recipe.smooth_v > 0) {
     float* mean = head->v_mean + block * plan.v_dims;
     SumRows(scratch.x, v.rows, v.dim, plan.v_dims, finite, scratch.sum, scratch.count);
-    for (int d = 0; d < plan.v_dims; ++d) mean[d] = d < v.dim ? MeanOf(scratch.sum[d], scratch.count[d]) : 0.0f;
+    for (int d = 0; d < plan.v_dims; ++d)
+      mean[d] = d < v.dim ? MeanOf(scratch.sum[d], scratch.count[d]) : 0.0f;
     SubtractMean(scratch.x, v.rows, v.dim, plan.v_dims, mean);
   }
   if (!finite) ScrubRows(v, plan.v_dims, scratch.x);
@@ -165,14 +173,16 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block, con
 }
 
 // Phase 1, Q: means of blocks of rows, group scales that span rows, head maxima.
-SAGE_NOINLINE void QStatistics(const Plan& plan, Head* head, int64_t g, int64_t block, const PrepassScratch& scratch) {
+SAGE_NOINLINE void QStatistics(const Plan& plan, Head* head, int64_t g, int64_t block,
+                               const PrepassScratch& scratch) {
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   const int64_t first = block * kBlock;
   const Source q = QSource(plan, *head, g, first, MinOf(kBlock, p.q_len - first));
   const int32_t bits = LoadRows(q, plan.qk_dims, scratch.x);
   const bool finite = bits < kInfBits;
-  head->q_max[g * plan.q_blocks + block] = finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(q);
+  head->q_max[g * plan.q_blocks + block] =
+      finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(q);
   if (recipe.smooth_q > 0) {
     const int per_mean = recipe.smooth_q;
     const int64_t means = (p.q_len + per_mean - 1) / per_mean;
@@ -189,7 +199,8 @@ SAGE_NOINLINE void QStatistics(const Plan& plan, Head* head, int64_t g, int64_t 
   if (!finite) ScrubRows(q, plan.qk_dims, scratch.x);
   const int64_t at = g * plan.q_blocks * kBlock + first;
   const float top = recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f;
-  IntegerScales(scratch.x, q.rows, plan.qk_dims, top, recipe.q_group, head->q_scale + at, head->q_inverse + at);
+  IntegerScales(scratch.x, q.rows, plan.qk_dims, top, recipe.q_group, head->q_scale + at,
+                head->q_inverse + at);
 }
 
 // Phase 2: statistics of the blocks become those of the head.
@@ -254,16 +265,18 @@ SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
   }
 }
 
-// Quantised K of one block in scratch.x, its scales per token, and k' in scratch.copy where the Q mean needs it.
-SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, bool finite, int64_t block,
-                           const PrepassScratch& scratch) {
+// Quantised K of one block in scratch.x (zeros from its rows up to `padded`), its scales per token,
+// and k' in scratch.copy where the Q mean needs it.
+SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, bool finite,
+                           int64_t block, int padded, const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
   const int dims = plan.qk_dims;
   float* x = scratch.x;
   float* scale = head.k_scale + block * kBlock;
   if (recipe.smooth_k) SubtractMean(x, k.rows, k.dim, dims, head.k_mean);
   if (!finite) ScrubRows(k, dims, x);
-  if (recipe.smooth_q > 0) memcpy(scratch.copy, x, sizeof(float) * static_cast<size_t>(k.rows) * dims);
+  if (recipe.smooth_q > 0)
+    memcpy(scratch.copy, x, sizeof(float) * static_cast<size_t>(k.rows) * dims);
   for (int t = 0; t < k.rows; ++t) scale[t] = 1.0f;
   switch (recipe.qk) {
     case QkFormat::kFloat32:
@@ -271,14 +284,16 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
     case QkFormat::kInt16:
     case QkFormat::kInt8Pair:
       for (int t = 0; t < k.rows; ++t) {
-        scale[t] = QuantizeByNorm(x + t * dims, dims,
-                                  recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK);
+        scale[t] =
+            QuantizeByNorm(x + t * dims, dims,
+                           recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK);
       }
       break;
     case QkFormat::kInt8:
     case QkFormat::kInt4: {
       float inverse[kBlock];
-      IntegerScales(x, k.rows, dims, recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f, recipe.k_group, scale, inverse);
+      IntegerScales(x, k.rows, dims, recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f, recipe.k_group,
+                    scale, inverse);
       for (int t = 0; t < k.rows; ++t) RoundRow(x + t * dims, dims, inverse[t], recipe.rounding);
       break;
     }
@@ -292,19 +307,19 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
       }
       break;
   }
-  for (int t = k.rows; t < kBlock; ++t) scale[t] = 0.0f;
-  memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>(kBlock - k.rows) * dims);
+  for (int t = k.rows; t < padded; ++t) scale[t] = 0.0f;
+  memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>(padded - k.rows) * dims);
 }
 
 // Quantised V of one block in scratch.x (code values).
-SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, bool finite, int64_t block,
-                           const PrepassScratch& scratch) {
+SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, bool finite,
+                           int64_t block, int padded, const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
   const int dims = plan.v_dims;
   float* x = scratch.x;
   if (recipe.smooth_v > 0) SubtractMean(x, v.rows, v.dim, dims, head.v_mean + block * dims);
   if (!finite) ScrubRows(v, dims, x);
-  memset(x + v.rows * dims, 0, sizeof(float) * static_cast<size_t>(kBlock - v.rows) * dims);
+  memset(x + v.rows * dims, 0, sizeof(float) * static_cast<size_t>(padded - v.rows) * dims);
   const float* inverse = head.v_inverse;
   switch (recipe.pv) {
     case PvFormat::kFloat32:
@@ -329,16 +344,19 @@ SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, 
           const int count = static_cast<int>(MinOf(64, v.rows - t)) * dims;
           const ScalePair pair = ScaleOf(MaxBits(x + t * dims, count), recipe.v_top);
           RoundRow(x + t * dims, count, pair.inverse, recipe.rounding);
-          // The scale varies along the keys, so it cannot wait for the end of the row as a channel's does.
+          // The scale varies along the keys, so it cannot wait for the end of the row as a
+          // channel's does.
           for (int i = t * dims; i < t * dims + count; ++i) x[i] = x[i] * pair.scale;
         }
       } else if (recipe.rounding == Rounding::kEven) {
         for (int t = 0; t < v.rows; ++t) {
-          for (int d = 0; d < dims; ++d) x[t * dims + d] = RoundHalfEven(x[t * dims + d] * inverse[d]);
+          for (int d = 0; d < dims; ++d)
+            x[t * dims + d] = RoundHalfEven(x[t * dims + d] * inverse[d]);
         }
       } else {
         for (int t = 0; t < v.rows; ++t) {
-          for (int d = 0; d < dims; ++d) x[t * dims + d] = RoundHalfAway(x[t * dims + d] * inverse[d]);
+          for (int d = 0; d < dims; ++d)
+            x[t * dims + d] = RoundHalfAway(x[t * dims + d] * inverse[d]);
         }
       }
       break;
@@ -366,14 +384,16 @@ SAGE_NOINLINE void MarkTokens(const Source& source, uint8_t bit, uint8_t* marks,
 
 // Phase 3: quantises one block of K and V and hands it to the kernels' packing.
 template <class Kernels>
-SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block, const PrepassScratch& scratch) {
+SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
+                             const PrepassScratch& scratch) {
   const Problem& p = *plan.problem;
   uint8_t* marks = head->not_finite + block * kBlock;
   memset(marks, 0, kBlock);
   const Source k = KSource(plan, *head, block);
   bool finite = LoadRows(k, plan.qk_dims, scratch.x) < kInfBits;
   if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
-  QuantizeK(plan, *head, k, finite, block, scratch);
+  const int padded = static_cast<int>(RoundUp(k.rows, kKeyMultiple<Kernels>));
+  QuantizeK(plan, *head, k, finite, block, padded, scratch);
   const InspectionBuffers* inspect = plan.inspect;
   const int64_t kv_at = (head->batch * p.kv_heads + head->kv_head) * p.kv_len + block * kBlock;
   if (inspect != nullptr && inspect->k_codes != nullptr) {
@@ -383,17 +403,18 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block, const 
     }
   }
   if (inspect != nullptr && inspect->k_scale != nullptr) {
-    memcpy(inspect->k_scale + kv_at, head->k_scale + block * kBlock, sizeof(float) * static_cast<size_t>(k.rows));
+    memcpy(inspect->k_scale + kv_at, head->k_scale + block * kBlock,
+           sizeof(float) * static_cast<size_t>(k.rows));
   }
   if (plan.k_sign < 0.0f) {
-    for (int t = 0; t < kBlock; ++t) head->k_scale[block * kBlock + t] *= plan.k_sign;
+    for (int t = 0; t < padded; ++t) head->k_scale[block * kBlock + t] *= plan.k_sign;
   }
-  Kernels::PackK(plan, *head, block, k.rows, scratch.x, scratch.copy);
+  Kernels::PackK(plan, *head, block, k.rows, padded, scratch.x, scratch.copy);
 
   const Source v = VSource(plan, *head, block);
   finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
   if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
-  QuantizeV(plan, *head, v, finite, block, scratch);
+  QuantizeV(plan, *head, v, finite, block, padded, scratch);
   if (inspect != nullptr && inspect->v_codes != nullptr) {
     for (int t = 0; t < v.rows; ++t) {
       memcpy(inspect->v_codes + (kv_at + t) * p.v_dim, scratch.x + t * plan.v_dims,
@@ -404,7 +425,7 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block, const 
     memcpy(inspect->v_scale + (head->batch * p.kv_heads + head->kv_head) * p.v_dim, head->v_scale,
            sizeof(float) * static_cast<size_t>(p.v_dim));
   }
-  Kernels::PackV(plan, *head, block, scratch.x);
+  Kernels::PackV(plan, *head, block, padded, scratch.x);
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
-// The quantisers of docs/numerics.md 4 on a block of rows in float32, in plain C++ that the compiler vectorises.
+// The quantisers of docs/numerics.md 4 on a block of rows in float32, in plain C++ that the
+// compiler vectorises.
 //
-// Rows lie in x[row * dims + d], padded with zeros. Every quantiser replaces the values by their codes (integers as floats, or
-// code · group scale for nvfp4) and writes one scale per row. Bit-exact against src/numerics/quantize.ts: single float32
-// operations, no contraction, no reordered sums.
+// Rows lie in x[row * dims + d], padded with zeros. Every quantiser replaces the values by their
+// codes (integers as floats, or code · group scale for nvfp4) and writes one scale per row.
+// Bit-exact against src/numerics/quantize.ts: single float32 operations, no contraction, no
+// reordered sums.
 #ifndef SAGE_CPU_FORWARD_QUANTIZE_ROWS_H_
 #define SAGE_CPU_FORWARD_QUANTIZE_ROWS_H_
 
@@ -66,8 +68,8 @@ SAGE_INLINE void RoundRow(float* x, int dims, float inverse, Rounding rounding) 
 }
 
 // Scales of int8 and int4 (4.2) for up to 128 rows.
-SAGE_NOINLINE void IntegerScales(const float* x, int rows, int dims, float top, TokenGroup kind, float* scale,
-                                 float* inverse) {
+SAGE_NOINLINE void IntegerScales(const float* x, int rows, int dims, float top, TokenGroup kind,
+                                 float* scale, float* inverse) {
   int32_t most[kBlock] = {};
   for (int t = 0; t < rows; ++t) {
     const int32_t bits = MaxBits(x + t * dims, dims);
@@ -81,7 +83,8 @@ SAGE_NOINLINE void IntegerScales(const float* x, int rows, int dims, float top, 
   }
 }
 
-// Sums of squares of the 16 dims that one 16-bit lane adds up (4.3), lane 0 and lane 1 of one 32-dim segment.
+// Sums of squares of the 16 dims that one 16-bit lane adds up (4.3), lane 0 and lane 1 of one
+// 32-dim segment.
 SAGE_INLINE void LaneSquares(const float* y, float lane[2]) {
   float pair[2][8];
   for (int t = 0; t < 8; ++t) {
@@ -169,8 +172,9 @@ SAGE_INLINE void QuantizeNvfp4Group(float* x, bool four_six) {
   for (int i = 0; i < 16; ++i) x[i] = six[i];
 }
 
-// 2^e in front of nvfp4: brings the largest input into [16, 32), which leaves e4m3 scales nine binades below it and five
-// above (smoothing at most doubles a value, a rotation of 512 multiplies it by at most 22.7).
+// 2^e in front of nvfp4: brings the largest input into [16, 32), which leaves e4m3 scales nine
+// binades below it and five above (smoothing at most doubles a value, a rotation of 512 multiplies
+// it by at most 22.7).
 SAGE_INLINE float HeadPower(float amax) {
   if (amax == 0.0f) return 1.0f;
   const int e = 4 - ilogbf(amax);

@@ -1,4 +1,5 @@
-// P in the recipe's format, and the accumulators of P·V that the published kernels use (docs/numerics.md 5), emulated.
+// P in the recipe's format, and the accumulators of P·V that the published kernels use
+// (docs/numerics.md 5), emulated.
 #ifndef SAGE_CPU_FORWARD_ROUND_P_H_
 #define SAGE_CPU_FORWARD_ROUND_P_H_
 
@@ -8,7 +9,8 @@
 namespace sage {
 namespace {
 
-// One group of 16 probabilities in two-level NVFP4: scale e4m3(g) from the unrounded g = max / 6, codes of p / g.
+// One group of 16 probabilities in two-level NVFP4: scale e4m3(g) from the unrounded g = max / 6,
+// codes of p / g.
 SAGE_INLINE void RoundGroupNvfp4(float* p) {
   float x[16];
   float most = 0.0f;
@@ -57,7 +59,8 @@ struct AccumulatorModel {
 SAGE_INLINE AccumulatorModel ModelOf(const Recipe& recipe) {
   switch (recipe.pv_accumulator) {
     case PvAccumulator::kFp32:
-      return recipe.pv == PvFormat::kE4m3 ? AccumulatorModel{32, false, false} : AccumulatorModel{0, false, false};
+      return recipe.pv == PvFormat::kE4m3 ? AccumulatorModel{32, false, false}
+                                          : AccumulatorModel{0, false, false};
     case PvAccumulator::kFp32Fp32:
       return {0, false, false};
     case PvAccumulator::kFp16:

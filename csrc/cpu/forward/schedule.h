@@ -1,4 +1,5 @@
-// The phases of a forward call over waves of key/value heads: statistics, reduction, packing, attention.
+// The phases of a forward call over waves of key/value heads: statistics, reduction, packing,
+// attention.
 #ifndef SAGE_CPU_FORWARD_SCHEDULE_H_
 #define SAGE_CPU_FORWARD_SCHEDULE_H_
 
@@ -10,7 +11,8 @@
 namespace sage {
 namespace {
 
-// Packed operands of a wave: large enough to feed every core, small enough to stay out of the way of the caller's memory.
+// Packed operands of a wave: large enough to feed every core, small enough to stay out of the way
+// of the caller's memory.
 constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
 // 16 register tiles of rows share one pass over a block of keys: K and V stay in L2 meanwhile.
@@ -19,8 +21,8 @@ constexpr int64_t kRowsPerTask = 96;
 SAGE_INLINE int LargestPowerOfTwoDividing(int x) { return x & -x; }
 
 template <class Kernels>
-SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers, const InspectionBuffers* inspect,
-                          const EngineOptions& options) {
+SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
+                          const InspectionBuffers* inspect, const EngineOptions& options) {
   const Recipe& recipe = p.recipe;
   Plan plan = {};
   plan.problem = &p;
@@ -34,16 +36,22 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers, const
   plan.q_blocks = (p.q_len + kBlock - 1) / kBlock;
   plan.offset = p.causal == Causal::kBottomRight ? p.kv_len - p.q_len : 0;
   const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
-  const int64_t multiple = by_norm ? 32 : recipe.qk == QkFormat::kNvfp4 ? 16 : Kernels::kDimsMultiple;
+  const int64_t multiple = by_norm                         ? 32
+                           : recipe.qk == QkFormat::kNvfp4 ? 16
+                                                           : Kernels::kDimsMultiple;
   plan.qk_dims = static_cast<int>(RoundUp(p.qk_dim, multiple));
-  plan.code_dims = static_cast<int>(RoundUp(p.qk_dim, by_norm ? 32 : recipe.qk == QkFormat::kNvfp4 ? 16 : 1));
+  plan.code_dims = static_cast<int>(RoundUp(p.qk_dim, by_norm                         ? 32
+                                                      : recipe.qk == QkFormat::kNvfp4 ? 16
+                                                                                      : 1));
   plan.pack_dims = plan.qk_dims + (recipe.smooth_q > 0 ? static_cast<int>(p.qk_dim) : 0);
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, MaxOf(kLanes, 16)));
   plan.rotation = recipe.rotate ? LargestPowerOfTwoDividing(plan.qk_dims) : 0;
   plan.block_keys = plan.qk_dims <= 64 ? kScoreStride : kBlock;
-  plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel || recipe.head_exponent;
+  plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel ||
+                  recipe.head_exponent;
   plan.q_stats = recipe.smooth_q > 0 || recipe.head_exponent ||
-                 ((recipe.qk == QkFormat::kInt8 || recipe.qk == QkFormat::kInt4) && recipe.q_group != TokenGroup::kToken);
+                 ((recipe.qk == QkFormat::kInt8 || recipe.qk == QkFormat::kInt4) &&
+                  recipe.q_group != TokenGroup::kToken);
   plan.q_factor = static_cast<float>((p.scale < 0 ? -p.scale : p.scale) * 1.44269504088896340736);
   plan.k_sign = p.scale < 0 ? -1.0f : 1.0f;
   // Even blocks of rows, and enough of them to occupy every thread.
@@ -85,8 +93,9 @@ SAGE_INLINE Head CarveHead(const Plan& plan, Carver* carver) {
 }
 
 template <class Kernels>
-SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers, const InspectionBuffers* inspect,
-                                const EngineOptions& options, Workspace* workspace) {
+SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
+                                const InspectionBuffers* inspect, const EngineOptions& options,
+                                Workspace* workspace) {
   const Plan plan = MakePlan<Kernels>(p, buffers, inspect, options);
   const int64_t heads = p.batch * p.kv_heads;
 
@@ -98,10 +107,13 @@ SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
   CarveAttend<Kernels>(plan, &measure);
   const int64_t worker_bytes = static_cast<int64_t>(measure.used);
   const int64_t wave = MinOf(heads, MaxOf(1, kWaveBytes / head_bytes));
-  const int threads = static_cast<int>(MinOf(options.threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
+  const int threads =
+      static_cast<int>(MinOf(options.threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
   const int64_t list_bytes = RoundUp(wave * static_cast<int64_t>(sizeof(Head)), 64);
-  uint8_t* memory = workspace->Reserve(static_cast<size_t>(list_bytes + wave * head_bytes + threads * worker_bytes));
-  if (memory == nullptr) return {StatusCode::kOutOfMemory, "no memory for the packed keys and values"};
+  uint8_t* memory = workspace->Reserve(
+      static_cast<size_t>(list_bytes + wave * head_bytes + threads * worker_bytes));
+  if (memory == nullptr)
+    return {StatusCode::kOutOfMemory, "no memory for the packed keys and values"};
 
   Head* list = reinterpret_cast<Head*>(memory);
   uint8_t* worker_memory = memory + list_bytes + wave * head_bytes;
@@ -126,12 +138,14 @@ SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
       const int64_t per_head = plan.group * plan.q_blocks;
       ParallelFor(count * per_head, threads, [&](int64_t task, int worker) {
         const int64_t at = task % per_head;
-        QStatistics(plan, &list[task / per_head], at / plan.q_blocks, at % plan.q_blocks, prepass_scratch(worker));
+        QStatistics(plan, &list[task / per_head], at / plan.q_blocks, at % plan.q_blocks,
+                    prepass_scratch(worker));
       });
     }
     for (int64_t h = 0; h < count; ++h) ReduceStatistics(plan, &list[h]);
     ParallelFor(count * plan.blocks, threads, [&](int64_t task, int worker) {
-      PackBlock<Kernels>(plan, &list[task / plan.blocks], task % plan.blocks, prepass_scratch(worker));
+      PackBlock<Kernels>(plan, &list[task / plan.blocks], task % plan.blocks,
+                         prepass_scratch(worker));
     });
     ParallelFor(count * plan.row_blocks, threads, [&](int64_t task, int worker) {
       Carver carver = {worker_memory + worker * worker_bytes, 0};

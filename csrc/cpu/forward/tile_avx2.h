@@ -1,13 +1,17 @@
 // Halves of the integer tile kernels on AVX2 without dot-product instructions.
 //
-//   int8   vpmaddubsw and wrapping vpaddw: 32 products in two instructions. The `int8_pair` codes (docs/numerics.md 4.3) make it
-//          exact: no pair of products saturates, and a lane's final sum fits in 16 bits although sums on the way may wrap.
-//          After 32 dims (16 in each lane) one vpmaddwd by 1 widens to 32 bits.
+//   int8   vpmaddubsw and wrapping vpaddw: 32 products in two instructions. The `int8_pair` codes
+//   (docs/numerics.md 4.3) make it
+//          exact: no pair of products saturates, and a lane's final sum fits in 16 bits although
+//          sums on the way may wrap. After 32 dims (16 in each lane) one vpmaddwd by 1 widens to 32
+//          bits.
 //   int16  vpmaddwd and vpaddd.
 // Register tile: 6 rows x 16 keys (or dims) = 12 accumulators.
-// Layouts: K int8 [tile][dims/4][16][4], int16 [tile][dims/2][16][2]; Q [group][dims/4][6][4], [group][dims/2][6][2];
+// Layouts: K int8 [tile][dims/4][16][4], int16 [tile][dims/2][16][2]; Q [group][dims/4][6][4],
+// [group][dims/2][6][2];
 //          V [panel of 1 or 2 vectors][keys/2][vectors][8][2].
-// GCC 12 spills accumulators around multiply-and-add intrinsics; one asm statement for both keeps them in registers.
+// GCC 12 spills accumulators around multiply-and-add intrinsics; one asm statement for both keeps
+// them in registers.
 #ifndef SAGE_CPU_FORWARD_TILE_AVX2_H_
 #define SAGE_CPU_FORWARD_TILE_AVX2_H_
 
@@ -43,7 +47,8 @@ SAGE_INLINE __m256i Broadcast4(const void* p) {
   return _mm256_castps_si256(_mm256_broadcast_ss(static_cast<const float*>(p)));
 }
 
-SAGE_INLINE void StoreScores(__m256i a0, __m256i a1, __m256 scale0, __m256 scale1, float* s, F32* most) {
+SAGE_INLINE void StoreScores(__m256i a0, __m256i a1, __m256 scale0, __m256 scale1, float* s,
+                             F32* most) {
   const __m256 s0 = _mm256_mul_ps(_mm256_cvtepi32_ps(a0), scale0);
   const __m256 s1 = _mm256_mul_ps(_mm256_cvtepi32_ps(a1), scale1);
   _mm256_store_ps(s, s0);
@@ -62,7 +67,8 @@ struct QkPairBytes256 {
   static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
     for (int d = 0; d < dims; d += 4) {
       uint8_t word[4];
-      for (int e = 0; e < 4; ++e) word[e] = static_cast<uint8_t>(static_cast<int>(x[d + e]) + kOffset);
+      for (int e = 0; e < 4; ++e)
+        word[e] = static_cast<uint8_t>(static_cast<int>(x[d + e]) + kOffset);
       memcpy(tile + d / 4 * 64 + key * 4, word, 4);
     }
   }
@@ -84,16 +90,18 @@ struct QkPairBytes256 {
     }
   }
 
-  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims, const float* k_scale,
-                        float* s, F32 most[kRows]) {
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims,
+                        const float* k_scale, float* s, F32 most[kRows]) {
     const __m256i ones = _mm256_set1_epi16(1);
-    // Sums of all segments; in memory, since 12 accumulators and 12 sums do not fit in 16 registers.
+    // Sums of all segments; in memory, since 12 accumulators and 12 sums do not fit in 16
+    // registers.
     alignas(32) int32_t total[kRows][16];
     const int segments = dims / 32;
     for (int segment = 0; segment < segments; ++segment) {
       __m256i acc[kRows][2];
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Broadcast4(corrections + segment * kRows + r);
+      for (int r = 0; r < kRows; ++r)
+        acc[r][0] = acc[r][1] = Broadcast4(corrections + segment * kRows + r);
 #pragma GCC unroll 1
       for (int d = segment * 8; d < segment * 8 + 8; ++d) {
         const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64));
@@ -137,7 +145,8 @@ struct QkWords256 {
     }
   }
 
-  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* /*corrections*/) {
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
+                         int32_t* /*corrections*/) {
     for (int d = 0; d < dims; d += 2) {
       const int16_t word[2] = {static_cast<int16_t>(static_cast<int>(x[d])),
                                static_cast<int16_t>(static_cast<int>(x[d + 1]))};
@@ -145,8 +154,8 @@ struct QkWords256 {
     }
   }
 
-  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k, int dims,
-                        const float* k_scale, float* s, F32 most[kRows]) {
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
+                        int dims, const float* k_scale, float* s, F32 most[kRows]) {
     __m256i acc[kRows][2];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
@@ -175,8 +184,8 @@ struct PvWords256 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
 
-  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
-    for (int j = 0; j < kBlock; j += 2) {
+  static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
+    for (int j = 0; j < keys; j += 2) {
       for (int t = 0; t < count; ++t) {
         const __m256i low = _mm256_cvtps_epi32(_mm256_loadu_ps(x + j * stride + 8 * t));
         const __m256i high = _mm256_cvtps_epi32(_mm256_loadu_ps(x + (j + 1) * stride + 8 * t));
@@ -186,7 +195,8 @@ struct PvWords256 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* exact) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                        float* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m256i sum = _mm256_setzero_si256();
     F32 unrounded = Zero();
@@ -236,7 +246,8 @@ struct PvWords256 {
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) {
           float* out = o + r * stride + 8 * t;
-          _mm256_store_ps(out, _mm256_fmadd_ps(a, _mm256_load_ps(out), _mm256_cvtepi32_ps(acc[r][t])));
+          _mm256_store_ps(out,
+                          _mm256_fmadd_ps(a, _mm256_load_ps(out), _mm256_cvtepi32_ps(acc[r][t])));
         }
       }
     }

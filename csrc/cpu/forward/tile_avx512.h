@@ -1,12 +1,16 @@
-// Halves of the integer tile kernels on AVX-512: VNNI for int8 and int16, BF16 where the processor has it.
+// Halves of the integer tile kernels on AVX-512: VNNI for int8 and int16, BF16 where the processor
+// has it.
 //
-//   scores   6 rows x 64 keys = 24 accumulators; a key vector holds 16 keys x 4 (int8) or 2 (int16) dims, a query is broadcast
-//   outputs  6 rows x 64 dims = 24 accumulators; a value vector holds 16 dims x 4 or 2 keys, a probability is broadcast
+//   scores   6 rows x 64 keys = 24 accumulators; a key vector holds 16 keys x 4 (int8) or 2 (int16)
+//   dims, a query is broadcast outputs  6 rows x 64 dims = 24 accumulators; a value vector holds 16
+//   dims x 4 or 2 keys, a probability is broadcast
 //
-// Layouts: K int8 [tile][dims/4][64][4], int16 [tile][dims/2][64][2]; Q [group][dims/4][6][4], [group][dims/2][6][2];
+// Layouts: K int8 [tile][dims/4][64][4], int16 [tile][dims/2][64][2]; Q [group][dims/4][6][4],
+// [group][dims/2][6][2];
 //          V [panel of <= 4 vectors][keys/4 or /2][vectors][16][4 or 2].
-// vpdpbusd multiplies unsigned by signed: K is stored as code + offset, and -offset · sum(q) starts the accumulator.
-// GCC 12 spills the 24 accumulators around the dot-product intrinsics (half the speed); an asm statement keeps them in registers.
+// vpdpbusd multiplies unsigned by signed: K is stored as code + offset, and -offset · sum(q) starts
+// the accumulator. GCC 12 spills the 24 accumulators around the dot-product intrinsics (half the
+// speed); an asm statement keeps them in registers.
 #ifndef SAGE_CPU_FORWARD_TILE_AVX512_H_
 #define SAGE_CPU_FORWARD_TILE_AVX512_H_
 
@@ -50,11 +54,13 @@ SAGE_INLINE void StoreScores(__m512i acc[4], const __m512 scale[4], float* s, F3
     value[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), scale[t]);
     _mm512_store_ps(s + 16 * t, value[t]);
   }
-  const __m512 high = _mm512_max_ps(_mm512_max_ps(value[0], value[1]), _mm512_max_ps(value[2], value[3]));
+  const __m512 high =
+      _mm512_max_ps(_mm512_max_ps(value[0], value[1]), _mm512_max_ps(value[2], value[3]));
   most->r = _mm512_max_ps(most->r, high);
 }
 
-// kOffset is 128 for symmetric 8-bit codes, 107 for those of `int8_pair` (any offset that keeps code + offset in a byte works).
+// kOffset is 128 for symmetric 8-bit codes, 107 for those of `int8_pair` (any offset that keeps
+// code + offset in a byte works).
 template <int kOffset>
 struct QkBytes512 {
   static constexpr int kKeyTile = 64;
@@ -65,7 +71,8 @@ struct QkBytes512 {
   static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
     for (int d = 0; d < dims; d += 16) {
       const __m512i codes = _mm512_cvtps_epi32(_mm512_loadu_ps(x + d));
-      const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(codes, _mm512_set1_epi32(kOffset)));
+      const __m128i bytes =
+          _mm512_cvtepi32_epi8(_mm512_add_epi32(codes, _mm512_set1_epi32(kOffset)));
       uint32_t words[4];
       _mm_storeu_si128(reinterpret_cast<__m128i*>(words), bytes);
       for (int w = 0; w < 4; ++w) memcpy(tile + (d / 4 + w) * 256 + key * 4, &words[w], 4);
@@ -84,8 +91,8 @@ struct QkBytes512 {
     corrections[r] = -kOffset * _mm512_reduce_add_epi32(sum);
   }
 
-  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims, const float* k_scale,
-                        float* s, F32 most[kRows]) {
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims,
+                        const float* k_scale, float* s, F32 most[kRows]) {
     __m512i acc[kRows][4];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
@@ -103,8 +110,8 @@ struct QkBytes512 {
         acc[r][3] = DotBytes(acc[r][3], k3, query);
       }
     }
-    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16), _mm512_load_ps(k_scale + 32),
-                             _mm512_load_ps(k_scale + 48)};
+    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16),
+                             _mm512_load_ps(k_scale + 32), _mm512_load_ps(k_scale + 48)};
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
   }
@@ -125,7 +132,8 @@ struct QkWords512 {
     }
   }
 
-  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* /*corrections*/) {
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
+                         int32_t* /*corrections*/) {
     for (int d = 0; d < dims; d += 16) {
       const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(x + d)));
       uint32_t words[8];
@@ -134,11 +142,12 @@ struct QkWords512 {
     }
   }
 
-  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k, int dims,
-                        const float* k_scale, float* s, F32 most[kRows]) {
+  SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
+                        int dims, const float* k_scale, float* s, F32 most[kRows]) {
     __m512i acc[kRows][4];
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_setzero_si512();
+    for (int r = 0; r < kRows; ++r)
+      acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_setzero_si512();
     for (int d = 0; d < dims / 2; ++d) {
       const __m512i* keys = reinterpret_cast<const __m512i*>(k + d * 256);
       const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
@@ -151,8 +160,8 @@ struct QkWords512 {
         acc[r][3] = DotWords(acc[r][3], k3, query);
       }
     }
-    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16), _mm512_load_ps(k_scale + 32),
-                             _mm512_load_ps(k_scale + 48)};
+    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16),
+                             _mm512_load_ps(k_scale + 32), _mm512_load_ps(k_scale + 48)};
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
   }
@@ -160,7 +169,8 @@ struct QkWords512 {
 
 // alpha o as float accumulators, for panels that accumulate in float.
 template <int kCount>
-SAGE_INLINE void AddToOutputs(__m512i acc[kRows][kCount], float* o, int64_t stride, const float* alpha) {
+SAGE_INLINE void AddToOutputs(__m512i acc[kRows][kCount], float* o, int64_t stride,
+                              const float* alpha) {
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
     const __m512 a = _mm512_set1_ps(alpha[r]);
@@ -178,8 +188,8 @@ struct PvWords512 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
 
-  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
-    for (int j = 0; j < kBlock; j += 2) {
+  static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
+    for (int j = 0; j < keys; j += 2) {
       for (int t = 0; t < count; ++t) {
         const __m512i low = _mm512_cvtps_epi32(_mm512_loadu_ps(x + j * stride + 16 * t));
         const __m512i high = _mm512_cvtps_epi32(_mm512_loadu_ps(x + (j + 1) * stride + 16 * t));
@@ -189,7 +199,8 @@ struct PvWords512 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* exact) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                        float* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m512i sum = _mm512_setzero_si512();
     F32 unrounded = Zero();
@@ -239,8 +250,8 @@ struct PvBytes512 {
   static constexpr int kBytes = 1;
   static constexpr int kProbabilityBytes = 1;
 
-  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
-    for (int j = 0; j < kBlock; j += 4) {
+  static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
+    for (int j = 0; j < keys; j += 4) {
       for (int t = 0; t < count; ++t) {
         __m512i quad = _mm512_setzero_si512();
         for (int e = 0; e < 4; ++e) {
@@ -253,7 +264,8 @@ struct PvBytes512 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* exact) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                        float* exact) {
     constexpr float kLog2Of255 = 7.99435343685885793f;
     const F32 factor = Set1(c), shift = Set1(m - kLog2Of255);
     __m512i sum = _mm512_setzero_si512();
@@ -300,8 +312,8 @@ struct PvBf16 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
 
-  static void StoreValues(const float* x, int stride, int count, uint8_t* panel) {
-    for (int j = 0; j < kBlock; j += 2) {
+  static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
+    for (int j = 0; j < keys; j += 2) {
       for (int t = 0; t < count; ++t) {
         // The values are bf16 already: their upper halves.
         const __m512i low = _mm512_castps_si512(_mm512_loadu_ps(x + j * stride + 16 * t));
@@ -312,7 +324,8 @@ struct PvBf16 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m, float* /*exact*/) {
+  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                        float* /*exact*/) {
     const F32 factor = Set1(c), shift = Set1(m);
     F32 sum0 = Zero(), sum1 = Zero();
     int j = first;
@@ -336,7 +349,8 @@ struct PvBf16 {
     for (int r = 0; r < kRows; ++r) {
       const __m512 a = _mm512_set1_ps(alpha[r]);
 #pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
+      for (int t = 0; t < kCount; ++t)
+        acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
     }
     for (int j = 0; j < count; j += 2) {
       const __m512i* values = reinterpret_cast<const __m512i*>(v + j / 2 * kCount * 64);
@@ -345,7 +359,8 @@ struct PvBf16 {
       for (int t = 0; t < kCount; ++t) value[t] = values[t];
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
-        const __m512bh weight = reinterpret_cast<__m512bh>(Broadcast4(p + (r * kScoreStride + j) * 2));
+        const __m512bh weight =
+            reinterpret_cast<__m512bh>(Broadcast4(p + (r * kScoreStride + j) * 2));
 #pragma GCC unroll 4
         for (int t = 0; t < kCount; ++t) {
           acc[r][t] = _mm512_dpbf16_ps(acc[r][t], weight, reinterpret_cast<__m512bh>(value[t]));

@@ -1,11 +1,13 @@
 // Float32 tile kernels: recipe `exact` at full speed, and every other recipe by exact emulation.
 //
-// Emulation: Q and K hold the dequantised values (code · scale, one rounding), V the code values, and P is rounded to the recipe's
-// format between the two products. Sums run in float32, as they do behind the low-bit products of the hardware the recipe is
-// made for. Where Q's block mean was taken out, its term mean·k' rides along as further dims: q = [codes, mean], k = [codes, k'].
+// Emulation: Q and K hold the dequantised values (code · scale, one rounding), V the code values,
+// and P is rounded to the recipe's format between the two products. Sums run in float32, as they do
+// behind the low-bit products of the hardware the recipe is made for. Where Q's block mean was
+// taken out, its term mean·k' rides along as further dims: q = [codes, mean], k = [codes, k'].
 //
 // Layouts (T = keys of a register tile, W = lanes of a panel):
-//   K  [key tile][dim][T]        Q  [row group][dim][6]        V  [panel of <= kPanel vectors][key][W]
+//   K  [key tile][dim][T]        Q  [row group][dim][6]        V  [panel of <= kPanel
+//   vectors][key][W]
 // Register tile of scores: 6 rows x T keys; of outputs: 6 rows x W dims.
 #ifndef SAGE_CPU_FORWARD_TILE_FLOAT_H_
 #define SAGE_CPU_FORWARD_TILE_FLOAT_H_
@@ -28,7 +30,8 @@ constexpr int kFloatVectors = 1;
 #endif
 
 // Scores of 6 rows and kFloatVectors * kLanes keys.
-SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float* s, F32 most[kRows]) {
+SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float* s,
+                                F32 most[kRows]) {
   constexpr int kTile = kFloatVectors * kLanes;
   F32 acc[kRows][kFloatVectors];
 #pragma GCC unroll 6
@@ -59,8 +62,8 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
 
 // o[6][width] = alpha o + p v over `count` keys; one panel of kCount vectors.
 template <int kCount>
-SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, float* o, int64_t o_stride,
-                                   const float* alpha) {
+SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, float* o,
+                                   int64_t o_stride, const float* alpha) {
   F32 acc[kRows][kCount];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -90,7 +93,8 @@ SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, fl
 template <int kMost, class Fn>
 SAGE_INLINE void ForEachPanel(int v_dims, const Fn& fn) {
   const int vectors = v_dims / kLanes;
-  for (int first = 0; first < vectors; first += kMost) fn(first, vectors - first < kMost ? vectors - first : kMost);
+  for (int first = 0; first < vectors; first += kMost)
+    fn(first, vectors - first < kMost ? vectors - first : kMost);
 }
 
 struct FloatKernels {
@@ -103,11 +107,12 @@ struct FloatKernels {
   static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.pack_dims * 4; }
   static int64_t PBytes() { return 64; }  // P overwrites the scores
 
-  static void PackK(const Plan& plan, const Head& head, int64_t block, int rows, const float* x, const float* copy) {
+  static void PackK(const Plan& plan, const Head& head, int64_t block, int rows, int padded,
+                    const float* x, const float* copy) {
     const int dims = plan.qk_dims, extra = plan.pack_dims - plan.qk_dims;
     const float* scale = head.k_scale + block * kBlock;
     float* base = reinterpret_cast<float*>(head.k) + block * kBlock * plan.pack_dims;
-    for (int t0 = 0; t0 < kBlock; t0 += kKeyTile) {
+    for (int t0 = 0; t0 < padded; t0 += kKeyTile) {
       float* tile = base + t0 * plan.pack_dims;
       for (int t = 0; t < kKeyTile; ++t) {
         const float* row = x + (t0 + t) * dims;
@@ -121,28 +126,31 @@ struct FloatKernels {
     }
   }
 
-  static void PackV(const Plan& plan, const Head& head, int64_t block, const float* x) {
+  static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
     float* v = reinterpret_cast<float*>(head.v);
     ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int count) {
       float* panel = v + first * kLanes * plan.keys + block * kBlock * count * kLanes;
-      for (int j = 0; j < kBlock; ++j) {
+      for (int j = 0; j < padded; ++j) {
         memcpy(panel + j * count * kLanes, x + j * plan.v_dims + first * kLanes,
                sizeof(float) * static_cast<size_t>(count * kLanes));
       }
     });
   }
 
-  // Row r of the task: codes in x, their scale, the mean that rides along (or null); the softmax factor is folded in.
-  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale, const float* mean) {
+  // Row r of the task: codes in x, their scale, the mean that rides along (or null); the softmax
+  // factor is folded in.
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
+                     const float* mean) {
     float* out = reinterpret_cast<float*>(q) + r / kRows * kRows * plan.pack_dims + r % kRows;
     for (int d = 0; d < plan.qk_dims; ++d) out[d * kRows] = (x[d] * scale) * plan.q_factor;
-    for (int d = plan.qk_dims; d < plan.pack_dims; ++d) out[d * kRows] = mean[d - plan.qk_dims] * plan.q_factor;
+    for (int d = plan.qk_dims; d < plan.pack_dims; ++d)
+      out[d * kRows] = mean[d - plan.qk_dims] * plan.q_factor;
     return 1.0f;
   }
 
   // Scores of row group `g` against keys [j0, j0 + count), count a multiple of kKeyTile.
-  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0, int count,
-                            float* s, F32 most[kRows]) {
+  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
+                            int count, float* s, F32 most[kRows]) {
     const float* rows = reinterpret_cast<const float*>(q) + g * kRows * plan.pack_dims;
     const float* k = reinterpret_cast<const float*>(head.k) + j0 * plan.pack_dims;
     for (int j = 0; j < count; j += kKeyTile) {
@@ -150,10 +158,10 @@ struct FloatKernels {
     }
   }
 
-  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums per 128 keys of what the row sum counts, and of the
-  // unrounded p into `exact` where it is wanted and they differ.
-  SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* /*p*/, int r, int count, float c, float m,
-                           float sums[2], float* exact) {
+  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums per 128 keys of what the
+  // row sum counts, and of the unrounded p into `exact` where it is wanted and they differ.
+  SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* /*p*/, int r, int count, float c,
+                           float m, float sums[2], float* exact) {
     const Recipe& recipe = plan.problem->recipe;
     float* row = s + r * kScoreStride;
     const F32 factor = Set1(c), shift = Set1(m);
@@ -180,8 +188,8 @@ struct FloatKernels {
     }
   }
 
-  static void OutputPanels(const Plan& plan, const float* v, const float* p, int64_t j0, int count, float* o,
-                           const float* alpha) {
+  static void OutputPanels(const Plan& plan, const float* v, const float* p, int64_t j0, int count,
+                           float* o, const float* alpha) {
     ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int vectors) {
       const float* panel = v + first * kLanes * plan.keys + j0 * vectors * kLanes;
       float* out = o + first * kLanes;
@@ -209,8 +217,9 @@ struct FloatKernels {
   }
 
   // o = alpha o + P V, with the accumulator the recipe asks for (docs/numerics.md 5).
-  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* s, const uint8_t* /*p*/, int64_t j0,
-                                int count, float* o, const float* alpha, float* scratch) {
+  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* s,
+                                const uint8_t* /*p*/, int64_t j0, int count, float* o,
+                                const float* alpha, float* scratch) {
     const float* v = reinterpret_cast<const float*>(head.v);
     const AccumulatorModel model = ModelOf(plan.problem->recipe);
     if (model.step == 0) {

@@ -1,8 +1,11 @@
-// Tile kernels with integer (or bf16) products, put together from a Q·K half and a P·V half of one instruction set.
+// Tile kernels with integer (or bf16) products, put together from a Q·K half and a P·V half of one
+// instruction set.
 //
-// Scores: integer dot · k_scale per key; the row's own factor waits for the softmax. Row maxima are taken on the way.
-// A Qk half supplies: kKeyTile, kDims (padding of head_dim), kBytes per element, kOffset (K is stored unsigned as code + kOffset),
-//   StoreKey, StoreQuery, Tile.   A Pv half supplies: kBytes, kProbabilityBytes, StoreValues, Row (softmax), Panel<vectors>.
+// Scores: integer dot · k_scale per key; the row's own factor waits for the softmax. Row maxima are
+// taken on the way. A Qk half supplies: kKeyTile, kDims (padding of head_dim), kBytes per element,
+// kOffset (K is stored unsigned as code + kOffset),
+//   StoreKey, StoreQuery, Tile.   A Pv half supplies: kBytes, kProbabilityBytes, StoreValues, Row
+//   (softmax), Panel<vectors>.
 #ifndef SAGE_CPU_FORWARD_TILE_INTEGER_H_
 #define SAGE_CPU_FORWARD_TILE_INTEGER_H_
 
@@ -21,7 +24,8 @@ struct IntegerKernels {
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Pv::kBytes; }
   // Codes, then the corrections of the unsigned K: Qk::Corrections(dims) words for each row.
   static int64_t QBytes(const Plan& plan) {
-    return RoundUp(plan.row_block * plan.qk_dims * Qk::kBytes, 64) + plan.row_block * Qk::Corrections(plan.qk_dims) * 4;
+    return RoundUp(plan.row_block * plan.qk_dims * Qk::kBytes, 64) +
+           plan.row_block * Qk::Corrections(plan.qk_dims) * 4;
   }
   static int64_t PBytes() { return kRows * kScoreStride * Pv::kProbabilityBytes; }
 
@@ -29,41 +33,44 @@ struct IntegerKernels {
     return reinterpret_cast<int32_t*>(q + RoundUp(plan.row_block * plan.qk_dims * Qk::kBytes, 64));
   }
 
-  static void PackK(const Plan& plan, const Head& head, int64_t block, int /*rows*/, const float* x,
-                    const float* /*copy*/) {
+  static void PackK(const Plan& plan, const Head& head, int64_t block, int /*rows*/, int padded,
+                    const float* x, const float* /*copy*/) {
     uint8_t* base = head.k + block * kBlock * plan.qk_dims * Qk::kBytes;
-    for (int t = 0; t < kBlock; ++t) {
+    for (int t = 0; t < padded; ++t) {
       uint8_t* tile = base + t / kKeyTile * kKeyTile * plan.qk_dims * Qk::kBytes;
       Qk::StoreKey(x + t * plan.qk_dims, plan.qk_dims, t % kKeyTile, tile);
     }
   }
 
-  static void PackV(const Plan& plan, const Head& head, int64_t block, const float* x) {
+  static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
     ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int count) {
       uint8_t* panel = head.v + (first * plan.keys + block * kBlock * count) * kLanes * Pv::kBytes;
-      Pv::StoreValues(x + first * kLanes, plan.v_dims, count, panel);
+      Pv::StoreValues(x + first * kLanes, plan.v_dims, count, padded, panel);
     });
   }
 
-  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale, const float* /*mean*/) {
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
+                     const float* /*mean*/) {
     uint8_t* group = q + r / kRows * kRows * plan.qk_dims * Qk::kBytes;
-    int32_t* corrections = CorrectionsOf(plan, q) + r / kRows * kRows * Qk::Corrections(plan.qk_dims);
+    int32_t* corrections =
+        CorrectionsOf(plan, q) + r / kRows * kRows * Qk::Corrections(plan.qk_dims);
     Qk::StoreQuery(x, plan.qk_dims, static_cast<int>(r % kRows), group, corrections);
     return scale * plan.q_factor;
   }
 
-  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0, int count, float* s,
-                            F32 most[kRows]) {
+  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
+                            int count, float* s, F32 most[kRows]) {
     const uint8_t* rows = q + g * kRows * plan.qk_dims * Qk::kBytes;
     const int32_t* corrections = CorrectionsOf(plan, q) + g * kRows * Qk::Corrections(plan.qk_dims);
     const uint8_t* k = head.k + j0 * plan.qk_dims * Qk::kBytes;
     for (int j = 0; j < count; j += kKeyTile) {
-      Qk::Tile(rows, corrections, k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims, head.k_scale + j0 + j, s + j, most);
+      Qk::Tile(rows, corrections, k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
+               head.k_scale + j0 + j, s + j, most);
     }
   }
 
-  SAGE_INLINE void Softmax(const Plan& /*plan*/, float* s, uint8_t* p, int r, int count, float c, float m,
-                           float sums[2], float* exact) {
+  SAGE_INLINE void Softmax(const Plan& /*plan*/, float* s, uint8_t* p, int r, int count, float c,
+                           float m, float sums[2], float* exact) {
     const float* row = s + r * kScoreStride;
     uint8_t* out = p + r * kScoreStride * Pv::kProbabilityBytes;
     for (int half = 0; half * kBlock < count; ++half) {
@@ -72,12 +79,14 @@ struct IntegerKernels {
     }
   }
 
-  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/, const uint8_t* p, int64_t j0,
-                                int count, float* o, const float* alpha, float* /*scratch*/) {
+  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/,
+                                const uint8_t* p, int64_t j0, int count, float* o,
+                                const float* alpha, float* /*scratch*/) {
     ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int vectors) {
       const uint8_t* panel = head.v + (first * plan.keys + j0 * vectors) * kLanes * Pv::kBytes;
       float* out = o + first * kLanes;
-      // Padding of the key count is hidden (p = 0) up to a multiple of 16, which every grouping of keys divides.
+      // Padding of the key count is hidden (p = 0) up to a multiple of 16, which every grouping of
+      // keys divides.
       if (vectors == Pv::kPanel) {
         Pv::template Panel<Pv::kPanel>(p, panel, count, out, plan.v_dims, alpha);
       } else if (vectors == 1) {

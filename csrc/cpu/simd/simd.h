@@ -1,9 +1,10 @@
-// The vector vocabulary of one translation unit: `F32`, a register of kLanes floats, and a few operations on it.
+// The vector vocabulary of one translation unit: `F32`, a register of kLanes floats, and a few
+// operations on it.
 //
-// A translation unit is compiled for one instruction set; its flags define SAGE_ISA_AVX512, SAGE_ISA_AVX2 or neither.
-// Everything here has internal linkage (static, or in an unnamed namespace):
-// two translation units compiled with different flags must never share an inline function, or the
-// linker may put AVX-512 code on a path that an older processor runs.
+// A translation unit is compiled for one instruction set; its flags define SAGE_ISA_AVX512,
+// SAGE_ISA_AVX2 or neither. Everything here has internal linkage (static, or in an unnamed
+// namespace): two translation units compiled with different flags must never share an inline
+// function, or the linker may put AVX-512 code on a path that an older processor runs.
 #ifndef SAGE_CPU_SIMD_SIMD_H_
 #define SAGE_CPU_SIMD_SIMD_H_
 

@@ -1,8 +1,9 @@
 // Powers of two for the softmax, over the vector vocabulary of simd.h.
 //
-// 2^x = 2^n · 2^f with n = round(x), f in [-1/2, 1/2]; 2^f by a minimax polynomial in relative error (own Remez fit, weight 2^-f).
-// Inputs below kExp2Floor give 2^kExp2Floor, a normal number: no denormals reach the sums, and 8e-38 against a row maximum of 1 is nothing.
-// NaN stays NaN (the clamp takes its second operand when either is NaN).
+// 2^x = 2^n · 2^f with n = round(x), f in [-1/2, 1/2]; 2^f by a minimax polynomial in relative
+// error (own Remez fit, weight 2^-f). Inputs below kExp2Floor give 2^kExp2Floor, a normal number:
+// no denormals reach the sums, and 8e-38 against a row maximum of 1 is nothing. NaN stays NaN (the
+// clamp takes its second operand when either is NaN).
 #ifndef SAGE_CPU_SIMD_SIMD_MATH_H_
 #define SAGE_CPU_SIMD_SIMD_MATH_H_
 

@@ -1,4 +1,5 @@
-// The vector vocabulary (simd.h) in plain C++: 8 lanes that the compiler maps to whatever the target has (SSE2, NEON, none).
+// The vector vocabulary (simd.h) in plain C++: 8 lanes that the compiler maps to whatever the
+// target has (SSE2, NEON, none).
 #ifndef SAGE_CPU_SIMD_SIMD_PORTABLE_H_
 #define SAGE_CPU_SIMD_SIMD_PORTABLE_H_
 
@@ -96,7 +97,8 @@ SAGE_INLINE F32 ScaleByPowerOfTwo(F32 a, F32 n) {
   return a;
 }
 SAGE_INLINE F32 RoundToNearest(F32 a) {
-  // 1.5 · 2^23: adding it leaves no fraction bits; exact for |a| < 2^22, which the exponents here are.
+  // 1.5 · 2^23: adding it leaves no fraction bits; exact for |a| < 2^22, which the exponents here
+  // are.
   SAGE_EACH_LANE a.r[i] = (a.r[i] + 12582912.0f) - 12582912.0f;
   return a;
 }

@@ -1,4 +1,5 @@
-// The CPU engine: forward and backward attention on plain buffers. Knows neither Node nor TensorFlow.
+// The CPU engine: forward and backward attention on plain buffers. Knows neither Node nor
+// TensorFlow.
 #ifndef SAGE_ATTENTION_H_
 #define SAGE_ATTENTION_H_
 
@@ -44,15 +45,18 @@ Isa DetectIsa();
 
 struct EngineOptions {
   Isa isa;
-  int threads;                                  // >= 1
+  int threads;                                   // >= 1
   const std::atomic<bool>* cancelled = nullptr;  // polled between tiles
 };
 
-// o (and lse) in full; inputs are never changed. Working memory is O(N) per head and bounded over heads.
-Status AttentionForward(const Problem& problem, const ForwardBuffers& buffers, const EngineOptions& options);
+// o (and lse) in full; inputs are never changed. Working memory is O(N) per head and bounded over
+// heads.
+Status AttentionForward(const Problem& problem, const ForwardBuffers& buffers,
+                        const EngineOptions& options);
 
 // Gradients by exact float32 arithmetic from the saved o and lse; working memory O(N).
-Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers, const EngineOptions& options);
+Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers,
+                         const EngineOptions& options);
 
 }  // namespace sage
 

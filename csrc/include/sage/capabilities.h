@@ -26,10 +26,12 @@ Isa KernelIsa(Isa isa);
 // Reads a value of SAGE_CPU_ISA; false if it is no name of an instruction set.
 bool ParseIsa(const char* name, Isa* isa);
 
-// Processors that this process may keep busy: its affinity mask, cut by the CPU quota of its control groups. At least 1.
+// Processors that this process may keep busy: its affinity mask, cut by the CPU quota of its
+// control groups. At least 1.
 int AvailableProcessors();
 
-// Threads of the pool that exist now (callers not counted), and the largest number that one call may use.
+// Threads of the pool that exist now (callers not counted), and the largest number that one call
+// may use.
 int PoolThreadCount();
 int MaxThreads();
 

@@ -1,5 +1,6 @@
-// One attention call as plain data: the same fields in the same order as src/problem.ts and src/numerics/recipes.ts.
-// Buffers travel beside it. The rules behind every recipe field are in docs/numerics.md.
+// One attention call as plain data: the same fields in the same order as src/problem.ts and
+// src/numerics/recipes.ts. Buffers travel beside it. The rules behind every recipe field are in
+// docs/numerics.md.
 #ifndef SAGE_PROBLEM_H_
 #define SAGE_PROBLEM_H_
 
@@ -13,13 +14,29 @@ enum class Causal : int8_t { kNone, kTopLeft, kBottomRight };
 enum class MaskKind : int8_t { kNone, kBoolean, kAdditive };
 
 enum class Precision : int8_t {
-  kExact, kInt16, kInt8Int16, kInt8Bf16, kInt8Fp16, kInt8Fp8, kInt8, kInt4Fp8, kFp4, kFp4Fp8
+  kExact,
+  kInt16,
+  kInt8Int16,
+  kInt8Bf16,
+  kInt8Fp16,
+  kInt8Fp8,
+  kInt8,
+  kInt4Fp8,
+  kFp4,
+  kFp4Fp8
 };
 enum class Variant : int8_t { kTuned, kPaper };
 enum class QkFormat : int8_t { kFloat32, kInt16, kInt8Pair, kInt8, kInt4, kNvfp4 };
 enum class PvFormat : int8_t { kFloat32, kInt16, kBf16, kFp16, kE4m3, kInt8, kNvfp4 };
 enum class TokenGroup : int8_t {
-  kToken, kWarp32, kThread32, kBlock128, kConsecutive32, kWarp64, kThread64, kBlock64
+  kToken,
+  kWarp32,
+  kThread32,
+  kBlock128,
+  kConsecutive32,
+  kWarp64,
+  kThread64,
+  kBlock64
 };
 enum class VScale : int8_t { kNone, kChannel, kBlock64 };
 enum class Rounding : int8_t { kEven, kAway };
@@ -86,11 +103,13 @@ struct Problem {
 constexpr int kProblemWords = 48;
 constexpr int kProblemVersion = 1;
 
-// Reads the words that src/problem.ts `encodeProblem` wrote, and checks that every field is in range.
+// Reads the words that src/problem.ts `encodeProblem` wrote, and checks that every field is in
+// range.
 Status DecodeProblem(const double* words, int64_t count, Problem* problem);
 
 // Elements that a buffer with these strides must have (0 when any size is 0).
-int64_t RequiredElements(const TokenStrides& strides, int64_t batch, int64_t heads, int64_t tokens, int64_t dim);
+int64_t RequiredElements(const TokenStrides& strides, int64_t batch, int64_t heads, int64_t tokens,
+                         int64_t dim);
 int64_t RequiredMaskElements(const Problem& problem);
 
 }  // namespace sage

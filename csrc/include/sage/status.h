@@ -1,4 +1,5 @@
-// What a call reports: nothing is thrown across layers, and TypeScript words the errors that users see.
+// What a call reports: nothing is thrown across layers, and TypeScript words the errors that users
+// see.
 #ifndef SAGE_STATUS_H_
 #define SAGE_STATUS_H_
 
