@@ -8,7 +8,8 @@
 namespace sage {
 namespace {
 
-// Sizes beyond this cannot belong to buffers that exist, and their products stay far from the limits of int64.
+// Sizes beyond this cannot belong to buffers that exist, and their products stay far from the
+// limits of int64.
 constexpr double kMaxSize = 1 << 30;
 // Offsets up to here are exact in float64.
 constexpr double kMaxStride = 9007199254740992.0;
@@ -20,7 +21,8 @@ constexpr double kMaxScale = std::numeric_limits<float>::max();
 constexpr double kMaxTop = 32768;
 constexpr int64_t kTooMany = std::numeric_limits<int64_t>::max();
 
-// Reads one word after another; the first that is out of range is remembered, and reading goes on harmlessly.
+// Reads one word after another; the first that is out of range is remembered, and reading goes on
+// harmlessly.
 class WordReader {
  public:
   explicit WordReader(const double* words) : words_(words) {}
@@ -82,7 +84,8 @@ Recipe ReadRecipe(WordReader* reader) {
   r.qk = reader->Choice(QkFormat::kNvfp4, "recipe: unknown format of q and k");
   r.pv = reader->Choice(PvFormat::kNvfp4, "recipe: unknown format of p and v");
   r.smooth_k = reader->Flag("recipe: smoothK must be 0 or 1");
-  r.smooth_q = static_cast<int32_t>(reader->Integer(0, 128, "recipe: smoothQ must be 0, 32 or 128"));
+  r.smooth_q =
+      static_cast<int32_t>(reader->Integer(0, 128, "recipe: smoothQ must be 0, 32 or 128"));
   r.smooth_v = static_cast<int32_t>(reader->Integer(0, 128, "recipe: smoothV must be 0 or 128"));
   r.q_group = reader->Choice(TokenGroup::kBlock64, "recipe: unknown token group of q");
   r.k_group = reader->Choice(TokenGroup::kBlock64, "recipe: unknown token group of k");
@@ -113,7 +116,8 @@ Recipe ReadRecipe(WordReader* reader) {
 }
 
 // Whether no two elements share an address: two threads would write one place of an output.
-bool IsInjective(const TokenStrides& strides, int64_t batch, int64_t heads, int64_t tokens, int64_t dim) {
+bool IsInjective(const TokenStrides& strides, int64_t batch, int64_t heads, int64_t tokens,
+                 int64_t dim) {
   struct Axis {
     int64_t stride, count;
   } axes[3] = {{strides.batch, batch}, {strides.head, heads}, {strides.token, tokens}};
@@ -192,18 +196,20 @@ Status DecodeProblem(const double* words, int64_t count, Problem* problem) {
   return reader.status();
 }
 
-int64_t RequiredElements(const TokenStrides& strides, int64_t batch, int64_t heads, int64_t tokens, int64_t dim) {
+int64_t RequiredElements(const TokenStrides& strides, int64_t batch, int64_t heads, int64_t tokens,
+                         int64_t dim) {
   if (batch <= 0 || heads <= 0 || tokens <= 0 || dim <= 0) return 0;
-  return Capped(Reach(batch, strides.batch) + Reach(heads, strides.head) + Reach(tokens, strides.token) +
-                static_cast<double>(dim));
+  return Capped(Reach(batch, strides.batch) + Reach(heads, strides.head) +
+                Reach(tokens, strides.token) + static_cast<double>(dim));
 }
 
 int64_t RequiredMaskElements(const Problem& p) {
-  if (p.mask_kind == MaskKind::kNone || p.batch <= 0 || p.q_heads <= 0 || p.q_len <= 0 || p.kv_len <= 0) {
+  if (p.mask_kind == MaskKind::kNone || p.batch <= 0 || p.q_heads <= 0 || p.q_len <= 0 ||
+      p.kv_len <= 0) {
     return 0;
   }
-  return Capped(Reach(p.batch, p.mask.batch) + Reach(p.q_heads, p.mask.head) + Reach(p.q_len, p.mask.query) +
-                Reach(p.kv_len, p.mask.key) + 1);
+  return Capped(Reach(p.batch, p.mask.batch) + Reach(p.q_heads, p.mask.head) +
+                Reach(p.q_len, p.mask.query) + Reach(p.kv_len, p.mask.key) + 1);
 }
 
 }  // namespace sage

@@ -1,5 +1,5 @@
-// CPUID leaves 1 and 7 say what the processor has; XCR0 says which registers the operating system saves. Both must
-// agree, or the first wide instruction ends the process.
+// CPUID leaves 1 and 7 say what the processor has; XCR0 says which registers the operating system
+// saves. Both must agree, or the first wide instruction ends the process.
 #include "cpu/cpu_features.h"
 
 #include <cstring>
@@ -16,7 +16,8 @@ namespace {
 
 constexpr const char* kIsaNames[kIsaCount] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
 
-// Bits of XCR0: SSE and AVX state; opmask, upper halves and upper registers of AVX-512; AMX tile configuration and data.
+// Bits of XCR0: SSE and AVX state; opmask, upper halves and upper registers of AVX-512; AMX tile
+// configuration and data.
 constexpr uint64_t kAvxState = 0x6;
 constexpr uint64_t kAvx512State = kAvxState | 0xe0;
 constexpr uint64_t kAmxState = 0x60000;
@@ -133,7 +134,8 @@ bool Supports(const CpuFeatures& f, Isa isa) {
     case Isa::kAvx2:
       return f.avx2 && f.fma && f.f16c;
     case Isa::kAvx512:
-      return Supports(f, Isa::kAvx2) && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq && f.avx512vnni;
+      return Supports(f, Isa::kAvx2) && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq &&
+             f.avx512vnni;
     case Isa::kAvx512Bf16:
       return Supports(f, Isa::kAvx512) && f.avx512bf16;
     case Isa::kAmx:

@@ -1,7 +1,7 @@
 // Which instruction sets this processor and its operating system offer, by CPUID and XGETBV.
 //
-// Asked directly instead of through __builtin_cpu_supports: compilers differ in the names they know (GCC 12 has no
-// "amx-int8"), and the state of the AMX tiles must be read from XCR0 in any case.
+// Asked directly instead of through __builtin_cpu_supports: compilers differ in the names they know
+// (GCC 12 has no "amx-int8"), and the state of the AMX tiles must be read from XCR0 in any case.
 #ifndef SAGE_CPU_CPU_FEATURES_H_
 #define SAGE_CPU_CPU_FEATURES_H_
 
@@ -22,7 +22,8 @@ struct CpuRegisters {
 
 CpuFeatures FeaturesFrom(const CpuRegisters& registers);
 
-// Whether the features cover everything that the flags of `isa` (cmake/isa.cmake) let a compiler emit.
+// Whether the features cover everything that the flags of `isa` (cmake/isa.cmake) let a compiler
+// emit.
 bool Supports(const CpuFeatures& features, Isa isa);
 
 }  // namespace sage

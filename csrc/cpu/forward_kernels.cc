@@ -27,9 +27,9 @@ Status SAGE_JOIN(Forward_, SAGE_ISA_SUFFIX)(const Problem& problem, const Forwar
 #if defined(SAGE_ISA_AVX512)
     switch (recipe.precision) {
       case Precision::kInt16:
-        SAGE_RUN(IntegerKernels<QkWords512, PvWords512>);
+        SAGE_RUN(IntegerKernels<QkWords512, PvWords512<true>>);
       case Precision::kInt8Int16:
-        SAGE_RUN(IntegerKernels<QkBytes512<107>, PvWords512>);
+        SAGE_RUN(IntegerKernels<QkBytes512<107>, PvWords512<false>>);
       case Precision::kInt8:
         SAGE_RUN(IntegerKernels<QkBytes512<128>, PvBytes512>);
 #if defined(SAGE_ISA_AVX512_BF16)
@@ -42,9 +42,9 @@ Status SAGE_JOIN(Forward_, SAGE_ISA_SUFFIX)(const Problem& problem, const Forwar
 #elif defined(SAGE_ISA_AVX2)
     switch (recipe.precision) {
       case Precision::kInt16:
-        SAGE_RUN(IntegerKernels<QkWords256, PvWords256>);
+        SAGE_RUN(IntegerKernels<QkWords256, PvWords256<true>>);
       case Precision::kInt8Int16:
-        SAGE_RUN(IntegerKernels<QkPairBytes256, PvWords256>);
+        SAGE_RUN(IntegerKernels<QkPairBytes256, PvWords256<false>>);
       default:
         break;
     }

@@ -1,5 +1,6 @@
-// How many processors this process may keep busy: the affinity mask, cut by the CPU quota of its control groups.
-// A container with `--cpus 2` on a machine of 64 sees 64 processors in its mask, and 64 threads would be throttled.
+// How many processors this process may keep busy: the affinity mask, cut by the CPU quota of its
+// control groups. A container with `--cpus 2` on a machine of 64 sees 64 processors in its mask,
+// and 64 threads would be throttled.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -55,7 +56,8 @@ double QuotaV1(const std::string& directory) {
 }
 
 // The smallest quota from the group itself up to the root of the hierarchy: each level binds.
-double SmallestQuota(const std::string& root, std::string group, double (*quota)(const std::string&)) {
+double SmallestQuota(const std::string& root, std::string group,
+                     double (*quota)(const std::string&)) {
   double smallest = kNoQuota;
   for (;;) {
     smallest = std::min(smallest, quota(root + group));
@@ -65,7 +67,8 @@ double SmallestQuota(const std::string& root, std::string group, double (*quota)
   }
 }
 
-// Lines of /proc/self/cgroup: "0::/user.slice" (version 2), "4:cpu,cpuacct:/docker/1a2b" (version 1).
+// Lines of /proc/self/cgroup: "0::/user.slice" (version 2), "4:cpu,cpuacct:/docker/1a2b" (version
+// 1).
 double QuotaOfThisProcess() {
   double smallest = kNoQuota;
   std::FILE* file = std::fopen("/proc/self/cgroup", "re");

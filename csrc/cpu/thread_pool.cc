@@ -1,15 +1,18 @@
-// The pool behind ParallelFor. Each helper thread owns one Seat, whose atomic `state` is the whole protocol:
+// The pool behind ParallelFor. Each helper thread owns one Seat, whose atomic `state` is the whole
+// protocol:
 //
 //   kIdle ──caller posts──> kPosted ──helper takes──> kRunning ──helper ends──> kIdle
 //   kIdle ──helper tires──> kAsleep ──caller posts──> kPosted (and wakes it)
 //   kPosted ──caller calls off──> kIdle
 //   kRunning ──caller tires of waiting──> kAwaited ──helper ends──> kIdle (and wakes the caller)
 //
-// Waiting goes in three steps (measured on two cores): spin for a hand-off of 0.2 to 0.4 us, yield so that a thread
-// sharing the caller's core costs one time slice at most, then sleep, which costs 40 to 55 us to wake from.
+// Waiting goes in three steps (measured on two cores): spin for a hand-off of 0.2 to 0.4 us, yield
+// so that a thread sharing the caller's core costs one time slice at most, then sleep, which costs
+// 40 to 55 us to wake from.
 //
-// Nothing here is ever destroyed: at exit the helpers sleep, or are ended with the process in the middle of a task
-// nobody waits for. The addon is linked so that it is never unloaded (CMakeLists.txt), hence their code stays mapped.
+// Nothing here is ever destroyed: at exit the helpers sleep, or are ended with the process in the
+// middle of a task nobody waits for. The addon is linked so that it is never unloaded
+// (CMakeLists.txt), hence their code stays mapped.
 #include "cpu/thread_pool.h"
 
 #include <atomic>
@@ -34,7 +37,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds kSpinTime{5};
-// Long enough to bridge the gap between the phases of one attention call (quantise, attend, reduce).
+// Long enough to bridge the gap between the phases of one attention call (quantise, attend,
+// reduce).
 constexpr std::chrono::microseconds kYieldTime{60};
 
 enum State : int { kIdle, kPosted, kRunning, kAwaited, kAsleep };
@@ -81,11 +85,11 @@ bool WaitAwake(const Done& done) {
   }
 }
 
-// Sleeps until another thread has changed the state from `value`. The changer calls Wake afterwards.
+// Sleeps until another thread has changed the state from `value`. The changer calls Wake
+// afterwards.
 void SleepWhile(Seat* seat, int value) {
   std::unique_lock<std::mutex> lock(seat->mutex);
-  seat->changed.wait(lock,
-                     [&] { return seat->state.load(std::memory_order_acquire) != value; });
+  seat->changed.wait(lock, [&] { return seat->state.load(std::memory_order_acquire) != value; });
 }
 
 void Wake(Seat* seat) {

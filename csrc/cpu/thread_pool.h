@@ -1,9 +1,11 @@
-// One persistent thread pool for the whole process: ParallelFor hands out task numbers by an atomic counter.
+// One persistent thread pool for the whole process: ParallelFor hands out task numbers by an atomic
+// counter.
 //
-// Threads start when first asked for, never more than asked for. The caller takes part as worker 0. A helper that
-// has not begun when the tasks run out is called off, so nobody waits for a sleeping thread. The pool serves one
-// caller at a time; whoever finds it busy (another JavaScript thread, an asynchronous call, a nested call) computes
-// alone on its own thread, which gives the same bits as long as the tasks are independent of each other.
+// Threads start when first asked for, never more than asked for. The caller takes part as worker 0.
+// A helper that has not begun when the tasks run out is called off, so nobody waits for a sleeping
+// thread. The pool serves one caller at a time; whoever finds it busy (another JavaScript thread,
+// an asynchronous call, a nested call) computes alone on its own thread, which gives the same bits
+// as long as the tasks are independent of each other.
 #ifndef SAGE_CPU_THREAD_POOL_H_
 #define SAGE_CPU_THREAD_POOL_H_
 
@@ -14,14 +16,15 @@ namespace sage {
 // Largest number of workers of one call, the caller included. Far above any machine this serves.
 constexpr int kMaxThreads = 1024;
 
-// Runs fn(context, task, worker) for every task in [0, tasks); worker is in [0, threads) and no two tasks run under
-// one worker number at a time. Returns when all are done; what they wrote is then visible. fn must not throw.
+// Runs fn(context, task, worker) for every task in [0, tasks); worker is in [0, threads) and no two
+// tasks run under one worker number at a time. Returns when all are done; what they wrote is then
+// visible. fn must not throw.
 using TaskFunction = void (*)(void* context, int64_t task, int worker);
 void RunTasks(int64_t tasks, int threads, TaskFunction function, void* context);
 
-// The same for a callable fn(int64_t task, int worker), called through a pointer: nothing is allocated. It is static
-// so that a file compiled for one instruction set never lends its copy to another (the linker keeps only one of an
-// inline function).
+// The same for a callable fn(int64_t task, int worker), called through a pointer: nothing is
+// allocated. It is static so that a file compiled for one instruction set never lends its copy to
+// another (the linker keeps only one of an inline function).
 template <typename Fn>
 static void ParallelFor(int64_t tasks, int threads, const Fn& fn) {
   if (threads <= 1 || tasks <= 1) {

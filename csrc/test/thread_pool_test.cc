@@ -1,6 +1,6 @@
-// The thread pool under every kind of caller, and CPU detection from the registers of known processors.
-// Run it under the thread sanitizer as well: cmake -S . -B build/tsan -DSAGE_TESTS=ON -DSAGE_SANITIZE=thread
-// `thread_pool_test --time` prints the latency of hand-offs instead.
+// The thread pool under every kind of caller, and CPU detection from the registers of known
+// processors. Run it under the thread sanitizer as well: cmake -S . -B build/tsan -DSAGE_TESTS=ON
+// -DSAGE_SANITIZE=thread `thread_pool_test --time` prints the latency of hand-offs instead.
 #include "cpu/thread_pool.h"
 
 #include <algorithm>
@@ -55,7 +55,8 @@ void EveryTaskRunsOnce() {
 }
 
 void OneThreadNeverTouchesThePool() {
-  ParallelFor(100, 1, [](int64_t, int worker) { Check(worker == 0, "one thread, another worker"); });
+  ParallelFor(100, 1,
+              [](int64_t, int worker) { Check(worker == 0, "one thread, another worker"); });
   ParallelFor(1, 8, [](int64_t, int worker) { Check(worker == 0, "one task, another worker"); });
   Check(PoolThreadCount() == 0, "threads started without need");
 }
@@ -107,7 +108,8 @@ void WaitsForASlowHelper() {
         std::this_thread::sleep_for(std::chrono::milliseconds(helper_ms));
       } else {
         // Leaves the other task to the helper, unless it does not come.
-        for (int i = 0; i < 200 && !helper_began; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        for (int i = 0; i < 200 && !helper_began; ++i)
+          std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
       ++done;
     });
@@ -133,7 +135,8 @@ void AForkedChildStartsAfresh() {
 // Registers as the processors' manuals give them.
 void ReadsRegistersRight() {
   CpuRegisters r = {};
-  Check(!Supports(FeaturesFrom(r), Isa::kAvx2) && Supports(FeaturesFrom(r), Isa::kPortable), "no features at all");
+  Check(!Supports(FeaturesFrom(r), Isa::kAvx2) && Supports(FeaturesFrom(r), Isa::kPortable),
+        "no features at all");
   r.max_leaf = 0xd;
   r.leaf1_ecx = (1u << 12) | (1u << 27) | (1u << 28) | (1u << 29);
   r.leaf7_ebx = 1u << 5;
@@ -141,7 +144,8 @@ void ReadsRegistersRight() {
   Check(Supports(FeaturesFrom(r), Isa::kAvx2), "Haswell runs avx2");
   Check(!Supports(FeaturesFrom(r), Isa::kAvx512), "Haswell runs no avx512");
   r.xcr0 = 0x3;
-  Check(!Supports(FeaturesFrom(r), Isa::kAvx2), "an operating system that does not save ymm registers");
+  Check(!Supports(FeaturesFrom(r), Isa::kAvx2),
+        "an operating system that does not save ymm registers");
   r.xcr0 = 0xe7;
   r.leaf7_ebx |= (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
   Check(!Supports(FeaturesFrom(r), Isa::kAvx512), "Skylake-X has no VNNI");
@@ -151,7 +155,8 @@ void ReadsRegistersRight() {
   r.leaf7_1_eax = 1u << 5;
   Check(Supports(FeaturesFrom(r), Isa::kAvx512Bf16), "Zen 4 runs avx512_bf16");
   r.xcr0 = 0x7;
-  Check(!Supports(FeaturesFrom(r), Isa::kAvx512), "an operating system that does not save zmm registers");
+  Check(!Supports(FeaturesFrom(r), Isa::kAvx512),
+        "an operating system that does not save zmm registers");
   r.leaf7_edx = (1u << 22) | (1u << 24) | (1u << 25);
   r.xcr0 = 0xe7;
   Check(!Supports(FeaturesFrom(r), Isa::kAmx), "an operating system that does not save tiles");
@@ -159,7 +164,8 @@ void ReadsRegistersRight() {
   Check(Supports(FeaturesFrom(r), Isa::kAmx), "Sapphire Rapids runs amx");
 }
 
-// From the call to the first instruction of a helper, minimum and median: the caller does nothing until then.
+// From the call to the first instruction of a helper, minimum and median: the caller does nothing
+// until then.
 void PrintHandOffLatency(int gap_us) {
   using Clock = std::chrono::steady_clock;
   constexpr int kRounds = 1000;
@@ -170,7 +176,8 @@ void PrintHandOffLatency(int gap_us) {
     const Clock::time_point start = Clock::now();
     ParallelFor(2, 2, [&](int64_t, int worker) {
       if (worker != 0) {
-        latency = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+        latency =
+            std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
         began = true;
       } else {
         while (!began) {
@@ -183,8 +190,8 @@ void PrintHandOffLatency(int gap_us) {
     }
   }
   std::sort(times.begin(), times.end());
-  std::printf("hand-off, %3d us after the last: minimum %.2f us, median %.2f us\n", gap_us, times[0],
-              times[kRounds / 2]);
+  std::printf("hand-off, %3d us after the last: minimum %.2f us, median %.2f us\n", gap_us,
+              times[0], times[kRounds / 2]);
 }
 
 }  // namespace

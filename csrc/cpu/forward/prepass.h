@@ -84,24 +84,31 @@ SAGE_NOINLINE float LargestFinite(const Source& source) {
   return most;
 }
 
+// Largest magnitude's bits of the rows (>= kInfBits: not finite).
+SAGE_INLINE int32_t LargestBits(const Source& source) {
+  int32_t most = 0;
+  for (int t = 0; t < source.rows; ++t) {
+    const int32_t bits = MaxBits(source.base + t * source.stride, source.dim);
+    most = bits > most ? bits : most;
+  }
+  return most;
+}
+
 // Sums over finite values in float64, row after row (docs/numerics.md 3), and how many they were.
-SAGE_INLINE void SumRows(const float* x, int rows, int dim, int dims, bool finite, double* sum,
-                         double* count) {
-  for (int d = 0; d < dim; ++d) {
+SAGE_INLINE void SumRows(const Source& source, bool finite, double* sum, double* count) {
+  for (int d = 0; d < source.dim; ++d) {
     sum[d] = 0.0;
-    count[d] = rows;
+    count[d] = finite ? source.rows : 0.0;
   }
-  if (finite) {
-    for (int t = 0; t < rows; ++t) {
-      for (int d = 0; d < dim; ++d) sum[d] += static_cast<double>(x[t * dims + d]);
+  for (int t = 0; t < source.rows; ++t) {
+    const float* row = source.base + t * source.stride;
+    if (finite) {
+      for (int d = 0; d < source.dim; ++d) sum[d] += static_cast<double>(row[d]);
+      continue;
     }
-    return;
-  }
-  for (int d = 0; d < dim; ++d) count[d] = 0.0;
-  for (int t = 0; t < rows; ++t) {
-    for (int d = 0; d < dim; ++d) {
-      if (!IsFiniteValue(x[t * dims + d])) continue;
-      sum[d] += static_cast<double>(x[t * dims + d]);
+    for (int d = 0; d < source.dim; ++d) {
+      if (!IsFiniteValue(row[d])) continue;
+      sum[d] += static_cast<double>(row[d]);
       count[d] += 1.0;
     }
   }
@@ -142,31 +149,39 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
   const Recipe& recipe = plan.problem->recipe;
   const Source k = KSource(plan, *head, block);
   if (recipe.smooth_k || recipe.head_exponent) {
-    const int32_t bits = LoadRows(k, plan.qk_dims, scratch.x);
-    SumRows(scratch.x, k.rows, k.dim, plan.qk_dims, bits < kInfBits, head->k_sum + block * k.dim,
-            head->k_count + block * k.dim);
+    const int32_t bits = LargestBits(k);
+    SumRows(k, bits < kInfBits, head->k_sum + block * k.dim, head->k_count + block * k.dim);
     head->block_max[2 * block] =
         bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
   }
   if (recipe.v_scale != VScale::kChannel && recipe.smooth_v == 0 && !recipe.head_exponent) return;
   const Source v = VSource(plan, *head, block);
-  const int32_t bits = LoadRows(v, plan.v_dims, scratch.x);
+  int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
+  for (int d = 0; d < plan.v_dims; ++d) most[d] = 0;
+  int32_t bits = LargestBits(v);
   const bool finite = bits < kInfBits;
   head->block_max[2 * block + 1] =
       finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(v);
+  const float* x = v.base;
+  int64_t stride = v.stride;
+  if (recipe.smooth_v > 0 || !finite) {
+    LoadRows(v, plan.v_dims, scratch.x);
+    x = scratch.x;
+    stride = plan.v_dims;
+  }
   if (recipe.smooth_v > 0) {
     float* mean = head->v_mean + block * plan.v_dims;
-    SumRows(scratch.x, v.rows, v.dim, plan.v_dims, finite, scratch.sum, scratch.count);
-    for (int d = 0; d < plan.v_dims; ++d)
+    SumRows(v, finite, scratch.sum, scratch.count);
+    for (int d = 0; d < plan.v_dims; ++d) {
       mean[d] = d < v.dim ? MeanOf(scratch.sum[d], scratch.count[d]) : 0.0f;
+    }
     SubtractMean(scratch.x, v.rows, v.dim, plan.v_dims, mean);
   }
   if (!finite) ScrubRows(v, plan.v_dims, scratch.x);
-  int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
-  for (int d = 0; d < plan.v_dims; ++d) most[d] = 0;
   for (int t = 0; t < v.rows; ++t) {
-    for (int d = 0; d < plan.v_dims; ++d) {
-      const int32_t magnitude = MagnitudeBits(scratch.x[t * plan.v_dims + d]);
+    const float* row = x + t * stride;
+    for (int d = 0; d < v.dim; ++d) {
+      const int32_t magnitude = MagnitudeBits(row[d]);
       most[d] = magnitude > most[d] ? magnitude : most[d];
     }
   }
@@ -190,7 +205,8 @@ SAGE_NOINLINE void QStatistics(const Plan& plan, Head* head, int64_t g, int64_t 
       const int rows = static_cast<int>(MinOf(per_mean, q.rows - t));
       float* mean = head->q_mean + (g * means + (first + t) / per_mean) * q.dim;
       float* x = scratch.x + t * plan.qk_dims;
-      SumRows(x, rows, q.dim, plan.qk_dims, finite, scratch.sum, scratch.count);
+      const Source part = {q.base + t * q.stride, q.stride, rows, q.dim};
+      SumRows(part, finite, scratch.sum, scratch.count);
       for (int d = 0; d < q.dim; ++d) mean[d] = MeanOf(scratch.sum[d], scratch.count[d]);
       SubtractMean(x, rows, q.dim, plan.qk_dims, mean);
     }

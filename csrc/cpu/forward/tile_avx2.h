@@ -64,25 +64,37 @@ struct QkPairBytes256 {
   // A word for each 32-dim segment and row: the two lanes' -107 · sum(q), modulo 2^16.
   static constexpr int Corrections(int dims) { return dims / 32; }
 
+  // 32 codes plus an offset as bytes, in order.
+  SAGE_INLINE __m256i Bytes(const float* x, int offset) {
+    const __m256i add = _mm256_set1_epi32(offset);
+    const __m256i c0 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x)), add);
+    const __m256i c1 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x + 8)), add);
+    const __m256i c2 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x + 16)), add);
+    const __m256i c3 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x + 24)), add);
+    const __m256i low = _mm256_packs_epi32(c0, c1), high = _mm256_packs_epi32(c2, c3);
+    const __m256i bytes =
+        offset > 0 ? _mm256_packus_epi16(low, high) : _mm256_packs_epi16(low, high);
+    // The packs work in 128-bit halves.
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+
   static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
-    for (int d = 0; d < dims; d += 4) {
-      uint8_t word[4];
-      for (int e = 0; e < 4; ++e)
-        word[e] = static_cast<uint8_t>(static_cast<int>(x[d + e]) + kOffset);
-      memcpy(tile + d / 4 * 64 + key * 4, word, 4);
+    for (int d = 0; d < dims; d += 32) {
+      uint32_t words[8];
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), Bytes(x + d, kOffset));
+      for (int w = 0; w < 8; ++w) memcpy(tile + (d / 4 + w) * 64 + key * 4, &words[w], 4);
     }
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections) {
     for (int segment = 0; segment < dims / 32; ++segment) {
+      int8_t codes[32];
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), Bytes(x + segment * 32, 0));
       int sum[2] = {0, 0};
-      for (int d = segment * 32; d < segment * 32 + 32; d += 4) {
-        int8_t word[4];
-        for (int e = 0; e < 4; ++e) {
-          word[e] = static_cast<int8_t>(static_cast<int>(x[d + e]));
-          sum[e / 2] += word[e];
-        }
-        memcpy(group + d / 4 * 4 * kRows + r * 4, word, 4);
+      for (int d = 0; d < 32; d += 4) {
+        memcpy(group + (segment * 8 + d / 4) * 4 * kRows + r * 4, codes + d, 4);
+        sum[0] += codes[d] + codes[d + 1];
+        sum[1] += codes[d + 2] + codes[d + 3];
       }
       const uint32_t low = static_cast<uint16_t>(-kOffset * sum[0]);
       const uint32_t high = static_cast<uint16_t>(-kOffset * sum[1]);
@@ -178,7 +190,10 @@ struct QkWords256 {
   }
 };
 
-// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31.
+// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31. kFine: a power of
+// two whose error is far below a step of P, for 16-bit scores; with 8-bit ones half a step more at
+// the row's maximum is nothing.
+template <bool kFine>
 struct PvWords256 {
   static constexpr int kPanel = 2;
   static constexpr int kBytes = 2;
@@ -195,14 +210,16 @@ struct PvWords256 {
     }
   }
 
+  SAGE_INLINE F32 Power(F32 x) { return kFine ? Exp2Medium(x) : Exp2Coarse(x); }
+
   SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
                         float* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m256i sum = _mm256_setzero_si256();
     F32 unrounded = Zero();
     for (int j = first; j < end; j += 16) {
-      const F32 p0 = Exp2Medium(Fms(Load(s + j), factor, shift));
-      const F32 p1 = Exp2Medium(Fms(Load(s + j + 8), factor, shift));
+      const F32 p0 = Power(Fms(Load(s + j), factor, shift));
+      const F32 p1 = Power(Fms(Load(s + j + 8), factor, shift));
       const __m256i e0 = _mm256_cvtps_epi32(p0.r), e1 = _mm256_cvtps_epi32(p1.r);
       sum = _mm256_add_epi32(sum, _mm256_add_epi32(e0, e1));
       if (exact != nullptr) unrounded = Add(unrounded, Add(p0, p1));

@@ -182,7 +182,10 @@ SAGE_INLINE void AddToOutputs(__m512i acc[kRows][kCount], float* o, int64_t stri
   }
 }
 
-// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31.
+// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31. kFine: a power of
+// two whose error is far below a step of P, for 16-bit scores; with 8-bit ones half a step more at
+// the row's maximum is nothing.
+template <bool kFine>
 struct PvWords512 {
   static constexpr int kPanel = 4;
   static constexpr int kBytes = 2;
@@ -199,13 +202,15 @@ struct PvWords512 {
     }
   }
 
+  SAGE_INLINE F32 Power(F32 x) { return kFine ? Exp2Medium(x) : Exp2Coarse(x); }
+
   SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
                         float* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m512i sum = _mm512_setzero_si512();
     F32 unrounded = Zero();
     for (int j = first; j < end; j += 16) {
-      const F32 e = Exp2Medium(Fms(Load(s + j), factor, shift));
+      const F32 e = Power(Fms(Load(s + j), factor, shift));
       const __m512i codes = _mm512_cvtps_epi32(e.r);
       sum = _mm512_add_epi32(sum, codes);
       if (exact != nullptr) unrounded = Add(unrounded, e);

@@ -57,13 +57,18 @@ SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
 SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   return {_mm256_andnot_ps(_mm256_cmp_ps(x.r, y.r, _CMP_EQ_OQ), a.r)};
 }
-// 2^n of the integral lanes of n in [-126, 127], times a.
-SAGE_INLINE F32 ScaleByPowerOfTwo(F32 a, F32 n) {
-  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n.r), 23);
-  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.r), exponent))};
+// x = n + f with n integral and f in [-1/2, 1/2]; |x| < 2^21. TimesPowerOfTwo(a, n) is a · 2^n, n
+// in [-126, 127]. Adding 1.5 · 2^23 rounds x to an integer and leaves that integer in the lowest
+// mantissa bits: shifted to the exponent field they are what a · 2^n adds to the bits of a.
+using Exponent = __m256i;
+SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
+  const __m256 magic = _mm256_set1_ps(12582912.0f);
+  const __m256 shifted = _mm256_add_ps(x.r, magic);
+  f->r = _mm256_sub_ps(x.r, _mm256_sub_ps(shifted, magic));
+  return _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
 }
-SAGE_INLINE F32 RoundToNearest(F32 a) {
-  return {_mm256_round_ps(a.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+SAGE_INLINE F32 TimesPowerOfTwo(F32 a, Exponent n) {
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.r), n))};
 }
 
 }  // namespace

@@ -48,11 +48,15 @@ SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
 SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.r, y.r, _CMP_NEQ_UQ), a.r)};
 }
-// 2^n of the integral lanes of n in [-126, 127], times a.
-SAGE_INLINE F32 ScaleByPowerOfTwo(F32 a, F32 n) { return {_mm512_scalef_ps(a.r, n.r)}; }
-SAGE_INLINE F32 RoundToNearest(F32 a) {
-  return {_mm512_roundscale_ps(a.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+// x = n + f with n integral and f in [-1/2, 1/2]; |x| < 2^21. TimesPowerOfTwo(a, n) is a · 2^n, n
+// in [-126, 127].
+using Exponent = __m512;
+SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
+  const __m512 n = _mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  f->r = _mm512_sub_ps(x.r, n);
+  return n;
 }
+SAGE_INLINE F32 TimesPowerOfTwo(F32 a, Exponent n) { return {_mm512_scalef_ps(a.r, n)}; }
 
 }  // namespace
 }  // namespace sage

@@ -85,21 +85,30 @@ SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   SAGE_EACH_LANE a.r[i] = x.r[i] == y.r[i] ? 0.0f : a.r[i];
   return a;
 }
-// 2^n of the integral lanes of n in [-126, 127], times a.
-SAGE_INLINE F32 ScaleByPowerOfTwo(F32 a, F32 n) {
+// x = n + f with n integral and f in [-1/2, 1/2]; |x| < 2^21. TimesPowerOfTwo(a, n) is a · 2^n, n
+// in [-126, 127]. Adding 1.5 · 2^23 rounds x to an integer and leaves that integer in the lowest
+// mantissa bits: shifted to the exponent field they are what a · 2^n adds to the bits of a.
+// Unsigned, so that a NaN overflows nothing.
+struct Exponent {
+  uint32_t bits[kLanes];
+};
+SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
+  Exponent n;
   SAGE_EACH_LANE {
-    const float power = n.r[i] == n.r[i] ? n.r[i] : 0.0f;  // no integer is NaN; a stays NaN then
+    const float shifted = x.r[i] + 12582912.0f;
+    f->r[i] = x.r[i] - (shifted - 12582912.0f);
+    std::memcpy(&n.bits[i], &shifted, 4);
+    n.bits[i] <<= 23;
+  }
+  return n;
+}
+SAGE_INLINE F32 TimesPowerOfTwo(F32 a, Exponent n) {
+  SAGE_EACH_LANE {
     uint32_t bits;
     std::memcpy(&bits, &a.r[i], 4);
-    bits += static_cast<uint32_t>(static_cast<int32_t>(power)) << 23;
+    bits += n.bits[i];
     std::memcpy(&a.r[i], &bits, 4);
   }
-  return a;
-}
-SAGE_INLINE F32 RoundToNearest(F32 a) {
-  // 1.5 · 2^23: adding it leaves no fraction bits; exact for |a| < 2^22, which the exponents here
-  // are.
-  SAGE_EACH_LANE a.r[i] = (a.r[i] + 12582912.0f) - 12582912.0f;
   return a;
 }
 
