@@ -4,6 +4,8 @@ import type {Config} from 'jest';
 /** Compiled file by file, without type checks (`npm run typecheck` does these), and `#platform` bound to Node. */
 const shared = {
   testEnvironment: 'node',
+  // Far above what any test needs: a slow or shared machine must not turn a right answer into a failure.
+  testTimeout: 60_000,
   transform: {
     '^.+\\.ts$': ['ts-jest', {tsconfig: '<rootDir>/tsconfig.jest.json', diagnostics: false}],
   },
@@ -30,6 +32,7 @@ const inFolder = (name: string): Config => ({
 const folders = ['native', 'models', 'package', 'timing'];
 
 const config: Config = {
+  testSequencer: '<rootDir>/scripts/longest_first.cjs',
   projects: [
     {
       ...shared,

@@ -5,7 +5,7 @@ import {jobs} from './jobs.mjs';
 import {prepareCompiledSources} from './set_up/compiled_sources.mjs';
 import {prepareDependencies} from './set_up/dependencies.mjs';
 import {withLock} from './set_up/lock.mjs';
-import {prepareNativeAddon} from './set_up/native_addon.mjs';
+import {builtAddon, prepareNativeAddon} from './set_up/native_addon.mjs';
 import {say, SetUpError} from './set_up/workspace.mjs';
 
 async function setUp({needs, withoutAddon}) {
@@ -15,7 +15,11 @@ async function setUp({needs, withoutAddon}) {
       prepareNativeAddon();
     } catch (error) {
       if (!(error instanceof SetUpError) || withoutAddon !== 'go on') throw error;
-      say(`${error.message} Going on without it: the TypeScript engine serves, many times slower.`);
+      const rest =
+        builtAddon() === null
+          ? 'without it: the TypeScript engine serves, many times slower'
+          : 'with the addon of an earlier build';
+      say(`${error.message} Going on ${rest}.`);
     }
   }
   if (needs.includes('dist')) await prepareCompiledSources();
