@@ -7,6 +7,7 @@ include(CheckCXXCompilerFlag)
 
 file(READ "${CMAKE_CURRENT_SOURCE_DIR}/package.json" sage_package)
 string(JSON sage_version GET "${sage_package}" version)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS package.json)
 
 file(GLOB_RECURSE sage_cpu_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/*.cc")
 set(sage_kernel_sources ${sage_cpu_sources})

@@ -4,39 +4,17 @@
 
 #include <node_api.h>
 
-#include <atomic>
+#include <cstddef>
 
 #include "sage/attention.h"
 
 namespace sage_node {
 
-// Polled by the engine between tiles; it is one byte of a Uint8Array that TypeScript sets to 1.
-using CancelFlag = std::atomic<bool>;
-static_assert(sizeof(CancelFlag) == 1 && CancelFlag::is_always_lock_free,
-              "a cancel flag must be one plain byte, since JavaScript writes it");
-
-// An asynchronous call under way, in a list of its environment.
-struct RunningCall {
-  CancelFlag* cancelled;
-  RunningCall* next;
-  RunningCall** link;  // what points at this call
-};
-
-// Freed when the environment is torn down, after its last asynchronous call. Touched by its own thread only.
+// Touched by the environment's own thread only, and freed with the environment.
 struct AddonState {
   sage::Isa isa;
   int threads;
-  RunningCall* running = nullptr;
-  bool closing = false;
-  napi_async_cleanup_hook_handle cleanup = nullptr;
-
-  void Add(RunningCall* call);
-  // After the last call of an environment that is being torn down the state is gone.
-  void Remove(RunningCall* call);
 };
-
-// The state of a new environment, with a hook that cancels its asynchronous calls at its end. Null: no memory.
-AddonState* CreateAddonState(napi_env env);
 
 // State and arguments of a call; missing arguments are `undefined`.
 template <size_t kCount>

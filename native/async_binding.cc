@@ -1,7 +1,10 @@
 // The asynchronous call: the engine runs on a thread of libuv's pool while JavaScript goes on.
 //
-// The typed arrays are kept alive until it ends. Their memory must stay where it is: no transfer to another thread, no
-// growth of a WebAssembly memory that they view.
+// The typed arrays are kept alive until it ends. Their memory must stay where it is: no transfer to
+// another thread, no growth of a WebAssembly memory that they view. A worker thread that is
+// terminated waits for the calls that have begun, since its memory is what they write to; those
+// that have not begun are dropped.
+#include <atomic>
 #include <new>
 
 #include "addon_state.h"
@@ -11,12 +14,16 @@
 namespace sage_node {
 namespace {
 
-struct AsyncCall : RunningCall {
+// One byte of a Uint8Array, which TypeScript sets to 1 and the engine polls between tiles.
+using CancelFlag = std::atomic<bool>;
+static_assert(sizeof(CancelFlag) == 1 && CancelFlag::is_always_lock_free,
+              "a cancel flag must be one plain byte, since JavaScript writes it");
+
+struct AsyncCall {
   sage::Problem problem;
   sage::ForwardBuffers buffers;
   sage::EngineOptions options;
   sage::Status status;
-  AddonState* state;
   napi_deferred deferred;
   napi_ref arguments;
   napi_async_work work;
@@ -27,10 +34,12 @@ void Execute(napi_env, void* data) {
   call->status = sage::AttentionForward(call->problem, call->buffers, call->options);
 }
 
-// Back on the JavaScript thread. While an environment is torn down the Node-API calls may fail, to no effect.
+// Back on the JavaScript thread. While an environment is torn down the Node-API calls may fail, to
+// no effect.
 void Complete(napi_env env, napi_status ran, void* data) {
   auto* call = static_cast<AsyncCall*>(data);
-  if (ran == napi_cancelled) call->status = {sage::StatusCode::kCancelled, "the call was cancelled before it began"};
+  if (ran == napi_cancelled)
+    call->status = {sage::StatusCode::kCancelled, "the call was cancelled before it began"};
   napi_handle_scope scope = nullptr;
   if (napi_open_handle_scope(env, &scope) == napi_ok) {
     if (call->status.ok()) {
@@ -44,7 +53,6 @@ void Complete(napi_env env, napi_status ran, void* data) {
   }
   napi_delete_reference(env, call->arguments);
   napi_delete_async_work(env, call->work);
-  call->state->Remove(call);
   delete call;
 }
 
@@ -52,12 +60,14 @@ void Complete(napi_env env, napi_status ran, void* data) {
 napi_status Keep(napi_env env, const napi_value* values, uint32_t count, napi_ref* reference) {
   napi_value array = nullptr;
   napi_status status = napi_create_array_with_length(env, count, &array);
-  for (uint32_t i = 0; i < count && status == napi_ok; ++i) status = napi_set_element(env, array, i, values[i]);
+  for (uint32_t i = 0; i < count && status == napi_ok; ++i)
+    status = napi_set_element(env, array, i, values[i]);
   return status == napi_ok ? napi_create_reference(env, array, 1, reference) : status;
 }
 
 napi_value ThrowInternal(napi_env env) {
-  return ThrowStatus(env, {sage::StatusCode::kInternal, "Node could not start the asynchronous call"});
+  return ThrowStatus(env,
+                     {sage::StatusCode::kInternal, "Node could not start the asynchronous call"});
 }
 
 }  // namespace
@@ -66,7 +76,7 @@ napi_value ThrowInternal(napi_env env) {
 // A 1 written to cancelled[0] ends the call at its next tile with code 'SAGE_CANCELLED'.
 napi_value ForwardAsync(napi_env env, napi_callback_info info) {
   napi_value arguments[8];
-  AddonState* state = ReadCall(env, info, arguments);
+  const AddonState* state = ReadCall(env, info, arguments);
   ArgumentReader reader(env);
   const sage::Problem problem = reader.ReadProblem(arguments[0]);
   const sage::ForwardBuffers buffers = reader.Forward(arguments + 1, problem);
@@ -74,12 +84,11 @@ napi_value ForwardAsync(napi_env env, napi_callback_info info) {
   if (!reader.ok()) return ThrowStatus(env, reader.status());
 
   auto* call = new (std::nothrow) AsyncCall;
-  if (call == nullptr) return ThrowStatus(env, {sage::StatusCode::kOutOfMemory, "no memory for the call"});
+  if (call == nullptr)
+    return ThrowStatus(env, {sage::StatusCode::kOutOfMemory, "no memory for the call"});
   call->problem = problem;
   call->buffers = buffers;
-  call->cancelled = reinterpret_cast<CancelFlag*>(flag);
-  call->options = {state->isa, state->threads, call->cancelled};
-  call->state = state;
+  call->options = {state->isa, state->threads, reinterpret_cast<const CancelFlag*>(flag)};
 
   if (Keep(env, arguments, 8, &call->arguments) != napi_ok) {
     delete call;
@@ -99,7 +108,6 @@ napi_value ForwardAsync(napi_env env, napi_callback_info info) {
     delete call;
     return ThrowInternal(env);
   }
-  state->Add(call);
   return promise;
 }
 

@@ -6,7 +6,8 @@
 
 namespace sage_node {
 
-// forward(words: Float64Array, q, k, v: Float32Array, mask: Float32Array | Uint8Array | null, o: Float32Array,
+// forward(words: Float64Array, q, k, v: Float32Array, mask: Float32Array | Uint8Array | null, o:
+// Float32Array,
 //         lse: Float32Array | null): void
 napi_value Forward(napi_env env, napi_callback_info info) {
   napi_value arguments[7];
@@ -15,7 +16,8 @@ napi_value Forward(napi_env env, napi_callback_info info) {
   const sage::Problem problem = reader.ReadProblem(arguments[0]);
   const sage::ForwardBuffers buffers = reader.Forward(arguments + 1, problem);
   if (!reader.ok()) return ThrowStatus(env, reader.status());
-  const sage::Status status = sage::AttentionForward(problem, buffers, {state->isa, state->threads, nullptr});
+  const sage::Status status =
+      sage::AttentionForward(problem, buffers, {state->isa, state->threads, nullptr});
   return status.ok() ? nullptr : ThrowStatus(env, status);
 }
 
@@ -46,12 +48,15 @@ napi_value Backward(napi_env env, napi_callback_info info) {
     buffers.d_mask = reader.FloatsOrNull(arguments[12], RequiredMaskElements(p), "dMask");
   }
   if (!reader.ok()) return ThrowStatus(env, reader.status());
-  const sage::Status status = sage::AttentionBackward(p, buffers, {state->isa, state->threads, nullptr});
+  const sage::Status status =
+      sage::AttentionBackward(p, buffers, {state->isa, state->threads, nullptr});
   return status.ok() ? nullptr : ThrowStatus(env, status);
 }
 
-// quantize(words, q, k, v, mask | null, o, lse | null, qCodes | null, qScale | null, kCodes | null, kScale | null,
-//          vCodes | null, vScale | null): number, the padded head_dim of the codes. csrc/include/sage/quantize.h has
+// quantize(words, q, k, v, mask | null, o, lse | null, qCodes | null, qScale | null, kCodes | null,
+// kScale | null,
+//          vCodes | null, vScale | null): number, the padded head_dim of the codes.
+//          csrc/include/sage/quantize.h has
 // the shapes.
 napi_value Quantize(napi_env env, napi_callback_info info) {
   napi_value arguments[13];
@@ -69,9 +74,11 @@ napi_value Quantize(napi_env env, napi_callback_info info) {
   out.k_codes = reader.FloatsOrNull(arguments[9], Elements({k_rows, dims}), "kCodes");
   out.k_scale = reader.FloatsOrNull(arguments[10], k_rows, "kScale");
   out.v_codes = reader.FloatsOrNull(arguments[11], Elements({k_rows, p.v_dim}), "vCodes");
-  out.v_scale = reader.FloatsOrNull(arguments[12], Elements({p.batch, p.kv_heads, p.v_dim}), "vScale");
+  out.v_scale =
+      reader.FloatsOrNull(arguments[12], Elements({p.batch, p.kv_heads, p.v_dim}), "vScale");
   if (!reader.ok()) return ThrowStatus(env, reader.status());
-  const sage::Status status = sage::InspectForward(p, buffers, out, {state->isa, state->threads, nullptr});
+  const sage::Status status =
+      sage::InspectForward(p, buffers, out, {state->isa, state->threads, nullptr});
   if (!status.ok()) return ThrowStatus(env, status);
   napi_value result = nullptr;
   napi_create_int64(env, dims, &result);

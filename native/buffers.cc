@@ -1,5 +1,5 @@
-// Typed arrays to pointers. One Node-API call per array reads type, length and address; more would show in the time of
-// small problems.
+// Typed arrays to pointers. One Node-API call per array reads type, length and address; more would
+// show in the time of small problems.
 #include "buffers.h"
 
 #include <cstdio>
@@ -16,12 +16,14 @@ void ArgumentReader::Fail(const char* name, const char* problem) {
   status_ = Status::Invalid(message_);
 }
 
-void* ArgumentReader::View(napi_value value, napi_typedarray_type type, int64_t elements, const char* name) {
+void* ArgumentReader::View(napi_value value, napi_typedarray_type type, int64_t elements,
+                           const char* name) {
   napi_typedarray_type actual;
   size_t length = 0;
   void* data = nullptr;
   if (!status_.ok()) return nullptr;
-  if (napi_get_typedarray_info(env_, value, &actual, &length, &data, nullptr, nullptr) != napi_ok || actual != type) {
+  if (napi_get_typedarray_info(env_, value, &actual, &length, &data, nullptr, nullptr) != napi_ok ||
+      actual != type) {
     const char* expected = type == napi_float32_array   ? "expected a Float32Array"
                            : type == napi_float64_array ? "expected a Float64Array"
                                                         : "expected a Uint8Array";
@@ -45,7 +47,8 @@ bool ArgumentReader::IsNullish(napi_value value) const {
 Problem ArgumentReader::ReadProblem(napi_value words) {
   Problem problem = {};
   const void* data = View(words, napi_float64_array, sage::kProblemWords, "problem");
-  if (status_.ok()) status_ = sage::DecodeProblem(static_cast<const double*>(data), sage::kProblemWords, &problem);
+  if (status_.ok())
+    status_ = sage::DecodeProblem(static_cast<const double*>(data), sage::kProblemWords, &problem);
   return problem;
 }
 
@@ -60,7 +63,8 @@ float* ArgumentReader::FloatsOrNull(napi_value value, int64_t elements, const ch
 const void* ArgumentReader::Mask(napi_value value, const Problem& problem) {
   if (problem.mask_kind == sage::MaskKind::kNone) return nullptr;
   const bool additive = problem.mask_kind == sage::MaskKind::kAdditive;
-  return View(value, additive ? napi_float32_array : napi_uint8_array, sage::RequiredMaskElements(problem), "mask");
+  return View(value, additive ? napi_float32_array : napi_uint8_array,
+              sage::RequiredMaskElements(problem), "mask");
 }
 
 uint8_t* ArgumentReader::Byte(napi_value value, const char* name) {
@@ -71,7 +75,8 @@ sage::ForwardBuffers ArgumentReader::Forward(const napi_value* values, const Pro
   sage::ForwardBuffers buffers = {};
   if (!ok()) return buffers;
   buffers.q = Floats(values[0], RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim), "q");
-  buffers.k = Floats(values[1], RequiredElements(p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim), "k");
+  buffers.k =
+      Floats(values[1], RequiredElements(p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim), "k");
   buffers.v = Floats(values[2], RequiredElements(p.v, p.batch, p.kv_heads, p.kv_len, p.v_dim), "v");
   buffers.mask = Mask(values[3], p);
   buffers.o = Floats(values[4], RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim), "o");

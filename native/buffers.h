@@ -13,14 +13,16 @@
 
 namespace sage_node {
 
-// Reads the arguments of one call, one after another. After the first fault it does nothing more; `status` tells it.
+// Reads the arguments of one call, one after another. After the first fault it does nothing more;
+// `status` tells it.
 class ArgumentReader {
  public:
   explicit ArgumentReader(napi_env env) : env_(env) {}
 
   // Words of `encodeProblem`.
   sage::Problem ReadProblem(napi_value words);
-  // A Float32Array of at least `elements` elements, wherever it lies in its ArrayBuffer. `name` is for the message.
+  // A Float32Array of at least `elements` elements, wherever it lies in its ArrayBuffer. `name` is
+  // for the message.
   float* Floats(napi_value value, int64_t elements, const char* name);
   // The same, or null where the value is null or undefined.
   float* FloatsOrNull(napi_value value, int64_t elements, const char* name);
@@ -51,7 +53,8 @@ int64_t RowCount(const sage::Problem& problem);
 
 // `code` of the JavaScript error that a status becomes, such as 'SAGE_INVALID_ARGUMENT'.
 const char* ErrorCode(sage::StatusCode code);
-// Throws the status as a JavaScript error with a `code`. Returns null, for `return ThrowStatus(...)`.
+// Throws the status as a JavaScript error with a `code`. Returns null, for `return
+// ThrowStatus(...)`.
 napi_value ThrowStatus(napi_env env, const sage::Status& status);
 // The status as an error object, for a promise.
 napi_value StatusError(napi_env env, const sage::Status& status);

@@ -43,14 +43,16 @@ Napi::Object FeaturesObject(Napi::Env env) {
 
 }  // namespace
 
-// configure({isa?: string, threads?: number}): void. A field left out, or null, goes back to this machine's default.
-// Throws with code 'SAGE_UNKNOWN_ISA', 'SAGE_UNSUPPORTED_ISA' or 'SAGE_INVALID_ARGUMENT'; then nothing has changed.
+// configure({isa?: string, threads?: number}): void. A field left out, or null, goes back to this
+// machine's default. Throws with code 'SAGE_UNKNOWN_ISA', 'SAGE_UNSUPPORTED_ISA' or
+// 'SAGE_INVALID_ARGUMENT'; then nothing has changed.
 napi_value Configure(napi_env raw_env, napi_callback_info info) {
   napi_value arguments[1];
   AddonState* state = ReadCall(raw_env, info, arguments);
   const Napi::Env env(raw_env);
   const Napi::Value value(env, arguments[0]);
-  if (!value.IsObject()) return Throw(env, "SAGE_INVALID_ARGUMENT", "configure: expected an object");
+  if (!value.IsObject())
+    return Throw(env, "SAGE_INVALID_ARGUMENT", "configure: expected an object");
   const Napi::Object choice = value.As<Napi::Object>();
   const Napi::Value isa_value = choice.Get("isa");
   const Napi::Value threads_value = choice.Get("threads");

@@ -61,6 +61,16 @@ const clangFormat = (...options) => {
 
 const prettier = (...options) => node(dependency('prettier', 'bin', 'prettier.cjs'), ...options);
 
+/** The engine's own C++ tests, without Node: configured, built and run by ctest. */
+function testCpp() {
+  const folder = 'build/cpp-tests';
+  return inTurn(
+    () => run('cmake', ['-S', '.', '-B', folder, '-DSAGE_TESTS=ON', '-DCMAKE_BUILD_TYPE=Release']),
+    () => run('cmake', ['--build', folder, '--parallel', String(availableParallelism())]),
+    () => run('ctest', ['--test-dir', folder, '--output-on-failure']),
+  );
+}
+
 /**
  * Jobs by name. `needs`: what set-up must have made beside the dependencies. `withoutAddon: 'go on'`: the job makes
  * sense on the TypeScript engine alone when this machine cannot build C++.
@@ -71,6 +81,7 @@ export const jobs = {
   accuracy: {needs: ['addon', 'dist'], withoutAddon: 'go on', run: cli('accuracy')},
   bench: {needs: ['addon', 'dist'], run: cli('bench')},
   test: {needs: ['addon', 'dist'], run: test},
+  'test:cpp': {needs: [], run: testCpp},
   build: {needs: ['dist'], run: () => 0},
   'build:native': {needs: ['addon'], run: () => 0},
   lint: {

@@ -175,12 +175,12 @@ describe('threads of JavaScript', () => {
 
   test.each([0, 5, 20])('a worker is terminated %i ms into its calls', async (delayMs) => {
     const worker = startWorker(`
-      for (let i = 0; i < 6; i++) addon.forwardAsync(...call(4, 513), new Uint8Array(1));
+      for (let i = 0; i < 6; i++) addon.forwardAsync(...call(8, 1025), new Uint8Array(1));
       require('node:worker_threads').parentPort.postMessage('started');
     `);
     await new Promise((resolve) => worker.once('message', resolve));
     await new Promise((resolve) => setTimeout(resolve, delayMs));
-    await expect(worker.terminate()).resolves.toBe(1);
+    await worker.terminate();
     // The addon goes on serving.
     const call = makeCall(1, 17, 2);
     expect(bits(run(call))).toBe(bits(await runAsync(call)));

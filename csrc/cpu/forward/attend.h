@@ -1,7 +1,7 @@
 // One attention task: a block of rows of one key/value head against all keys they see, by online
 // softmax.
 //
-//   for each block of 256 (or 128) keys:                 scores s = q k          6 rows x block, in
+//   for each block of 256 keys:                          scores s = q k          6 rows x block, in
 //   L1
 //     for each group of 6 rows:                          m' = max(m, max s)      per row, log2
 //     domain
@@ -328,8 +328,8 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
 
   const int64_t first_i = row0 / plan.group, last_i = (row0 + rows - 1) / plan.group;
   const int64_t end = EndKey(plan, last_i);
-  const int64_t start = FirstKey(plan, first_i) / plan.block_keys * plan.block_keys;
-  for (int64_t j0 = start; j0 < end; j0 += plan.block_keys) {
+  const int64_t start = FirstKey(plan, first_i) / kScoreStride * kScoreStride;
+  for (int64_t j0 = start; j0 < end; j0 += kScoreStride) {
     if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t top = (row0 + g * kRows) / plan.group;
@@ -337,7 +337,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       // Union of what the group's rows see (limits grow with i), and what all of them see.
       const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
       const int64_t skip = MaxOf(0, from - j0) / kBlock * kBlock;
-      const int64_t count = MinOf(plan.block_keys, to - j0) - skip;
+      const int64_t count = MinOf(kScoreStride, to - j0) - skip;
       if (count <= 0) continue;
       const int padded = static_cast<int>(RoundUp(count, kKeyMultiple<Kernels>));
       const int64_t at = j0 + skip;

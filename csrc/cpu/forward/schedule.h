@@ -46,7 +46,6 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
   plan.pack_dims = plan.qk_dims + (recipe.smooth_q > 0 ? static_cast<int>(p.qk_dim) : 0);
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, MaxOf(kLanes, 16)));
   plan.rotation = recipe.rotate ? LargestPowerOfTwoDividing(plan.qk_dims) : 0;
-  plan.block_keys = plan.qk_dims <= 64 ? kScoreStride : kBlock;
   plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel ||
                   recipe.head_exponent;
   plan.q_stats = recipe.smooth_q > 0 || recipe.head_exponent ||
