@@ -59,6 +59,44 @@ SAGE_INLINE void StoreScores(__m512i acc[4], const __m512 scale[4], float* s, F3
   most->r = _mm512_max_ps(most->r, high);
 }
 
+// What one dword of K, V, Q or P holds: 4 bytes or 2 words, and how two vectors of them multiply.
+struct ByteDwords {
+  static constexpr int kElements = 4;
+  SAGE_INLINE __m512i Dot(__m512i acc, __m512i a, __m512i b) { return DotBytes(acc, a, b); }
+};
+struct WordDwords {
+  static constexpr int kElements = 2;
+  SAGE_INLINE __m512i Dot(__m512i acc, __m512i a, __m512i b) { return DotWords(acc, a, b); }
+};
+
+// Scores of 6 rows and 64 keys; `start` holds the rows' first sums, or is null for zero.
+template <class Dwords>
+SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const uint8_t* k,
+                                  int dims, const float* k_scale, float* s, F32 most[kRows]) {
+  __m512i acc[kRows][4];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    const __m512i first = start == nullptr ? _mm512_setzero_si512() : _mm512_set1_epi32(start[r]);
+    acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = first;
+  }
+  for (int d = 0; d < dims / Dwords::kElements; ++d) {
+    const __m512i* keys = reinterpret_cast<const __m512i*>(k + d * 256);
+    const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i query = Broadcast4(q + (d * kRows + r) * 4);
+      acc[r][0] = Dwords::Dot(acc[r][0], k0, query);
+      acc[r][1] = Dwords::Dot(acc[r][1], k1, query);
+      acc[r][2] = Dwords::Dot(acc[r][2], k2, query);
+      acc[r][3] = Dwords::Dot(acc[r][3], k3, query);
+    }
+  }
+  const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16),
+                           _mm512_load_ps(k_scale + 32), _mm512_load_ps(k_scale + 48)};
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
+}
+
 // kOffset is 128 for symmetric 8-bit codes, 107 for those of `int8_pair` (any offset that keeps
 // code + offset in a byte works).
 template <int kOffset>
@@ -93,27 +131,7 @@ struct QkBytes512 {
 
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims,
                         const float* k_scale, float* s, F32 most[kRows]) {
-    __m512i acc[kRows][4];
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_set1_epi32(corrections[r]);
-    }
-    for (int d = 0; d < dims / 4; ++d) {
-      const __m512i* keys = reinterpret_cast<const __m512i*>(k + d * 256);
-      const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i query = Broadcast4(q + (d * kRows + r) * 4);
-        acc[r][0] = DotBytes(acc[r][0], k0, query);
-        acc[r][1] = DotBytes(acc[r][1], k1, query);
-        acc[r][2] = DotBytes(acc[r][2], k2, query);
-        acc[r][3] = DotBytes(acc[r][3], k3, query);
-      }
-    }
-    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16),
-                             _mm512_load_ps(k_scale + 32), _mm512_load_ps(k_scale + 48)};
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
+    IntegerScoreTile<ByteDwords>(q, corrections, k, dims, k_scale, s, most);
   }
 };
 
@@ -123,54 +141,56 @@ struct QkWords512 {
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }
 
-  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
+  // Dwords of 2 dims each, `stride` bytes apart.
+  SAGE_INLINE void StoreDwords(const float* x, int dims, int stride, uint8_t* out) {
     for (int d = 0; d < dims; d += 16) {
       const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(x + d)));
       uint32_t words[8];
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), codes);
-      for (int w = 0; w < 8; ++w) memcpy(tile + (d / 2 + w) * 256 + key * 4, &words[w], 4);
+      for (int w = 0; w < 8; ++w) memcpy(out + (d / 2 + w) * stride, &words[w], 4);
     }
+  }
+
+  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
+    StoreDwords(x, dims, 256, tile + key * 4);
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
                          int32_t* /*corrections*/) {
-    for (int d = 0; d < dims; d += 16) {
-      const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(x + d)));
-      uint32_t words[8];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), codes);
-      for (int w = 0; w < 8; ++w) memcpy(group + (d / 2 + w) * 4 * kRows + r * 4, &words[w], 4);
-    }
+    StoreDwords(x, dims, 4 * kRows, group + r * 4);
   }
 
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
                         int dims, const float* k_scale, float* s, F32 most[kRows]) {
-    __m512i acc[kRows][4];
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r)
-      acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_setzero_si512();
-    for (int d = 0; d < dims / 2; ++d) {
-      const __m512i* keys = reinterpret_cast<const __m512i*>(k + d * 256);
-      const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i query = Broadcast4(q + (d * kRows + r) * 4);
-        acc[r][0] = DotWords(acc[r][0], k0, query);
-        acc[r][1] = DotWords(acc[r][1], k1, query);
-        acc[r][2] = DotWords(acc[r][2], k2, query);
-        acc[r][3] = DotWords(acc[r][3], k3, query);
-      }
-    }
-    const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16),
-                             _mm512_load_ps(k_scale + 32), _mm512_load_ps(k_scale + 48)};
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
+    IntegerScoreTile<WordDwords>(q, nullptr, k, dims, k_scale, s, most);
   }
 };
 
-// alpha o as float accumulators, for panels that accumulate in float.
-template <int kCount>
-SAGE_INLINE void AddToOutputs(__m512i acc[kRows][kCount], float* o, int64_t stride,
-                              const float* alpha) {
+// o = alpha o + p v over keys [first, end) in integers; one panel of kCount vectors. The unsigned
+// operand of a byte product is p.
+template <class Dwords, int kCount>
+SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first, int end, float* o,
+                                   int64_t stride, const float* alpha) {
+  constexpr int kBytesPerElement = 4 / Dwords::kElements;
+  __m512i acc[kRows][kCount];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_si512();
+  }
+  for (int j = first; j < end; j += Dwords::kElements) {
+    const __m512i* values =
+        reinterpret_cast<const __m512i*>(v + j / Dwords::kElements * kCount * 64);
+    __m512i value[kCount];
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) value[t] = values[t];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i weight = Broadcast4(p + (r * kScoreStride + j) * kBytesPerElement);
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) acc[r][t] = Dwords::Dot(acc[r][t], weight, value[t]);
+    }
+  }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
     const __m512 a = _mm512_set1_ps(alpha[r]);
@@ -226,25 +246,8 @@ struct PvWords512 {
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
-      __m512i acc[kRows][kCount];
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-        for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_si512();
-      }
-      for (int j = first; j < end; j += 2) {
-        const __m512i* values = reinterpret_cast<const __m512i*>(v + j / 2 * kCount * 64);
-        __m512i value[kCount];
-#pragma GCC unroll 4
-        for (int t = 0; t < kCount; ++t) value[t] = values[t];
-#pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) {
-          const __m512i weight = Broadcast4(p + (r * kScoreStride + j) * 2);
-#pragma GCC unroll 4
-          for (int t = 0; t < kCount; ++t) acc[r][t] = DotWords(acc[r][t], weight, value[t]);
-        }
-      }
-      AddToOutputs<kCount>(acc, o, stride, first == 0 ? alpha : kKeep);
+      IntegerOutputTile<WordDwords, kCount>(p, v, first, end, o, stride,
+                                            first == 0 ? alpha : kKeep);
     }
   }
 };
@@ -289,25 +292,7 @@ struct PvBytes512 {
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
                            const float* alpha) {
-    __m512i acc[kRows][kCount];
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_si512();
-    }
-    for (int j = 0; j < count; j += 4) {
-      const __m512i* values = reinterpret_cast<const __m512i*>(v + j / 4 * kCount * 64);
-      __m512i value[kCount];
-#pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) value[t] = values[t];
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i weight = Broadcast4(p + r * kScoreStride + j);
-#pragma GCC unroll 4
-        for (int t = 0; t < kCount; ++t) acc[r][t] = DotBytes(acc[r][t], weight, value[t]);
-      }
-    }
-    AddToOutputs<kCount>(acc, o, stride, alpha);
+    IntegerOutputTile<ByteDwords, kCount>(p, v, 0, count, o, stride, alpha);
   }
 };
 
