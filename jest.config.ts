@@ -4,6 +4,9 @@ import type {Config} from 'jest';
 /** Compiled file by file, without type checks (`npm run typecheck` does these), and `#platform` bound to Node. */
 const shared = {
   testEnvironment: 'node',
+  // jest's clean-up walks every global of a finished file, and does not come back from a WebAssembly module of tfjs that is
+  // still starting; files share nothing that would need it.
+  testEnvironmentOptions: {globalsCleanup: 'off'},
   // Far above what any test needs: a slow or shared machine must not turn a right answer into a failure.
   testTimeout: 60_000,
   transform: {
