@@ -77,7 +77,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endif()
 endif()
 
-add_library(sage_engine OBJECT "${CMAKE_CURRENT_SOURCE_DIR}/csrc/problem.cc" ${sage_cpu_sources})
+add_library(sage_engine OBJECT "${CMAKE_CURRENT_SOURCE_DIR}/csrc/problem.cc"
+  "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/without_cuda.cc" ${sage_cpu_sources})
 target_link_libraries(sage_engine PUBLIC sage_engine_flags)
 # Only there, so that a new version recompiles one file.
 set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/cpu_features.cc" PROPERTIES
