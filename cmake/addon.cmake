@@ -3,7 +3,7 @@ file(GLOB sage_native_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/nat
 
 add_library(${PROJECT_NAME} MODULE ${sage_native_sources} ${sage_engine_objects} ${CMAKE_JS_SRC})
 set_target_properties(${PROJECT_NAME} PROPERTIES PREFIX "" SUFFIX ".node")
-target_link_libraries(${PROJECT_NAME} PRIVATE sage_flags ${CMAKE_JS_LIB})
+target_link_libraries(${PROJECT_NAME} PRIVATE sage_flags ${CMAKE_JS_LIB} ${CMAKE_DL_LIBS})
 target_include_directories(${PROJECT_NAME} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/csrc/include")
 target_include_directories(${PROJECT_NAME} SYSTEM PRIVATE ${CMAKE_JS_INC})
 target_compile_definitions(${PROJECT_NAME} PRIVATE

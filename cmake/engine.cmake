@@ -77,13 +77,51 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   endif()
 endif()
 
-add_library(sage_engine OBJECT "${CMAKE_CURRENT_SOURCE_DIR}/csrc/problem.cc"
-  "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/without_cuda.cc" ${sage_cpu_sources})
+set(sage_other_sources "${CMAKE_CURRENT_SOURCE_DIR}/csrc/problem.cc" ${sage_cpu_sources})
+if(NOT sage_with_cuda)
+  list(APPEND sage_other_sources "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/without_cuda.cc")
+endif()
+add_library(sage_engine OBJECT ${sage_other_sources})
 target_link_libraries(sage_engine PUBLIC sage_engine_flags)
 # Only there, so that a new version recompiles one file.
 set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/cpu_features.cc" PROPERTIES
   COMPILE_DEFINITIONS SAGE_VERSION="${sage_version}")
 list(APPEND sage_engine_objects $<TARGET_OBJECTS:sage_engine>)
+
+# The CUDA engine, csrc/cuda/. The runtime library is linked in; the driver is looked up at run time.
+if(sage_with_cuda)
+  file(GLOB_RECURSE sage_cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cu")
+  # What only sm_90a has: csrc/cuda/sm90, and the *_sm90.cu elsewhere.
+  set(sage_sm90_sources ${sage_cuda_sources})
+  list(FILTER sage_cuda_sources EXCLUDE REGEX "/csrc/cuda/sm90/|_sm90\\.cu$")
+  add_library(sage_cuda OBJECT ${sage_cuda_sources})
+  set(sage_cuda_objects $<TARGET_OBJECTS:sage_cuda>)
+  sage_cuda_target(sage_cuda "${sage_cuda_architectures}")
+  set(sage_sm90_architecture "")
+  if("90-real" IN_LIST sage_cuda_architectures OR "90a-real" IN_LIST sage_cuda_architectures)
+    set(sage_sm90_architecture 90a-real)
+    list(FILTER sage_sm90_sources INCLUDE REGEX "/csrc/cuda/sm90/|_sm90\\.cu$")
+    if(SAGE_CUDA_SM90)
+      target_compile_definitions(sage_cuda PRIVATE SAGE_WITH_SM90)
+    else()
+      list(FILTER sage_sm90_sources EXCLUDE REGEX "/csrc/cuda/sm90/")
+    endif()
+    add_library(sage_cuda_sm90 OBJECT ${sage_sm90_sources})
+    sage_cuda_target(sage_cuda_sm90 90a-real)
+    target_compile_definitions(sage_cuda PRIVATE SAGE_WITH_EXACT_SM90)
+    list(APPEND sage_cuda_objects $<TARGET_OBJECTS:sage_cuda_sm90>)
+  endif()
+  # "80-real;90-real;80-virtual" is told as "sm_80 sm_90 compute_80".
+  set(sage_cuda_names ${sage_cuda_architectures} ${sage_sm90_architecture})
+  list(REMOVE_DUPLICATES sage_cuda_names)
+  list(TRANSFORM sage_cuda_names REPLACE "^([0-9]+[af]?)-virtual$" "compute_\\1")
+  list(TRANSFORM sage_cuda_names REPLACE "^([0-9]+[af]?)(-real)?$" "sm_\\1")
+  list(JOIN sage_cuda_names " " sage_cuda_names)
+  set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/device.cu" PROPERTIES
+    COMPILE_DEFINITIONS "SAGE_CUDA_ARCHITECTURE_NAMES=\"${sage_cuda_names}\"")
+  list(APPEND sage_engine_objects ${sage_cuda_objects})
+  target_link_libraries(sage_flags INTERFACE $<LINK_ONLY:CUDA::cudart_static>)
+endif()
 
 list(JOIN sage_isas ", " sage_isa_list)
 message(STATUS "sage: version ${sage_version}, instruction sets ${sage_isa_list}")

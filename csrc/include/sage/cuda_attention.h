@@ -32,7 +32,8 @@ const CudaInfo& DetectCuda();
 // tells why.
 bool CudaSupports(const Problem& problem, const char** reason);
 
-// Bytes of device memory that a call needs beside its buffers, O(N).
+// Bytes of device memory that a call needs beside its buffers, O(N); aligned to 256 bytes, as
+// cudaMalloc gives it.
 int64_t CudaForwardWorkspace(const Problem& problem);
 int64_t CudaBackwardWorkspace(const Problem& problem);
 

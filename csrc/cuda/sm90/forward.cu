@@ -1,0 +1,146 @@
+// Entry of int8_fp8 on Hopper: what is supported, the workspace, and the order of launches.
+#include <cmath>
+#include <limits>
+
+#include "cuda/sm90/forward.h"
+#include "cuda/sm90/launch.h"
+
+namespace sage {
+namespace {
+
+constexpr int64_t kLongest = int64_t{1} << 30;  // tokens; indices inside a head are 32-bit
+constexpr int64_t kMostBlocks = std::numeric_limits<int32_t>::max();
+
+int64_t Tiles(int64_t tokens) { return (tokens + sm90::kTile - 1) / sm90::kTile; }
+
+const char* RecipeReason(const Recipe& r) {
+  if (r.precision != Precision::kInt8Fp8 || r.qk != QkFormat::kInt8 || r.pv != PvFormat::kE4m3) {
+    return "the Hopper kernels compute the recipe int8_fp8 only";
+  }
+  if (r.q_group != TokenGroup::kToken || r.k_group != TokenGroup::kConsecutive32) {
+    return "the Hopper kernels have one scale per query and per 32 keys (int8_fp8's default "
+           "granularity)";
+  }
+  if (r.rounding != Rounding::kEven) {
+    return "the Hopper kernels compute the tuned form of int8_fp8";
+  }
+  if (r.smooth_q != 0) return "the Hopper kernels do not smooth q";
+  if (r.pv_accumulator != PvAccumulator::kFp32Fp32 || r.v_scale != VScale::kChannel ||
+      r.row_sum != RowSum::kExact || r.p_top != 448.0f || r.v_top != 448.0f || r.rotate ||
+      r.four_six || r.head_exponent || (r.smooth_v != 0 && r.smooth_v != sm90::kTile)) {
+    return "the Hopper kernels accumulate P·V in two levels (fp32+fp32), v scaled per channel";
+  }
+  return nullptr;
+}
+
+const char* ShapeReason(const Problem& p) {
+  if (p.qk_dim < 1 || p.qk_dim > 128 || p.v_dim < 1 || p.v_dim > 128) {
+    return "the Hopper kernels serve head_dim 1 to 128";
+  }
+  if (p.q_len > kLongest || p.kv_len > kLongest) {
+    return "the Hopper kernels serve at most 2^30 queries and keys";
+  }
+  if (p.batch * p.q_heads * Tiles(p.q_len) + p.batch * p.kv_heads * Tiles(p.kv_len) > kMostBlocks) {
+    return "too many heads and tokens for one launch of the Hopper kernels";
+  }
+  if (!std::isfinite(static_cast<float>(std::fabs(p.scale) * 1.4426950408889634))) {
+    return "the scale does not fit in float32";
+  }
+  return nullptr;
+}
+
+const char* DeviceReason() {
+  int device = 0, major = 0, minor = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+    return "no CUDA device answers";
+  }
+  return major == 9 && minor == 0 ? nullptr : "the device is not Hopper (compute capability 9.0)";
+}
+
+Status StatusOf(cudaError_t error) {
+  if (error == cudaSuccess) return Status::Ok();
+  return {error == cudaErrorMemoryAllocation ? StatusCode::kOutOfMemory : StatusCode::kInternal,
+          cudaGetErrorString(error)};
+}
+
+// Hands out aligned pieces of the workspace.
+struct Carver {
+  uint8_t* base;
+  int64_t used;
+  template <class T>
+  T* Take(int64_t count) {
+    // Operand tiles are copied in bulk; swizzled rows repeat after 1024 bytes.
+    constexpr int64_t kAlignment = 1024;
+    T* piece = base == nullptr ? nullptr : reinterpret_cast<T*>(base + used);
+    used += (count * static_cast<int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
+    return piece;
+  }
+};
+
+}  // namespace
+
+namespace sm90 {
+
+Workspace LayOut(const Problem& p, void* base) {
+  Workspace w = {};
+  const int64_t q_heads = p.batch * p.q_heads, kv_heads = p.batch * p.kv_heads;
+  w.dim = p.qk_dim <= 64 && p.v_dim <= 64 ? 64 : 128;
+  w.tiles = static_cast<int>(Tiles(p.kv_len));
+  w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
+  const int64_t rows = w.dim == 64 ? kRowMultiple64 : kRowMultiple;
+  w.q_rows = static_cast<int>((p.q_len + rows - 1) / rows * rows);
+  const int64_t tiles = kv_heads * w.tiles, channels = kv_heads * w.dim;
+  Carver carver = {static_cast<uint8_t*>(base), 0};
+  w.schedule = carver.Take<uint32_t>(2);
+  w.arrived = carver.Take<uint32_t>(kv_heads);
+  w.not_finite = carver.Take<uint32_t>(kv_heads);
+  w.v_largest = carver.Take<uint32_t>(channels);
+  w.zeroed_bytes = carver.used;
+  w.k_sum = carver.Take<double>(tiles * w.dim);
+  w.k_count = carver.Take<int32_t>(tiles * w.dim);
+  w.k_mean = carver.Take<float>(channels);
+  w.v_mean = carver.Take<float>(tiles * w.dim);
+  w.v_scale = carver.Take<float>(channels);
+  w.v_inverse = carver.Take<float>(channels);
+  w.q_scale = carver.Take<float>(q_heads * w.q_rows);
+  w.lse_shift = carver.Take<float>(p.want_lse ? q_heads * w.q_rows : 0);
+  w.k_scale = carver.Take<float>(tiles * 4);
+  w.mean_image = carver.Take<float>(kv_heads * w.mean_groups * kMeanTiles * w.dim);
+  w.marks = carver.Take<uint8_t>(tiles * kTile);
+  w.q_codes = carver.Take<uint8_t>(q_heads * w.q_rows * w.dim);
+  w.k_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
+  w.v_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
+  w.bytes = carver.used;
+  return w;
+}
+
+}  // namespace sm90
+
+bool Sm90Supports(const Problem& problem, const char** reason) {
+  const char* found = RecipeReason(problem.recipe);
+  if (found == nullptr) found = ShapeReason(problem);
+  if (found == nullptr) found = DeviceReason();
+  *reason = found != nullptr ? found : "int8_fp8 on Hopper's tensor cores";
+  return found == nullptr;
+}
+
+int64_t Sm90Workspace(const Problem& problem) { return sm90::LayOut(problem, nullptr).bytes; }
+
+Status Sm90Forward(const Problem& problem, const ForwardBuffers& buffers, void* workspace,
+                   cudaStream_t stream) {
+  const char* reason = nullptr;
+  if (!Sm90Supports(problem, &reason)) return {StatusCode::kUnsupported, reason};
+  if (problem.batch == 0 || problem.q_heads == 0 || problem.q_len == 0) return Status::Ok();
+  cudaGetLastError();  // an earlier failure of somebody else's is not ours
+  if (problem.kv_len == 0 || problem.kv_heads == 0) {
+    return StatusOf(sm90::WriteEmptyRows(problem, buffers, stream));
+  }
+  const sm90::Workspace space = sm90::LayOut(problem, workspace);
+  const cudaError_t error = sm90::Prepass(problem, buffers, space, stream);
+  if (error != cudaSuccess) return StatusOf(error);
+  return StatusOf(sm90::Attend(problem, buffers, space, stream));
+}
+
+}  // namespace sage

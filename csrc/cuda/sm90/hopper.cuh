@@ -1,0 +1,217 @@
+// The instructions of sm_90a that the attention kernel is made of: barriers with a transaction
+// count, bulk copies, wgmma and its descriptors, and the register split between warpgroups. One
+// function per instruction; names and semantics as in the PTX ISA.
+#ifndef SAGE_CUDA_SM90_HOPPER_CUH_
+#define SAGE_CUDA_SM90_HOPPER_CUH_
+
+#include <cstdint>
+
+namespace sage {
+namespace sm90 {
+
+#define SAGE_DEVICE __device__ __forceinline__
+
+SAGE_DEVICE uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// ---- mbarrier ----
+
+SAGE_DEVICE void BarrierInit(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+SAGE_DEVICE void BarrierInitFence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+SAGE_DEVICE void BarrierExpect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+SAGE_DEVICE void BarrierArrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+SAGE_DEVICE void BarrierWait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again_%=;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// Named barriers: `threads` of the block meet, or leave a mark for those who wait.
+SAGE_DEVICE void NamedSync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+SAGE_DEVICE void NamedArrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- bulk copy, global to shared; 16-byte aligned, completes on the barrier ----
+
+SAGE_DEVICE void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// ---- shared memory by address ----
+
+SAGE_DEVICE void StoreShared2(uint32_t at, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(x), "f"(y) : "memory");
+}
+SAGE_DEVICE float2 LoadShared2(uint32_t at) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(at) : "memory");
+  return x;
+}
+SAGE_DEVICE float4 LoadSharedFloat4(uint32_t at) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(at)
+               : "memory");
+  return x;
+}
+SAGE_DEVICE void StoreSharedInt(uint32_t at, int x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
+}
+SAGE_DEVICE int LoadSharedInt(uint32_t at) {
+  int x;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  return x;
+}
+
+// ---- registers per warpgroup ----
+
+template <int kRegisters>
+SAGE_DEVICE void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+SAGE_DEVICE void GiveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// ---- wgmma ----
+
+SAGE_DEVICE void WgmmaFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+SAGE_DEVICE void WgmmaCommit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+SAGE_DEVICE void WgmmaWait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Where chunk c (16 bytes) of row r lies in a swizzled row of W bytes, W = 64 or 128; 8 rows of 128
+// bytes repeat.
+template <int kRowBytes>
+__host__ __device__ constexpr int SwizzledChunk(int row, int chunk) {
+  return kRowBytes == 128 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
+}
+
+// Descriptor of a K-major operand in swizzled rows of 64 or 128 bytes; `at` is aligned to 8 rows.
+// Adding 2 moves 32 bytes along K.
+template <int kRowBytes>
+SAGE_DEVICE uint64_t OperandDescriptor(uint32_t at) {
+  constexpr uint64_t kSwizzle = kRowBytes == 128 ? 1 : 2;
+  constexpr uint64_t kEightRows = 8 * kRowBytes >> 4;
+  return kSwizzle << 62 | kEightRows << 32 | 1ull << 16 | (at >> 4 & 0x3FFF);
+}
+
+// Lists of accumulator registers for the statements below.
+#define SAGE_R8(a, b, c, d, e, f, g, h) \
+  "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
+#define SAGE_R32                                         \
+  SAGE_R8(0, 1, 2, 3, 4, 5, 6, 7)                        \
+  "," SAGE_R8(8, 9, 10, 11, 12, 13, 14, 15) "," SAGE_R8( \
+      16, 17, 18, 19, 20, 21, 22, 23) "," SAGE_R8(24, 25, 26, 27, 28, 29, 30, 31)
+#define SAGE_R64                                                              \
+  SAGE_R32 "," SAGE_R8(32, 33, 34, 35, 36, 37, 38, 39) "," SAGE_R8(           \
+      40, 41, 42, 43, 44, 45, 46, 47) "," SAGE_R8(48, 49, 50, 51, 52, 53, 54, \
+                                                  55) "," SAGE_R8(56, 57, 58, 59, 60, 61, 62, 63)
+#define SAGE_OPS8(k, d, i) \
+  k(d[i]), k(d[i + 1]), k(d[i + 2]), k(d[i + 3]), k(d[i + 4]), k(d[i + 5]), k(d[i + 6]), k(d[i + 7])
+#define SAGE_OPS32(k, d, i) \
+  SAGE_OPS8(k, d, i), SAGE_OPS8(k, d, i + 8), SAGE_OPS8(k, d, i + 16), SAGE_OPS8(k, d, i + 24)
+
+// s[64 x 128] (+)= a[64 x 32] b[128 x 32]', int8, both in shared memory. Thread (g, c) of a warp
+// (g = lane / 4, c = lane % 4) holds rows g and g + 8 of its 16: s[4j + 2r + e] is row g + 8r,
+// column 8j + 2c + e.
+SAGE_DEVICE void WgmmaScores(int (&s)[64], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" SAGE_R64 "}, %64, %65, p;\n}"
+      : SAGE_OPS32("+r", s, 0), SAGE_OPS32("+r", s, 32)
+      : "l"(a), "l"(b), "r"(accumulate));
+}
+
+// t[64 x N] (+)= p[64 x 32] v[N x 32]', e4m3, p in registers; t as the scores.
+SAGE_DEVICE void WgmmaOutputs(float (&t)[64], const uint32_t* p, uint64_t v, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" SAGE_R64
+      "}, {%64,%65,%66,%67}, %68, p, 1, 1;\n}"
+      : SAGE_OPS32("+f", t, 0), SAGE_OPS32("+f", t, 32)
+      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v), "r"(accumulate));
+}
+SAGE_DEVICE void WgmmaOutputs(float (&t)[32], const uint32_t* p, uint64_t v, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" SAGE_R32
+      "}, {%32,%33,%34,%35}, %36, p, 1, 1;\n}"
+      : SAGE_OPS32("+f", t, 0)
+      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v), "r"(accumulate));
+}
+
+#undef SAGE_R8
+#undef SAGE_R32
+#undef SAGE_R64
+#undef SAGE_OPS8
+#undef SAGE_OPS32
+
+// o[16 x 8] += a[16 x 8] b[8 x 8] in tf32 with float32 sums; a warp's own rows. a: rows g, g + 8 of
+// column c, then of column c + 4; b: rows c, c + 4 of column g.
+SAGE_DEVICE void MmaTf32(float* o, const uint32_t (&a)[4], float b0, float b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(o[0]), "+f"(o[1]), "+f"(o[2]), "+f"(o[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(__float_as_uint(b0)),
+        "r"(__float_as_uint(b1)));
+}
+
+// ---- arithmetic ----
+
+SAGE_DEVICE float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Four floats as e4m3 bytes, a lowest; to nearest even, at most 448. Volatile: moved below the next
+// wgmma, the floats would outlive their registers.
+SAGE_DEVICE uint32_t PackE4m3(float a, float b, float c, float d) {
+  uint32_t bytes;
+  asm volatile(
+      "{\n.reg .b16 low, high;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+      "mov.b32 %0, {low, high};\n}"
+      : "=r"(bytes)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return bytes;
+}
+
+SAGE_DEVICE uint32_t RoundTf32(float x) {
+  uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace sm90
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM90_HOPPER_CUH_

@@ -1,0 +1,29 @@
+// The two halves of a call, apart: tests and benchmarks look between them.
+#ifndef SAGE_CUDA_SM90_LAUNCH_H_
+#define SAGE_CUDA_SM90_LAUNCH_H_
+
+#include <cuda_runtime.h>
+
+#include "cuda/sm90/workspace.h"
+#include "sage/attention.h"
+#include "sage/problem.h"
+
+namespace sage {
+namespace sm90 {
+
+// Statistics and quantisation: two launches after one clearing of `zeroed_bytes`.
+cudaError_t Prepass(const Problem& problem, const ForwardBuffers& buffers, const Workspace& space,
+                    cudaStream_t stream);
+
+// Attention over what Prepass left. May run again over the same workspace.
+cudaError_t Attend(const Problem& problem, const ForwardBuffers& buffers, const Workspace& space,
+                   cudaStream_t stream);
+
+// o = 0 and lse = -Infinity everywhere: there are no keys.
+cudaError_t WriteEmptyRows(const Problem& problem, const ForwardBuffers& buffers,
+                           cudaStream_t stream);
+
+}  // namespace sm90
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM90_LAUNCH_H_

@@ -1,0 +1,77 @@
+// The copying warp of the attention kernel.
+#ifndef SAGE_CUDA_SM90_PRODUCE_CUH_
+#define SAGE_CUDA_SM90_PRODUCE_CUH_
+
+#include "cuda/sm90/block.cuh"
+#include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/work.cuh"
+
+namespace sage {
+namespace sm90 {
+
+// The copying warp: draws tiles of work and keeps the rings full. One lane acts; all follow, so
+// that loop and addresses stay in uniform registers.
+template <int D, bool kMasked>
+SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
+                         const Barriers<SharedMap<D, kMasked>::kStages>& bar) {
+  using Map = SharedMap<D, kMasked>;
+  constexpr int kRows = Roles<D, kMasked>::kRows;
+  const bool acts = (threadIdx.x & 31) == 0;
+  const auto copy = [&](uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+    if (!acts) return;
+    BarrierExpect(barrier, bytes);
+    BulkCopy(to, from, bytes, barrier);
+  };
+  uint32_t it = 0, groups = 0, round = 0;
+  int index = blockIdx.x;
+  while (true) {
+    const int slot = round & 1;
+    BarrierWait(bar.QEmpty(slot), (round >> 1 & 1) ^ 1);
+    if (index >= a.work) break;
+    if (acts) StoreSharedInt(shared + Map::kWork + 4 * slot, index);
+    const Work work = WorkOf<kRows>(a, index);
+    copy(shared + slot * Map::kQBytes,
+         a.q_codes + (static_cast<int64_t>(work.head) * a.q_rows + work.row0) * D, Map::kQBytes,
+         bar.QFull(slot));
+    int drawn = 0;
+    if (acts) drawn = static_cast<int>(atomicAdd(a.schedule, 1u));
+    ++round;
+    const int kv_head = KvHead(a, work.head), last = work.first + work.count - 1;
+    const int64_t tile0 = static_cast<int64_t>(kv_head) * a.tiles;
+    for (int i = last; i >= work.first; --i, ++it) {
+      if (a.smooth_v && (i == last || i % kMeanTiles == kMeanTiles - 1)) {
+        const int s = groups & 1;
+        BarrierWait(bar.MeanEmpty(s), (groups >> 1 & 1) ^ 1);
+        copy(shared + Map::kMean + s * Map::kMeanBytes,
+             a.mean_image + (static_cast<int64_t>(kv_head) * a.mean_groups + i / kMeanTiles) *
+                                (kMeanTiles * D),
+             Map::kMeanBytes, bar.MeanFull(s));
+        ++groups;
+      }
+      const int s = it % Map::kStages;
+      const uint32_t parity = (it / Map::kStages & 1) ^ 1;
+      BarrierWait(bar.Empty(s), parity);
+      if (acts) {
+        BarrierExpect(bar.Full(s), Map::kKBytes + Map::kVBytes);
+        BulkCopy(shared + Map::kK + s * Map::kKBytes, a.k_codes + (tile0 + i) * Map::kKBytes,
+                 Map::kKBytes, bar.Full(s));
+        BulkCopy(shared + Map::kV + s * Map::kVBytes, a.v_codes + (tile0 + i) * Map::kVBytes,
+                 Map::kVBytes, bar.Full(s));
+      }
+    }
+    index = gridDim.x + __shfl_sync(~0u, drawn, 0);
+  }
+  if (!acts) return;
+  StoreSharedInt(shared + Map::kWork + 4 * (round & 1), -1);
+  BarrierArrive(bar.QFull(round & 1));
+  // The last block to finish leaves the counter ready for another pass.
+  if (atomicAdd(a.schedule + 1, 1u) == gridDim.x - 1) {
+    a.schedule[0] = 0;
+    a.schedule[1] = 0;
+  }
+}
+
+}  // namespace sm90
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM90_PRODUCE_CUH_

@@ -1,0 +1,85 @@
+// Which keys a query attends to (docs/numerics.md 1), and the rows that a value of k or v that is
+// not finite spoils (docs/numerics.md 2).
+#ifndef SAGE_CUDA_SM90_VISIBILITY_CUH_
+#define SAGE_CUDA_SM90_VISIBILITY_CUH_
+
+#include <cstdint>
+
+#include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/workspace.h"
+#include "sage/problem.h"
+
+namespace sage {
+namespace sm90 {
+
+// What one row may see by causality and window, and where its mask lies.
+struct RowView {
+  int first;
+  unsigned count;
+  int64_t mask;  // element of key 0
+};
+
+struct Visibility {
+  int q_len, kv_len, offset;      // query i stands opposite key i + offset
+  int window_left, window_right;  // -1 = no limit
+  MaskKind mask_kind;
+  MaskStrides mask_strides;
+  const void* mask;
+  int q_heads;
+  const uint8_t* marks;
+  const uint32_t* not_finite;
+  int tiles;
+
+  SAGE_DEVICE int FirstKey(int i) const {
+    return window_left < 0 ? 0 : max(0, i + offset - window_left);
+  }
+  SAGE_DEVICE int EndKey(int i) const {
+    return window_right < 0 ? kv_len : min(kv_len, max(0, i + offset + window_right + 1));
+  }
+  // Rows past the end see what the last one sees: their results are dropped.
+  SAGE_DEVICE RowView Row(int head, int row) const {
+    const int i = min(row, q_len - 1);
+    RowView view;
+    view.first = FirstKey(i);
+    view.count = static_cast<unsigned>(max(0, EndKey(i) - view.first));
+    view.mask = head / q_heads * mask_strides.batch + head % q_heads * mask_strides.head +
+                i * mask_strides.query;
+    return view;
+  }
+  // What the mask adds to x of a key inside the view, log2 domain.
+  SAGE_DEVICE float Bias(const RowView& view, int j) const {
+    const int64_t at = view.mask + j * mask_strides.key;
+    if (mask_kind == MaskKind::kAdditive) {
+      return __ldg(static_cast<const float*>(mask) + at) * 1.44269504088896340736f;
+    }
+    return __ldg(static_cast<const uint8_t*>(mask) + at) != 0 ? 0.0f : -INFINITY;
+  }
+  SAGE_DEVICE bool Attends(const RowView& view, int j) const {
+    return mask_kind == MaskKind::kNone || Bias(view, j) != -INFINITY;
+  }
+  SAGE_DEVICE bool AnyNotFinite(int kv_head) const { return __ldg(not_finite + kv_head) != 0; }
+};
+
+// Rare: writes NaN over what the row's attended tokens spoil. The four threads of a quad share the
+// keys; the row's results are already written.
+__device__ __noinline__ void MarkRow(const Visibility& see, int kv_head, int head, int row, int c,
+                                     const float* v, int64_t v_stride, int v_dim, float* o,
+                                     float* lse) {
+  const RowView view = see.Row(head, row);
+  const uint8_t* marks = see.marks + static_cast<int64_t>(kv_head) * see.tiles * kTile;
+  const float nan = __uint_as_float(0x7fc00000u);
+  for (int j = view.first + c; j < view.first + static_cast<int>(view.count); j += 4) {
+    const uint8_t mark = marks[j];
+    if (mark == 0 || !see.Attends(view, j)) continue;
+    for (int d = 0; d < v_dim; ++d) {
+      const bool finite = (__float_as_uint(v[j * v_stride + d]) & 0x7fffffffu) < 0x7f800000u;
+      if ((mark & 1) || !finite) o[d] = nan;
+    }
+    if ((mark & 1) && lse != nullptr) *lse = nan;
+  }
+}
+
+}  // namespace sm90
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM90_VISIBILITY_CUH_

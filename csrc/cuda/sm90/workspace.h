@@ -1,0 +1,76 @@
+// The workspace of one int8_fp8 call on Hopper: where the pre-pass leaves what attention reads.
+//
+// Everything is laid out as the attention kernel's shared memory wants it, so that a tile is one
+// contiguous bulk copy. B = batch, Hq / Hkv = heads of q / of k and v, T = ceil(kv_len / 128)
+// tiles, R = q_len rounded up to 128 or 384, D = 64 or 128 (both head_dims padded with zeros).
+// "Swizzled": the 16-byte chunks of a row of W bytes are exchanged as wgmma's W-byte swizzle asks
+// (hopper.cuh).
+//
+//   q_codes    int8   [B·Hq][R][D]            swizzled rows
+//   q_scale    float  [B·Hq][R]               NaN for a row with a value that is not finite
+//   lse_shift  float  [B·Hq][R]               scale · q · mean(k); only with want_lse
+//   k_codes    int8   [B·Hkv][T][128][D]      swizzled rows; row 8j + 2c + e is token 32c + 2j + e
+//   k_scale    float  [B·Hkv][T][4]           one per 32 tokens
+//   v_codes    e4m3   [B·Hkv][T][D][128]      swizzled rows; byte 32s + 16h + 4c + i is token
+//                                             32c + 8s + 4h + i
+//   v_scale    float  [B·Hkv][D]              0 where a channel is all zero
+//   v_mean     float  [B·Hkv][T][D]
+//   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale as B fragments of m16n8k8 (tf32)
+//   marks      uint8  [B·Hkv][T·128]          bit 0: token of k, bit 1: of v, is not finite
+//
+// With these orders of tokens the thread that holds columns 8j + 2c, 8j + 2c + 1 of the scores owns
+// 32 consecutive tokens (one scale of k), and its scores, packed to bytes, are already the A
+// fragment of P·V.
+#ifndef SAGE_CUDA_SM90_WORKSPACE_H_
+#define SAGE_CUDA_SM90_WORKSPACE_H_
+
+#include <cstdint>
+
+#include "sage/problem.h"
+
+namespace sage {
+namespace sm90 {
+
+constexpr int kTile = 128;     // tokens of k and v per tile: also the block of V's means
+constexpr int kMeanTiles = 8;  // tiles per fragment of V's means: the depth of m16n8k8
+// Tiles of work have 128 rows of q, or 192.
+constexpr int kRowMultiple = 128;
+constexpr int kRowMultiple64 = 384;  // where head_dim is at most 64
+
+struct Workspace {
+  // Zeroed before the pre-pass, in this order.
+  uint32_t* schedule;    // [2] next tile of work; blocks that are done
+  uint32_t* arrived;     // [B·Hkv] tiles whose statistics are written
+  uint32_t* not_finite;  // [B·Hkv] bits of `marks` over all tokens
+  uint32_t* v_largest;   // [B·Hkv][D] largest |v'|, as bits
+  int64_t zeroed_bytes;
+
+  double* k_sum;     // [B·Hkv][T][D] sums of finite k
+  int32_t* k_count;  // [B·Hkv][T][D] how many they are
+  float* k_mean;     // [B·Hkv][D]
+  float* v_mean;
+  float* v_scale;
+  float* v_inverse;  // [B·Hkv][D]
+  float* q_scale;
+  float* lse_shift;
+  float* k_scale;
+  float* mean_image;
+  uint8_t* marks;
+  uint8_t* q_codes;
+  uint8_t* k_codes;
+  uint8_t* v_codes;
+  int64_t bytes;
+
+  int dim;          // D
+  int tiles;        // T
+  int mean_groups;  // ceil(T / 8)
+  int q_rows;       // R
+};
+
+// Lays the workspace out at `base`; with null it only measures (`bytes`).
+Workspace LayOut(const Problem& problem, void* base);
+
+}  // namespace sm90
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM90_WORKSPACE_H_

@@ -1,0 +1,84 @@
+// Which keys a query sees, on the device (docs/numerics.md section 1), and how far tiles must look.
+#ifndef SAGE_CUDA_VISIBILITY_CUH_
+#define SAGE_CUDA_VISIBILITY_CUH_
+
+#include <cstdint>
+
+#include "sage/problem.h"
+
+namespace sage::cuda {
+
+constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+struct Visibility {
+  int q_len, kv_len;
+  int offset;                     // query i stands opposite key i + offset
+  int window_left, window_right;  // -1 = no limit
+  MaskKind mask_kind;
+  MaskStrides strides;
+  const void* mask;
+
+  static Visibility Of(const Problem& p, const void* mask) {
+    // Lengths stay below 2^30, so that a wider window is no limit.
+    const auto window = [](int64_t n) { return static_cast<int>(n < (1 << 30) - 1 ? n : -1); };
+    Visibility v = {};
+    v.q_len = static_cast<int>(p.q_len);
+    v.kv_len = static_cast<int>(p.kv_len);
+    v.offset = static_cast<int>(p.offset());
+    v.window_left = window(p.window_left);
+    v.window_right = window(p.window_right);
+    v.mask_kind = p.mask_kind;
+    v.strides = p.mask;
+    v.mask = mask;
+    return v;
+  }
+
+  // First key and one past the last key of query i by causality and window.
+  __host__ __device__ int FirstKey(int i) const {
+    if (window_left < 0) return 0;
+    const int first = i + offset - window_left;
+    return first > 0 ? first : 0;
+  }
+  __host__ __device__ int EndKey(int i) const {
+    if (window_right < 0) return kv_len;
+    const int last = i + offset + window_right;  // may be 2^31 - 1
+    return last < 0 ? 0 : last < kv_len ? last + 1 : kv_len;
+  }
+  // First query and one past the last that see key j.
+  __host__ __device__ int FirstQuery(int j) const {
+    if (window_right < 0) return 0;
+    const int first = j - offset - window_right;
+    return first > 0 ? first : 0;
+  }
+  __host__ __device__ int EndQuery(int j) const {
+    if (window_left < 0) return q_len;
+    const int64_t last = static_cast<int64_t>(j) - offset + window_left;
+    return last < 0 ? 0 : last < q_len ? static_cast<int>(last) + 1 : q_len;
+  }
+
+  // Whether queries [i, i + rows) see all keys [j, j + keys); only queries that exist count.
+  __device__ bool SeesAll(int i, int rows, int j, int keys) const {
+    if (mask_kind != MaskKind::kNone || j + keys > kv_len) return false;
+    const int last = min(i + rows, q_len) - 1;
+    return FirstKey(last) <= j && EndKey(i) >= j + keys;
+  }
+
+  // Element offset of the mask's row for one query.
+  __device__ int64_t MaskRow(int64_t batch, int64_t head, int i) const {
+    return batch * strides.batch + head * strides.head + i * strides.query;
+  }
+  // What the mask adds to a score, natural-log domain; -Infinity hides. The pair must exist.
+  __device__ float Bias(int64_t row, int j) const {
+    if (mask_kind == MaskKind::kNone) return 0.0f;
+    const int64_t at = row + j * strides.key;
+    if (mask_kind == MaskKind::kBoolean) {
+      return static_cast<const uint8_t*>(mask)[at] != 0 ? 0.0f : -__int_as_float(0x7f800000);
+    }
+    return static_cast<const float*>(mask)[at];
+  }
+};
+
+}  // namespace sage::cuda
+
+#endif  // SAGE_CUDA_VISIBILITY_CUH_

@@ -1,0 +1,430 @@
+// Runner of the Hopper kernels without Node.
+//
+//   sm90_runner check [part of a case's name]  codes, scales, o and lse over the option space;
+//                                              exit code 0 if all hold
+//   sm90_runner accuracy                       errors against float64 (docs/kernels_hopper.md)
+//   sm90_runner bench [kernel|all] [milliseconds per point] [head_dim] [N]
+//
+// Codes and scales must equal those of the CPU engine, which is bit-exact with src/numerics; lse
+// equals its up to float32 sums; the error of o against float64 must be that of the recipe.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "cuda/sm90/forward.h"
+#include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/launch.h"
+#include "formats/formats.h"
+#include "sage/capabilities.h"
+#include "sage/quantize.h"
+#include "test/cuda/sm90_bench.cuh"
+#include "test/cuda/sm90_device.h"
+#include "test/cuda/sm90_problem.h"
+
+namespace {
+
+using sage::Causal;
+using sage::MaskKind;
+using sage_test::Case;
+using sage_test::Data;
+using sage_test::Device;
+using sage_test::Download;
+using sage_test::Problem;
+using sage_test::Require;
+using sage_test::Upload;
+
+struct Outputs {
+  std::vector<float> o, lse;
+};
+
+// The workspace after a call, as plain codes and scales by token.
+struct Operands {
+  std::vector<float> q_codes, q_scale, k_codes, k_scale, v_codes, v_scale;
+};
+
+template <int D>
+void Unpack(const Problem& p, const sage::sm90::Workspace& w, Operands* out) {
+  using sage::sm90::SwizzledChunk;
+  const int64_t q_heads = p.batch * p.q_heads, kv_heads = p.batch * p.kv_heads;
+  const auto q = Download(w.q_codes, q_heads * w.q_rows * D);
+  const auto k = Download(w.k_codes, kv_heads * w.tiles * 128 * D);
+  const auto v = Download(w.v_codes, kv_heads * w.tiles * 128 * D);
+  const auto q_scale = Download(w.q_scale, q_heads * w.q_rows);
+  const auto k_scale = Download(w.k_scale, kv_heads * w.tiles * 4);
+  out->v_scale.clear();
+  const auto v_scale = Download(w.v_scale, kv_heads * D);
+  const float sign = p.scale < 0 ? -1.0f : 1.0f;
+  for (int64_t h = 0; h < q_heads; ++h) {
+    for (int64_t i = 0; i < p.q_len; ++i) {
+      const int64_t row = h * w.q_rows + i;
+      out->q_scale.push_back(q_scale[row]);
+      for (int d = 0; d < p.qk_dim; ++d) {
+        const int8_t code = static_cast<int8_t>(
+            q[row * D + SwizzledChunk<D>(static_cast<int>(i), d / 16) * 16 + d % 16]);
+        out->q_codes.push_back(sign * code + 0.0f);
+      }
+    }
+  }
+  for (int64_t h = 0; h < kv_heads; ++h) {
+    for (int64_t j = 0; j < p.kv_len; ++j) {
+      const int64_t tile = h * w.tiles + j / 128;
+      const int t = static_cast<int>(j % 128), c = t / 32;
+      const int row = 8 * (t % 32 / 2) + 2 * c + t % 2;
+      out->k_scale.push_back(k_scale[tile * 4 + c]);
+      for (int d = 0; d < p.qk_dim; ++d) {
+        out->k_codes.push_back(static_cast<int8_t>(
+            k[(tile * 128 + row) * D + SwizzledChunk<D>(row, d / 16) * 16 + d % 16]));
+      }
+      const int byte = 32 * (t % 32 / 8) + 16 * (t / 4 % 2) + 4 * c + t % 4;
+      for (int d = 0; d < p.v_dim; ++d) {
+        out->v_codes.push_back(sage::DecodeE4m3(
+            v[(tile * D + d) * 128 + SwizzledChunk<128>(d, byte / 16) * 16 + byte % 16]));
+      }
+    }
+    for (int d = 0; d < p.v_dim; ++d) out->v_scale.push_back(v_scale[h * D + d]);
+  }
+}
+
+Outputs RunGpu(const Data& data, Operands* operands) {
+  const Problem& p = data.p;
+  Device q(data.q.size() * 4), k(data.k.size() * 4), v(data.v.size() * 4), mask(data.mask_size());
+  Upload(q, data.q);
+  Upload(k, data.k);
+  Upload(v, data.v);
+  Upload(mask, data.mask_bytes);
+  Upload(mask, data.mask_values);
+  Outputs out;
+  // Every element must be written, and nothing between rows.
+  out.o.assign(data.o_elements(), 1e30f);
+  out.lse.assign(p.batch * p.q_heads * p.q_len, 1e30f);
+  Device o(out.o.size() * 4), lse(out.lse.size() * 4);
+  Upload(o, out.o);
+  Upload(lse, out.lse);
+  const int64_t bytes = sage::Sm90Workspace(p);
+  Device workspace(bytes);
+  Require(cudaMemset(workspace.as<void>(), 0xff, bytes), "poison");
+  const sage::ForwardBuffers buffers = {q.as<float>(),   k.as<float>(), v.as<float>(),
+                                        mask.as<void>(), o.as<float>(), lse.as<float>()};
+  const sage::Status status = sage::Sm90Forward(p, buffers, workspace.as<void>(), nullptr);
+  if (!status.ok()) {
+    std::printf("Sm90Forward: %s\n", status.message);
+    std::exit(2);
+  }
+  Require(cudaDeviceSynchronize(), "attention");
+  out.o = Download(o.as<float>(), out.o.size());
+  out.lse = Download(lse.as<float>(), out.lse.size());
+  if (operands != nullptr && p.kv_len > 0) {
+    const sage::sm90::Workspace w = sage::sm90::LayOut(p, workspace.as<void>());
+    if (w.dim == 64) {
+      Unpack<64>(p, w, operands);
+    } else {
+      Unpack<128>(p, w, operands);
+    }
+  }
+  return out;
+}
+
+Outputs RunCpu(const Data& data, Operands* operands) {
+  const Problem& p = data.p;
+  Outputs out;
+  out.o.assign(data.o_elements(), 1e30f);
+  out.lse.assign(p.batch * p.q_heads * p.q_len, 1e30f);
+  const sage::ForwardBuffers buffers = {data.q.data(), data.k.data(), data.v.data(),
+                                        data.mask(),   out.o.data(),  out.lse.data()};
+  const int64_t q_rows = p.batch * p.q_heads * p.q_len, kv_rows = p.batch * p.kv_heads * p.kv_len;
+  operands->q_codes.resize(q_rows * p.qk_dim);
+  operands->q_scale.resize(q_rows);
+  operands->k_codes.resize(kv_rows * p.qk_dim);
+  operands->k_scale.resize(kv_rows);
+  operands->v_codes.resize(kv_rows * p.v_dim);
+  operands->v_scale.resize(p.batch * p.kv_heads * p.v_dim);
+  const sage::InspectionBuffers inspect = {operands->q_codes.data(), operands->q_scale.data(),
+                                           operands->k_codes.data(), operands->k_scale.data(),
+                                           operands->v_codes.data(), operands->v_scale.data()};
+  const sage::EngineOptions options = {
+      sage::DetectIsa(), static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))};
+  const sage::Status status = sage::InspectForward(p, buffers, inspect, options);
+  if (!status.ok()) {
+    std::printf("InspectForward: %s\n", status.message);
+    std::exit(2);
+  }
+  return out;
+}
+
+// Differing elements; NaN marks rows of q that are not finite, whose scale nobody reads.
+int64_t Differences(const std::vector<float>& gpu, const std::vector<float>& cpu) {
+  if (gpu.size() != cpu.size()) return -1;
+  int64_t count = 0;
+  for (size_t i = 0; i < gpu.size(); ++i) count += !(gpu[i] == cpu[i] || std::isnan(gpu[i]));
+  return count;
+}
+
+struct Errors {
+  double l1 = 0, l1_of = 0, l2 = 0, l2_of = 0, dot = 0, of_o = 0;
+  int64_t wrong = 0;  // NaN, zeros or infinities in other places
+  void Add(double x, double y) {
+    if (std::isnan(x) != std::isnan(y) || (y == 0.0 && x != 0.0) || std::isinf(x)) {
+      ++wrong;
+    } else if (!std::isnan(x)) {
+      l1 += std::fabs(x - y);
+      l1_of += std::fabs(y);
+      l2 += (x - y) * (x - y);
+      l2_of += y * y;
+      dot += x * y;
+      of_o += x * x;
+    }
+  }
+  double RelativeL1() const { return l1_of > 0 ? l1 / l1_of : l1; }
+  double RelativeL2() const { return l2_of > 0 ? std::sqrt(l2 / l2_of) : std::sqrt(l2); }
+};
+
+template <class Visit>
+void ForRows(const Problem& p, int64_t most, Visit visit) {
+  const int64_t rows = p.batch * p.q_heads * p.q_len, step = std::max<int64_t>(1, rows / most) | 1;
+  for (int64_t n = 0; n < rows; n += step) {
+    visit(n / (p.q_heads * p.q_len), n / p.q_len % p.q_heads, n % p.q_len);
+  }
+}
+
+// Errors of each of `outputs`, in their order, over about `most_rows` rows.
+std::vector<Errors> Compare(const Data& data, const std::vector<const Outputs*>& outputs,
+                            int64_t most_rows) {
+  const Problem& p = data.p;
+  std::vector<Errors> all(outputs.size());
+  std::vector<double> exact;
+  ForRows(p, most_rows, [&](int64_t b, int64_t h, int64_t i) {
+    const double lse = ExactRow(data, b, h, i, &exact);
+    for (size_t n = 0; n < outputs.size(); ++n) {
+      const float* o = outputs[n]->o.data() + b * p.o.batch + h * p.o.head + i * p.o.token;
+      for (int64_t d = 0; d < p.v_dim; ++d) all[n].Add(o[d], exact[d]);
+      const float mine = outputs[n]->lse[(b * p.q_heads + h) * p.q_len + i];
+      if (std::isnan(lse) != std::isnan(mine) || (lse == -INFINITY) != (mine == -INFINITY)) {
+        ++all[n].wrong;
+      }
+    }
+  });
+  return all;
+}
+
+bool Check(const Case& c, uint64_t seed) {
+  const Data data = MakeData(c, seed);
+  Operands gpu, cpu;
+  const Outputs a = RunGpu(data, &gpu), b = RunCpu(data, &cpu);
+  const Outputs again = RunGpu(data, nullptr);
+  int64_t codes = 0;
+  if (c.kv_len > 0) {
+    codes = std::abs(Differences(gpu.q_codes, cpu.q_codes)) +
+            std::abs(Differences(gpu.q_scale, cpu.q_scale)) +
+            std::abs(Differences(gpu.k_codes, cpu.k_codes)) +
+            std::abs(Differences(gpu.k_scale, cpu.k_scale)) +
+            std::abs(Differences(gpu.v_codes, cpu.v_codes)) +
+            std::abs(Differences(gpu.v_scale, cpu.v_scale));
+  }
+  const std::vector<Errors> errors = Compare(data, {&a, &b}, 400);
+  const Errors &mine = errors[0], &theirs = errors[1];
+  double lse = 0.0;
+  for (size_t i = 0; i < a.lse.size(); ++i) {
+    if (!std::isfinite(a.lse[i]) || !std::isfinite(b.lse[i])) continue;
+    lse = std::max(lse, std::fabs(static_cast<double>(a.lse[i]) - b.lse[i]) /
+                            std::max(1.0, std::fabs(static_cast<double>(b.lse[i]))));
+  }
+  // Rows are dim + padding long: what lies between stays.
+  int64_t touched = 0;
+  if (c.padding > 0) {
+    for (size_t i = 0; i < a.o.size(); ++i) {
+      touched += static_cast<int64_t>(i) % (c.v_dim + c.padding) >= c.v_dim && a.o[i] != 1e30f;
+    }
+  }
+  const bool same = std::memcmp(a.o.data(), again.o.data(), a.o.size() * 4) == 0 &&
+                    std::memcmp(a.lse.data(), again.lse.data(), a.lse.size() * 4) == 0;
+  // Both round P to e4m3 against different maxima: the errors agree but for chance.
+  const bool accurate = mine.RelativeL1() <= 1.12 * theirs.RelativeL1() + 1.5e-3;
+  const bool ok = codes == 0 && mine.wrong == 0 && lse <= 2e-5 && touched == 0 && same && accurate;
+  std::printf(
+      "%s %-34s q %5ld kv %5ld d %3ld/%3ld  codes %ld wrong %ld touched %ld lse %.1e  "
+      "relL1 %.5f cpu %.5f%s\n",
+      ok ? "ok  " : "FAIL", c.name.c_str(), c.q_len, c.kv_len, c.qk_dim, c.v_dim, codes, mine.wrong,
+      touched, lse, mine.RelativeL1(), theirs.RelativeL1(), same ? "" : "  not deterministic");
+  return ok;
+}
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  const auto with = [&](const char* name, auto change) {
+    Case c;
+    c.name = name;
+    change(c);
+    cases.push_back(c);
+  };
+  for (const int64_t d : {64, 128}) {
+    for (const int64_t n : {1, 17, 127, 128, 129, 1000, 2500}) {
+      with("square", [&](Case& c) { c.q_len = c.kv_len = n, c.qk_dim = c.v_dim = d; });
+      with("causal", [&](Case& c) {
+        c.q_len = c.kv_len = n, c.qk_dim = c.v_dim = d, c.causal = Causal::kTopLeft;
+        c.tokens_first = true;
+      });
+    }
+    with("bottom right, long kv", [&](Case& c) {
+      c.q_len = 300, c.kv_len = 1700, c.qk_dim = c.v_dim = d, c.causal = Causal::kBottomRight;
+    });
+    with("bottom right, long q", [&](Case& c) {
+      c.q_len = 700, c.kv_len = 300, c.qk_dim = c.v_dim = d, c.causal = Causal::kBottomRight;
+    });
+    with("top left, long kv", [&](Case& c) {
+      c.q_len = 300, c.kv_len = 1700, c.qk_dim = c.v_dim = d, c.causal = Causal::kTopLeft;
+    });
+    with("window", [&](Case& c) {
+      c.q_len = c.kv_len = 1500, c.qk_dim = c.v_dim = d, c.left = 400, c.right = 150;
+    });
+    with("narrow causal window", [&](Case& c) {
+      c.q_len = c.kv_len = 900, c.qk_dim = c.v_dim = d, c.left = 5, c.causal = Causal::kTopLeft;
+    });
+    with("window beyond the keys", [&](Case& c) {
+      c.q_len = 900, c.kv_len = 200, c.qk_dim = c.v_dim = d, c.left = 20, c.right = 10;
+    });
+    with("grouped heads", [&](Case& c) {
+      c.batch = 2, c.heads = 6, c.kv_heads = 2, c.q_len = 257, c.kv_len = 640;
+      c.qk_dim = c.v_dim = d;
+    });
+    with("padded rows", [&](Case& c) {
+      c.padding = 3, c.q_len = 200, c.kv_len = 333, c.qk_dim = c.v_dim = d, c.tokens_first = true;
+    });
+    for (const char* axes : {"bhqk", "qk", "bk", "hq", ""}) {
+      for (const MaskKind kind : {MaskKind::kBoolean, MaskKind::kAdditive}) {
+        with(kind == MaskKind::kBoolean ? "boolean mask" : "additive mask", [&](Case& c) {
+          c.batch = 2, c.heads = 4, c.kv_heads = 2, c.q_len = 203, c.kv_len = 417;
+          c.qk_dim = c.v_dim = d, c.mask = kind, c.mask_axes = axes;
+        });
+      }
+    }
+    with("additive mask, causal", [&](Case& c) {
+      c.q_len = c.kv_len = 600, c.qk_dim = c.v_dim = d, c.mask = MaskKind::kAdditive;
+      c.causal = Causal::kTopLeft, c.mask_axes = "qk";
+    });
+    with("mask with NaN", [&](Case& c) {
+      c.q_len = c.kv_len = 300, c.qk_dim = c.v_dim = d, c.mask = MaskKind::kAdditive,
+      c.poison = 'm';
+    });
+    for (const char which : {'q', 'k', 'v'}) {
+      with("not finite", [&](Case& c) {
+        c.batch = 2, c.q_len = 260, c.kv_len = 390, c.qk_dim = c.v_dim = d, c.poison = which;
+      });
+      with("not finite, causal window", [&](Case& c) {
+        c.q_len = c.kv_len = 390, c.qk_dim = c.v_dim = d, c.poison = which, c.left = 77;
+        c.causal = Causal::kTopLeft;
+      });
+      with("not finite, mask", [&](Case& c) {
+        c.q_len = c.kv_len = 290, c.qk_dim = c.v_dim = d, c.poison = which;
+        c.mask = MaskKind::kBoolean, c.mask_axes = "qk";
+      });
+    }
+    with("negative scale",
+         [&](Case& c) { c.qk_dim = c.v_dim = d, c.kv_len = 500, c.scale = -0.2; });
+    with("scale 0 by a hair", [&](Case& c) { c.qk_dim = c.v_dim = d, c.scale = 1e-30; });
+    with("steep scores",
+         [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1400, c.q_gain = 12.0f; });
+    with("biased k and v", [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1500, c.k_bias = 5.0f, c.v_bias = 1.0f;
+    });
+    with("constant v",
+         [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1500, c.constant_v = true; });
+    with("no smoothing", [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1100, c.smooth_k = c.smooth_v = false;
+    });
+    with("no keys", [&](Case& c) { c.qk_dim = c.v_dim = d, c.kv_len = 0; });
+  }
+  for (const std::pair<int, int>& dims : {std::pair<int, int>{1, 1},
+                                          {40, 24},
+                                          {33, 65},
+                                          {80, 80},
+                                          {96, 17},
+                                          {128, 64},
+                                          {64, 100},
+                                          {3, 128}}) {
+    with("other head_dim", [&](Case& c) {
+      c.qk_dim = dims.first, c.v_dim = dims.second, c.q_len = 150, c.kv_len = 700,
+      c.causal = Causal::kBottomRight;
+      c.tokens_first = true;
+    });
+  }
+  for (const int64_t q_len : {1, 3, 64}) {
+    with("short q", [&](Case& c) {
+      c.q_len = q_len, c.kv_len = 4100, c.heads = 8, c.kv_heads = 2, c.qk_dim = c.v_dim = 128;
+      c.causal = Causal::kBottomRight;
+    });
+  }
+  return cases;
+}
+
+int RunChecks(const std::string& part) {
+  int failed = 0, count = 0;
+  for (const Case& c : Cases()) {
+    if (c.name.find(part) == std::string::npos) continue;
+    failed += !Check(c, 17 + count);
+    ++count;
+  }
+  std::printf("%d of %d cases failed\n", failed, count);
+  return failed == 0 ? 0 : 1;
+}
+
+void PrintAccuracy(const char* name, const Case& c, Data data, int64_t rows) {
+  data.p.want_lse = true;
+  Operands operands;
+  const Outputs out = RunGpu(data, nullptr), recipe = RunCpu(data, &operands);
+  const std::vector<Errors> errors = Compare(data, {&out, &recipe}, rows);
+  const Errors& e = errors[0];
+  std::printf(
+      "%-36s N %6ld  cosine %.6f  relL1 %.5f  relL2 %.5f  rmse %.2e  wrong %ld  cpu relL1 "
+      "%.5f\n",
+      name, c.kv_len, e.dot / std::sqrt(e.l2_of * e.of_o), e.RelativeL1(), e.RelativeL2(),
+      std::sqrt(e.l2 / std::max<double>(1.0, 1.0 * rows * c.v_dim)), e.wrong,
+      errors[1].RelativeL1());
+}
+
+int RunAccuracy() {
+  Case c;
+  c.heads = c.kv_heads = 8;
+  c.q_len = c.kv_len = 4096;
+  c.qk_dim = c.v_dim = 128;
+  PrintAccuracy("N(0,1)", c, MakeData(c, 1), 256);
+  c.k_bias = 5.0f;
+  PrintAccuracy("K + channel bias 5", c, MakeData(c, 2), 256);
+  c.v_bias = 1.0f;
+  Data data = MakeData(c, 3);
+  sage_test::Random random(4);
+  std::vector<float> bias(128);
+  for (float& b : bias) b = 2.0f * random.Normal();
+  for (size_t i = 0; i < data.q.size(); ++i) {
+    data.q[i] = (data.q[i] + bias[i % 128]) * (i % 128 % 37 == 0 ? 6.0f : 1.0f);
+  }
+  PrintAccuracy("and Q bias 2, outliers x6, V bias 1", c, data, 256);
+  for (const int64_t n : {8192, 32768}) {
+    Case m;
+    m.heads = m.kv_heads = 2;
+    m.q_len = m.kv_len = n;
+    m.qk_dim = m.v_dim = 128;
+    Data mean = MakeData(m, 5);
+    for (float& x : mean.v) x += 1.0f;
+    PrintAccuracy("V with mean 1", m, mean, 48);
+    m.constant_v = true;
+    PrintAccuracy("V constant per channel", m, MakeData(m, 6), 48);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "check";
+  if (what == "check") return RunChecks(argc > 2 ? argv[2] : "");
+  if (what == "accuracy") return RunAccuracy();
+  if (what == "bench") {
+    return sage_test::RunBench(
+        argc > 2 && std::string(argv[2]) == "all", argc > 3 ? std::atof(argv[3]) : 100.0,
+        argc > 4 ? std::atol(argv[4]) : 0, argc > 5 ? std::atol(argv[5]) : 0);
+  }
+  std::printf("usage: sm90_runner check | accuracy | bench [kernel|all] [ms]\n");
+  return 2;
+}
