@@ -34,8 +34,25 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     const char* name;
     napi_callback function;
   } functions[] = {
-      {"forward", Forward},   {"forwardAsync", ForwardAsync}, {"backward", Backward},
-      {"quantize", Quantize}, {"configure", Configure},       {"capabilities", Capabilities},
+      {"forward", Forward},
+      {"forwardAsync", ForwardAsync},
+      {"backward", Backward},
+      {"quantize", Quantize},
+      {"configure", Configure},
+      {"capabilities", Capabilities},
+      {"cacheCreate", CacheCreate},
+      {"cacheAppend", CacheAppend},
+      {"cacheTruncate", CacheTruncate},
+      {"cacheFork", CacheFork},
+      {"cacheAttend", CacheAttend},
+      {"cacheInspect", CacheInspect},
+      {"cacheBytes", CacheBytes},
+      {"cacheDispose", CacheDispose},
+      {"cudaSupports", CudaSupports},
+      {"registerTensorflowOp", RegisterTensorflowOp},
+      {"tensorflowTrace", TensorflowTrace},
+      {"setTensorflowStream", SetTensorflowStream},
+      {"probeTensorflow", ProbeTensorflow},
   };
   for (const auto& entry : functions) {
     napi_value value;

@@ -32,6 +32,19 @@ napi_value Backward(napi_env env, napi_callback_info info);
 napi_value Quantize(napi_env env, napi_callback_info info);
 napi_value Configure(napi_env env, napi_callback_info info);
 napi_value Capabilities(napi_env env, napi_callback_info info);
+napi_value CacheCreate(napi_env env, napi_callback_info info);
+napi_value CacheAppend(napi_env env, napi_callback_info info);
+napi_value CacheTruncate(napi_env env, napi_callback_info info);
+napi_value CacheFork(napi_env env, napi_callback_info info);
+napi_value CacheAttend(napi_env env, napi_callback_info info);
+napi_value CacheInspect(napi_env env, napi_callback_info info);
+napi_value CacheBytes(napi_env env, napi_callback_info info);
+napi_value CacheDispose(napi_env env, napi_callback_info info);
+napi_value CudaSupports(napi_env env, napi_callback_info info);
+napi_value RegisterTensorflowOp(napi_env env, napi_callback_info info);
+napi_value TensorflowTrace(napi_env env, napi_callback_info info);
+napi_value SetTensorflowStream(napi_env env, napi_callback_info info);
+napi_value ProbeTensorflow(napi_env env, napi_callback_info info);
 
 }  // namespace sage_node
 

@@ -5,6 +5,7 @@
 
 #include "addon_state.h"
 #include "sage/capabilities.h"
+#include "sage/cuda_attention.h"
 #include "sage/problem.h"
 
 namespace sage_node {
@@ -38,6 +39,22 @@ Napi::Object FeaturesObject(Napi::Env env) {
       {"amxBf16", f.amx_bf16},
   };
   for (const auto& feature : features) object.Set(feature.name, feature.value);
+  return object;
+}
+
+Napi::Object CudaObject(Napi::Env env) {
+  const sage::CudaInfo& info = sage::DetectCuda();
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("built", info.built);
+  object.Set("available", info.available);
+  object.Set("reason", info.reason);
+  object.Set("driverVersion", info.driver_version);
+  object.Set("runtimeVersion", info.runtime_version);
+  object.Set("deviceCount", info.device_count);
+  object.Set("deviceName", info.device_name);
+  object.Set("computeCapability", info.compute_capability);
+  object.Set("multiprocessors", info.multiprocessors);
+  object.Set("architectures", info.architectures);
   return object;
 }
 
@@ -118,6 +135,7 @@ napi_value Capabilities(napi_env raw_env, napi_callback_info info) {
   result.Set("features", FeaturesObject(env));
   result.Set("isa", isa);
   result.Set("threads", threads);
+  result.Set("cuda", CudaObject(env));
   return result;
 }
 

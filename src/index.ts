@@ -12,6 +12,11 @@ installEverywhere();
 
 export {sageAttention} from './ops/sage_attention.js';
 export {sageAttentionAsync, type SageAttentionAsyncOptions} from './ops/sage_attention_async.js';
+export {
+  SageKvCache,
+  type SageKvCacheAttendOptions,
+  type SageKvCacheOptions,
+} from './cache/kv_cache.js';
 export type {Layout, SageAttentionOptions} from './ops/options.js';
 export {compareAttention, type CompareAttentionOptions} from './accuracy/compare.js';
 export {compareArrays, type AccuracyMetrics} from './accuracy/metrics.js';

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "cpu/cache/cache_functions.h"
 #include "cpu/forward/forward.h"
 #include "sage/attention.h"
 #include "sage/quantize.h"
@@ -56,7 +57,10 @@ Status Run(const Problem& problem, const ForwardBuffers& buffers, const Inspecti
     return Status::Ok();
   }
   static thread_local Workspace workspace;
-  const Status status = FunctionOf(options.isa)(problem, buffers, inspect, options, &workspace);
+  const Status status =
+      inspect == nullptr && IsDecoding(problem)
+          ? CacheFunctionsOf(options.isa).decode(problem, buffers, options, &workspace)
+          : FunctionOf(options.isa)(problem, buffers, inspect, options, &workspace);
   workspace.Trim();
   return status;
 }

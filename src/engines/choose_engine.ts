@@ -5,8 +5,9 @@
 import {PRECISIONS, type Precision} from '../numerics/recipes.js';
 import {configVersion, sageConfig} from '../runtime/config.js';
 import {SageAttentionError} from '../runtime/errors.js';
-import type {Engine, EngineName} from './engine.js';
+import type {Engine, EngineName, ServingEngine} from './engine.js';
 import {nativeEngine} from './native.js';
+import {TENSORFLOW_BACKEND, tensorflowOp, type TensorflowOpState} from './tensorflow_op.js';
 import {typescriptEngine} from './typescript/typescript_engine.js';
 
 /** What the table is asked. */
@@ -19,13 +20,15 @@ export interface EngineQuestion {
 export interface EngineFacts {
   readonly native: {readonly engine: Engine | null; readonly reason: string};
   readonly typescript: Engine;
+  /** The ops inside TensorFlow; null where nobody asks for backend `tensorflow`. */
+  readonly tensorflow: Pick<TensorflowOpState, 'names' | 'reason' | 'device' | 'precisions'> | null;
   /** Engine set by `configureSageAttention`, or `'auto'`. */
   readonly required: EngineName | 'auto';
 }
 
 /** The answer: who computes, what, and why. */
 export interface EngineChoice {
-  readonly engine: EngineName;
+  readonly engine: ServingEngine;
   /** The recipe that is computed: the one asked for, or what `auto` means here. */
   readonly precision: Precision;
   /** Whether q, k and v leave the backend to be computed. */
@@ -37,11 +40,15 @@ interface EngineRow {
   readonly backends: readonly string[] | 'any';
   /** `unquantised`: `exact`, and `auto`, which then means `exact`. */
   readonly precisions: 'any' | 'unquantised';
-  readonly engine: EngineName;
+  readonly engine: ServingEngine;
   readonly hostCopy: boolean;
+  /** Serves only where TensorFlow has the ops and runs them on this device. */
+  readonly tensorflowOn?: 'CPU' | 'GPU';
   /** Serves only calls for which this engine was asked by name. */
   readonly onlyIfRequired?: true;
   readonly reason: (facts: EngineFacts, backend: string) => string;
+  /** The recipe that stands in for one that the row lacks; what is added to the reason then. */
+  readonly standIn?: {readonly precision: Precision; readonly because: string};
 }
 
 /** Backends whose buffers lie in this process' memory, where the engines read and write them in place. */
@@ -74,11 +81,30 @@ export const ENGINE_TABLE: readonly EngineRow[] = [
     reason: () => 'tfjs ops over blocks of queries',
   },
   {
-    backends: ['tensorflow'],
+    backends: [TENSORFLOW_BACKEND],
+    precisions: 'any',
+    engine: 'cuda',
+    hostCopy: false,
+    tensorflowOn: 'GPU',
+    reason: ({tensorflow}) => `CUDA kernels, ${tensorflow?.reason}`,
+    standIn: {precision: 'exact', because: 'there are no CUDA kernels of this recipe yet'},
+  },
+  {
+    backends: [TENSORFLOW_BACKEND],
+    precisions: 'any',
+    engine: 'native',
+    hostCopy: false,
+    tensorflowOn: 'CPU',
+    reason: ({native, tensorflow}) => `${native.reason}, ${tensorflow?.reason}`,
+  },
+  {
+    backends: [TENSORFLOW_BACKEND],
     precisions: 'any',
     engine: 'native',
     hostCopy: true,
-    reason: ({native}) => `${native.reason}; backend 'tensorflow' lends its buffers`,
+    reason: ({native, tensorflow}) =>
+      `${native.reason}; q, k, v are copied to the host, ` +
+      (tensorflow?.names == null ? `because ${tensorflow?.reason}` : 'away from the GPU'),
   },
   {
     backends: 'any',
@@ -115,8 +141,12 @@ export function findEngine(question: EngineQuestion, facts: EngineFacts): Engine
     if (facts.required === 'auto' ? row.onlyIfRequired : !asked) continue;
     const choice = chooseFromRow(row, precision, facts);
     if (choice === null) continue;
-    const {engine, hostCopy} = row;
-    const because = `${row.reason(facts, backend)}${asked ? ', as configured' : ''}`;
+    const {engine, hostCopy, standIn} = row;
+    const replaced = precision !== 'auto' && choice !== precision;
+    const because =
+      row.reason(facts, backend) +
+      (replaced ? `; '${precision}' runs as '${choice}': ${standIn?.because}` : '') +
+      (asked ? ', as configured' : '');
     return {engine, precision: choice, hostCopy, reason: because};
   }
   return null;
@@ -131,14 +161,27 @@ function chooseFromRow(
   if (row.precisions === 'unquantised') {
     return precision === 'exact' || precision === 'auto' ? 'exact' : null;
   }
+  if (row.tensorflowOn !== undefined && !hasOpOn(row.tensorflowOn, facts)) return null;
+  if (row.standIn !== undefined) {
+    const computed = facts.tensorflow?.precisions ?? [];
+    const wanted = precision === 'auto' ? row.standIn.precision : precision;
+    const chosen = computed.includes(wanted) ? wanted : row.standIn.precision;
+    return computed.includes(chosen) ? chosen : null;
+  }
   const engine = row.engine === 'native' ? facts.native.engine : facts.typescript;
   if (engine === null) return null;
   const chosen = precision === 'auto' ? engine.preferred : precision;
   return engine.supports(chosen) ? chosen : null;
 }
 
+function hasOpOn(device: 'CPU' | 'GPU', {tensorflow}: EngineFacts): boolean {
+  // Before the backend is there, a CPU is what it will have for all that is known.
+  return tensorflow?.names != null && (tensorflow.device ?? 'CPU') === device;
+}
+
 const choices = new Map<string, Map<string, EngineChoice>>();
 let choicesVersion = -1;
+let choicesTensorflow: TensorflowOpState | null = null;
 
 /**
  * The engine for a call on `backend`, remembered until the configuration changes.
@@ -149,9 +192,13 @@ export function chooseEngine(backend: string, precision: Precision | 'auto'): En
     choices.clear();
     choicesVersion = configVersion();
   }
+  if (backend === TENSORFLOW_BACKEND && tensorflowOp() !== choicesTensorflow) {
+    choices.delete(backend);
+    choicesTensorflow = tensorflowOp();
+  }
   const known = choices.get(backend)?.get(precision);
   if (known !== undefined) return known;
-  const facts = engineFacts();
+  const facts = engineFacts(backend);
   const choice = findEngine({backend, precision}, facts);
   if (choice === null) throw noEngine(backend, precision, facts);
   let ofBackend = choices.get(backend);
@@ -165,15 +212,20 @@ export function choosePrecision(backend: string, precision: Precision | 'auto'):
   return chooseEngine(backend, precision).precision;
 }
 
-/** The engine object behind a choice; null for `composition`, which works on tensors. */
+/** The engine object behind a choice; null for `composition` and `cuda`, which do not work on this process' memory. */
 export function engineOf(choice: EngineChoice): Engine | null {
   if (choice.engine === 'native') return nativeEngine().engine;
   return choice.engine === 'typescript' ? typescriptEngine : null;
 }
 
-function engineFacts(): EngineFacts {
+function engineFacts(backend: string): EngineFacts {
   const {engine} = sageConfig();
-  return {native: nativeEngine(), typescript: typescriptEngine, required: engine};
+  return {
+    native: nativeEngine(),
+    typescript: typescriptEngine,
+    tensorflow: backend === TENSORFLOW_BACKEND ? tensorflowOp() : null,
+    required: engine,
+  };
 }
 
 /** One row of `getSageAttentionInfo().choices`. */
@@ -181,15 +233,15 @@ export interface EngineChoiceRow {
   readonly backend: string;
   readonly precision: Precision | 'auto';
   /** null when no engine serves it as configured. */
-  readonly engine: EngineName | null;
+  readonly engine: ServingEngine | null;
   readonly reason: string;
 }
 
 /** The whole table as it stands on this machine: `auto` and every recipe on each of `backends`. */
 export function engineChoices(backends: readonly string[]): EngineChoiceRow[] {
-  const facts = engineFacts();
-  return backends.flatMap((backend) =>
-    (['auto', ...PRECISIONS] as const).map((precision): EngineChoiceRow => {
+  return backends.flatMap((backend) => {
+    const facts = engineFacts(backend);
+    return (['auto', ...PRECISIONS] as const).map((precision): EngineChoiceRow => {
       const choice = findEngine({backend, precision}, facts);
       if (choice === null) {
         const {message} = noEngine(backend, precision, facts);
@@ -197,8 +249,8 @@ export function engineChoices(backends: readonly string[]): EngineChoiceRow[] {
       }
       const meaning = precision === 'auto' ? `auto is ${choice.precision}: ` : '';
       return {backend, precision, engine: choice.engine, reason: `${meaning}${choice.reason}`};
-    }),
-  );
+    });
+  });
 }
 
 function noEngine(

@@ -7,6 +7,9 @@ import type {Precision} from '../numerics/recipes.js';
 
 export type EngineName = 'typescript' | 'native' | 'composition';
 
+/** Who may serve a call: `cuda` works on a GPU's memory, so it has no buffers of this process and is not asked for by name. */
+export type ServingEngine = EngineName | 'cuda';
+
 /** Buffers of a forward call; strides are in the problem, so views with byte offsets need no copies. */
 export interface ForwardBuffers {
   readonly q: Float32Array;

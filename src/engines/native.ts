@@ -157,7 +157,7 @@ const HINTS: Readonly<Record<string, string>> = {
 };
 
 /** The addon's error in the package's words. */
-function wordFailure(error: unknown): SageAttentionError {
+export function wordFailure(error: unknown): SageAttentionError {
   const {code, message} = (error ?? {}) as {code?: unknown; message?: unknown};
   return new SageAttentionError({
     code: 'engine-failed',

@@ -1,9 +1,13 @@
-/** Registers the kernels: for `cpu` and `wasm` at import, for any other backend at the first call on it. */
+/** Registers the kernels: for `cpu`, `wasm` and `tensorflow` at import, for any other backend at the first call on it. */
 import * as tf from '@tensorflow/tfjs-core';
 import {SageAttentionError} from '../runtime/errors.js';
 import {SageAttention, SageAttentionGrad} from './kernel_names.js';
 import {sageAttentionCpuConfig, sageAttentionGradCpuConfig} from './SageAttention.cpu.js';
 import {sageAttentionGradOtherConfig, sageAttentionOtherConfig} from './SageAttention.other.js';
+import {
+  sageAttentionGradTensorflowConfig,
+  sageAttentionTensorflowConfig,
+} from './SageAttention.tensorflow.js';
 import {sageAttentionGradWasmConfig, sageAttentionWasmConfig} from './SageAttention.wasm.js';
 
 /** tfjs warns about a second registration, as when both the ESM and the CommonJS build are loaded. */
@@ -17,6 +21,8 @@ export function registerSageKernels(): void {
   registerOnce(sageAttentionGradCpuConfig);
   registerOnce(sageAttentionWasmConfig);
   registerOnce(sageAttentionGradWasmConfig);
+  registerOnce(sageAttentionTensorflowConfig);
+  registerOnce(sageAttentionGradTensorflowConfig);
 }
 
 const readyBackends = new Set<string>();

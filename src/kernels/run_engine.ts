@@ -1,5 +1,5 @@
 /** From a kernel's buffers to the chosen engine: empty calls, and failures in words. */
-import type {BackwardBuffers, Engine, ForwardBuffers} from '../engines/engine.js';
+import type {BackwardBuffers, Engine, ForwardBuffers, ServingEngine} from '../engines/engine.js';
 import {chooseEngine, engineOf} from '../engines/choose_engine.js';
 import type {AttentionProblem} from '../problem.js';
 import {SageAttentionError} from '../runtime/errors.js';
@@ -19,7 +19,7 @@ export function runForward(
   try {
     engine.forward(problem, buffers);
   } catch (error) {
-    throw engineFailure(engine, error);
+    throw engineFailure(engine.name, error);
   }
 }
 
@@ -36,7 +36,7 @@ export async function runForwardAsync(
     await engine.forwardAsync(problem, buffers, signal);
   } catch (error) {
     signal?.throwIfAborted();
-    throw engineFailure(engine, error);
+    throw engineFailure(engine.name, error);
   }
   signal?.throwIfAborted();
 }
@@ -55,12 +55,12 @@ export function runBackward(
   try {
     engine.backward(problem, buffers);
   } catch (error) {
-    throw engineFailure(engine, error);
+    throw engineFailure(engine.name, error);
   }
 }
 
 /** Nothing to compute, or nothing to attend to: no engine needs to see empty buffers. */
-function isTrivial(problem: AttentionProblem): boolean {
+export function isTrivial(problem: AttentionProblem): boolean {
   const {batch, qHeads, qLen, kvLen} = problem;
   return kvLen === 0 || batch * qHeads * qLen === 0;
 }
@@ -75,13 +75,15 @@ function writeTrivialForward(
   return true;
 }
 
-function engineFailure(engine: Engine, error: unknown): SageAttentionError {
+/** A failure of an engine in words; errors of this package pass. The error may come from another realm. */
+export function engineFailure(engine: ServingEngine, error: unknown): SageAttentionError {
   if (error instanceof SageAttentionError) return error;
-  const what = error instanceof Error ? error.message : String(error);
+  const {message} = (error ?? {}) as {message?: unknown};
+  const what = typeof message === 'string' ? message : String(error);
   return new SageAttentionError({
     code: 'engine-failed',
     argument: null,
-    message: `sageAttention: engine '${engine.name}' failed: ${what}`,
+    message: `sageAttention: engine '${engine}' failed: ${what.replace(/[.\s]*$/, '.')}`,
     hint: `configureSageAttention({engine: 'typescript'}) computes the same without it.`,
     cause: error,
   });

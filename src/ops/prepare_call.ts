@@ -1,10 +1,11 @@
 /** From the arguments of one call to checked tensors and a problem: what every form of the op shares. */
 import * as tf from '@tensorflow/tfjs-core';
-import {choosePrecision} from '../engines/choose_engine.js';
+import {chooseEngine} from '../engines/choose_engine.js';
 import {isRefusal, resolveRecipe, type Precision, type Recipe} from '../numerics/recipes.js';
 import type {AttentionProblem, MaskStrides} from '../problem.js';
 import {sageConfig} from '../runtime/config.js';
 import {SageAttentionError, type SageErrorCode} from '../runtime/errors.js';
+import {isDecoding} from './decoding.js';
 import {checkOptions, type CheckedOptions, type SageAttentionOptions} from './options.js';
 import {
   attentionSizes,
@@ -76,7 +77,7 @@ export function prepareCall(
     maskKind: mask === null ? 'none' : mask.dtype === 'bool' ? 'boolean' : 'additive',
     mask: mask === null ? NO_MASK : maskStrides(operation, mask.shape, $q.rank, sizes),
     wantLse: checked.returnLse || gradientWanted,
-    recipe: chooseRecipe(operation, checked),
+    recipe: chooseRecipe(operation, checked, isDecoding(sizes)),
   };
   return {
     inputs: mask === null ? {q: $q, k: $k, v: $v} : {q: $q, k: $k, v: $v, mask},
@@ -87,13 +88,15 @@ export function prepareCall(
 
 const defaultRecipes = new Map<Precision, Recipe>();
 
-function chooseRecipe(operation: string, checked: CheckedOptions): Recipe {
+function chooseRecipe(operation: string, checked: CheckedOptions, decoding: boolean): Recipe {
   const {recipeChoice} = checked;
   const asked = checked.precision ?? 'auto';
-  const precision = choosePrecision(
-    tf.getBackend(),
-    asked === 'auto' ? sageConfig().precision : asked,
-  );
+  const wanted = asked === 'auto' ? sageConfig().precision : asked;
+  const choice = chooseEngine(tf.getBackend(), wanted);
+  // Faster there, and more accurate; whoever chooses fields of a recipe gets that recipe.
+  const unquantised =
+    decoding && wanted === 'auto' && recipeChoice === null && choice.engine === 'native';
+  const precision = unquantised ? 'exact' : choice.precision;
   if (recipeChoice === null) {
     const known = defaultRecipes.get(precision);
     if (known !== undefined) return known;

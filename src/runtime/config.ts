@@ -14,6 +14,17 @@ export type Isa = (typeof ISAS)[number];
 
 export const ENGINE_NAMES = ['native', 'typescript', 'composition'] as const satisfies EngineName[];
 
+/** How kernels on a GPU are ordered with TensorFlow's own; the last two order nothing, as controls of tests. */
+export const TENSORFLOW_STREAMS = [
+  'auto',
+  'tfstream',
+  'tfevent',
+  'devsync',
+  'legacy',
+  'nosync',
+] as const;
+export type TensorflowStream = (typeof TENSORFLOW_STREAMS)[number];
+
 /** What `configureSageAttention` sets; every field has a value at all times. */
 export interface SageAttentionConfig {
   /** Threads of the native engine: a positive integer, or `'auto'` (one per processor). Environment: SAGE_NUM_THREADS. */
@@ -94,6 +105,33 @@ export function configVersion(): number {
 /** File of the native addon that the user insists on (SAGE_NATIVE_PATH), or null. */
 export function nativePathOfEnvironment(): string | null {
   return platform.env('SAGE_NATIVE_PATH') ?? null;
+}
+
+/**
+ * How GPU kernels are ordered with TensorFlow's (SAGE_TENSORFLOW_STREAM); `'auto'` when unset.
+ * @throws SageAttentionError `invalid-environment`.
+ */
+export function tensorflowStreamOfEnvironment(): TensorflowStream {
+  const text = platform.env('SAGE_TENSORFLOW_STREAM')?.trim();
+  if (!text) return 'auto';
+  if (isOneOf(text, TENSORFLOW_STREAMS)) return text;
+  throw invalidVariable('SAGE_TENSORFLOW_STREAM', text, listChoices(TENSORFLOW_STREAMS));
+}
+
+/** What the environment says about TensorFlow under tfjs-node (src/tensorflow/); null where it says nothing. */
+export function tensorflowEnvironment() {
+  return {
+    /** The prepared folder (SAGE_TENSORFLOW_DIR). */
+    directory: platform.env('SAGE_TENSORFLOW_DIR') ?? null,
+    /** Folder of node_api.h (SAGE_NODE_INCLUDE). */
+    nodeInclude: platform.env('SAGE_NODE_INCLUDE') ?? null,
+    /** C++ compiler (CXX). */
+    compiler: platform.env('CXX') ?? null,
+    /** Where programs keep what they can fetch again (XDG_CACHE_HOME). */
+    cacheHome: platform.env('XDG_CACHE_HOME') ?? null,
+    /** A CUDA toolkit in an unusual place (CUDA_PATH). */
+    cudaPath: platform.env('CUDA_PATH') ?? null,
+  };
 }
 
 function currentOr(threadsGiven: boolean, isaGiven: boolean): Readonly<SageAttentionConfig> {

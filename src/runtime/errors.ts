@@ -21,6 +21,16 @@ export const SAGE_ERROR_CODES = [
   'engine-failed',
   'second-order-gradient',
   'no-backend',
+  'disposed-cache',
+  'invalid-model',
+  'no-attention',
+  'unknown-layer',
+  'unsupported-layer',
+  'tensorflow-not-set-up',
+  'tensorflow-damaged',
+  'tensorflow-mismatch',
+  'tensorflow-already-loaded',
+  'tensorflow-set-up-failed',
 ] as const;
 export type SageErrorCode = (typeof SAGE_ERROR_CODES)[number];
 

@@ -34,7 +34,79 @@ export interface NativeCapabilities {
     readonly started: number;
     readonly max: number;
   };
+  readonly cuda: CudaFacts;
 }
+
+/** What build and driver offer of CUDA. */
+export interface CudaFacts {
+  /** Whether this build has CUDA kernels. */
+  readonly built: boolean;
+  readonly available: boolean;
+  /** What runs, or why nothing does. */
+  readonly reason: string;
+  /** As CUDA counts: 13000 is 13.0; 0 without one. */
+  readonly driverVersion: number;
+  readonly runtimeVersion: number;
+  readonly deviceCount: number;
+  readonly deviceName: string;
+  /** 90 is sm_90; 0 without a device. */
+  readonly computeCapability: number;
+  readonly multiprocessors: number;
+  /** Machine code in this build, such as `sm_80 sm_90`. */
+  readonly architectures: string;
+}
+
+/** Names of the ops inside TensorFlow. Each takes exactly the inputs that native/tensorflow_kernels.h lists. */
+export interface TensorflowOpNames {
+  readonly plain: string;
+  readonly lse: string;
+  readonly masked: string;
+  readonly maskedLse: string;
+  readonly grad: string;
+  readonly gradMask: string;
+}
+
+/** What came of registering the ops with the TensorFlow of this process. */
+export interface TensorflowRegistration {
+  readonly state:
+    'registered' | 'registered-by-other' | 'no-library' | 'missing-symbols' | 'failed';
+  /** Name of TensorFlow's library, '' when none is loaded. */
+  readonly library: string;
+  /** TensorFlow's version, '' when unknown. */
+  readonly version: string;
+  /** Why it failed, '' when it did not. */
+  readonly message: string;
+  /** Functions that this TensorFlow lacks. */
+  readonly missing: readonly string[];
+  /** Whether the ops have kernels for GPUs too. */
+  readonly gpu: boolean;
+  /** Length of the int32 input `call`. */
+  readonly callWords: number;
+  readonly ops: TensorflowOpNames;
+}
+
+/** What the ops' kernels did last; for tests. */
+export interface TensorflowTrace {
+  readonly calls: number;
+  /** Kernel objects that TensorFlow made. */
+  readonly kernels: number;
+  readonly device: '' | 'CPU' | 'GPU';
+  /** Stream mode in force, '' on a CPU. */
+  readonly order: string;
+  /** Addresses of the input q and of the first output. */
+  readonly q: bigint;
+  readonly output: bigint;
+  /** Way to the object asked for by `probeTensorflow`. */
+  readonly way: string;
+  readonly streamMode: string;
+  readonly streamSearch: string;
+}
+
+/** A cache of the addon; it belongs to the thread that made it. */
+export interface NativeCache {
+  readonly [nativeCache]: true;
+}
+declare const nativeCache: unique symbol;
 
 /** Functions of the addon; `words` come from `encodeProblem`, shapes from the problem. */
 export interface NativeAddon {
@@ -98,4 +170,49 @@ export interface NativeAddon {
   /** Null or absent: the machine's default. Throws `SAGE_UNSUPPORTED_ISA` for what this machine cannot run. */
   configure(choice: {readonly isa?: Isa | null; readonly threads?: number | null}): void;
   capabilities(): NativeCapabilities;
+  /** A key/value cache (docs/numerics.md 8) with room for `capacity` tokens; quantised: 0 = float32, 1 = int8. */
+  cacheCreate(
+    batch: number,
+    kvHeads: number,
+    qkDim: number,
+    vDim: number,
+    quantised: number,
+    capacity: number,
+  ): NativeCache;
+  /** k [B,Hkv,n,D] and v [B,Hkv,n,Dv], contiguous. */
+  cacheAppend(cache: NativeCache, k: Float32Array, v: Float32Array, tokens: number): void;
+  cacheTruncate(cache: NativeCache, length: number): void;
+  cacheFork(cache: NativeCache): NativeCache;
+  cacheAttend(
+    cache: NativeCache,
+    words: Float64Array,
+    q: Float32Array,
+    mask: Mask,
+    o: Float32Array,
+    lse: Float32Array | null,
+  ): void;
+  /** Copies the codes of one head; csrc/include/sage/kv_cache.h has the shapes. */
+  cacheInspect(
+    cache: NativeCache,
+    batch: number,
+    kvHead: number,
+    k: Int8Array,
+    kScale: Float32Array,
+    kMean: Float32Array,
+    v: Int8Array,
+    vScale: Float32Array,
+  ): void;
+  /** Bytes of all pages that it reads, those shared with forks included. */
+  cacheBytes(cache: NativeCache): number;
+  /** Frees its memory now; otherwise the garbage collector does. */
+  cacheDispose(cache: NativeCache): void;
+  /** Null when the CUDA kernels compute the problem, else why not. */
+  cudaSupports(words: Float64Array): string | null;
+  /** Registers the ops with the TensorFlow that this process has loaded: once, and again only after `no-library`. */
+  registerTensorflowOp(): TensorflowRegistration;
+  tensorflowTrace(): TensorflowTrace;
+  /** One of `TENSORFLOW_STREAMS`, for the whole process. */
+  setTensorflowStream(mode: string): void;
+  /** Later traces tell the way to an object whose class has this vtable; '' ends that. */
+  probeTensorflow(vtableName: string): void;
 }

@@ -8,7 +8,7 @@ import {
   findEngine,
   type EngineFacts,
 } from '../../src/engines/choose_engine';
-import type {Engine} from '../../src/engines/engine';
+import type {Engine, ServingEngine} from '../../src/engines/engine';
 import {typescriptEngine} from '../../src/engines/typescript/typescript_engine';
 import {
   configureSageAttention,
@@ -33,7 +33,24 @@ function engineThat(preferred: Precision, supported: readonly Precision[] = PREC
 const withNative: EngineFacts = {
   native: {engine: engineThat('int8_bf16'), reason: 'fast C++'},
   typescript: typescriptEngine,
+  tensorflow: null,
   required: 'auto',
+};
+const opOn = (device: 'CPU' | 'GPU' | null, precisions: readonly Precision[]): EngineFacts => ({
+  ...withNative,
+  tensorflow: {
+    names: {plain: '', lse: '', masked: '', maskedLse: '', grad: '', gradMask: ''},
+    reason: 'an op of TensorFlow',
+    device,
+    precisions,
+  },
+});
+const withOp = opOn('CPU', PRECISIONS);
+const withGpu = opOn('GPU', ['exact']);
+const withFasterGpu = opOn('GPU', ['exact', 'int8_fp8']);
+const withoutOp: EngineFacts = {
+  ...withNative,
+  tensorflow: {names: null, reason: 'no TensorFlow', device: null, precisions: []},
 };
 const withoutNative: EngineFacts = {...withNative, native: {engine: null, reason: 'not built'}};
 const requiring = (required: EngineName, facts = withNative): EngineFacts => ({...facts, required});
@@ -43,11 +60,11 @@ type Row = [
   facts: EngineFacts,
   backend: string,
   precision: Precision | 'auto',
-  expected: {engine: EngineName; precision: Precision; hostCopy: boolean} | null,
+  expected: {engine: ServingEngine; precision: Precision; hostCopy: boolean} | null,
   reason: string,
 ];
 
-const inPlace = (engine: EngineName, precision: Precision) => ({
+const inPlace = (engine: ServingEngine, precision: Precision) => ({
   engine,
   precision,
   hostCopy: false,
@@ -86,7 +103,63 @@ const ROWS: Row[] = [
   ],
   ['required', requiring('composition'), 'wasm', 'int8', null, ''],
   ['required', requiring('native', withoutNative), 'cpu', 'exact', null, ''],
-  ['auto', withNative, 'tensorflow', 'auto', copied('native', 'int8_bf16'), 'lends'],
+  ['the op', withOp, 'tensorflow', 'auto', inPlace('native', 'int8_bf16'), 'fast C++, an op of'],
+  ['the op', withOp, 'tensorflow', 'fp4', inPlace('native', 'fp4'), 'an op of TensorFlow'],
+  [
+    'no backend yet',
+    opOn(null, PRECISIONS),
+    'tensorflow',
+    'exact',
+    inPlace('native', 'exact'),
+    'op',
+  ],
+  ['the op', withOp, 'cpu', 'auto', inPlace('native', 'int8_bf16'), 'fast C++'],
+  ['on a GPU', withGpu, 'tensorflow', 'auto', inPlace('cuda', 'exact'), 'CUDA kernels, an op of'],
+  ['on a GPU', withGpu, 'tensorflow', 'exact', inPlace('cuda', 'exact'), 'CUDA kernels, an op of'],
+  ['on a GPU', withGpu, 'tensorflow', 'int8', inPlace('cuda', 'exact'), `'int8' runs as 'exact'`],
+  ['on a GPU', withFasterGpu, 'tensorflow', 'int8_fp8', inPlace('cuda', 'int8_fp8'), 'CUDA'],
+  ['on a GPU', withFasterGpu, 'tensorflow', 'auto', inPlace('cuda', 'exact'), 'CUDA kernels'],
+  [
+    'a GPU, kernels of nothing',
+    opOn('GPU', []),
+    'tensorflow',
+    'int8',
+    copied('native', 'int8'),
+    'away from the GPU',
+  ],
+  [
+    'required on a GPU',
+    requiring('native', withGpu),
+    'tensorflow',
+    'int8',
+    copied('native', 'int8'),
+    'away from the GPU, as configured',
+  ],
+  ['required', requiring('native', withOp), 'tensorflow', 'int8', inPlace('native', 'int8'), 'op'],
+  [
+    'required',
+    requiring('typescript', withOp),
+    'tensorflow',
+    'int8',
+    copied('typescript', 'int8'),
+    '',
+  ],
+  [
+    'required',
+    requiring('composition', withGpu),
+    'tensorflow',
+    'auto',
+    inPlace('composition', 'exact'),
+    'tfjs ops',
+  ],
+  [
+    'no op',
+    withoutOp,
+    'tensorflow',
+    'auto',
+    copied('native', 'int8_bf16'),
+    'because no TensorFlow',
+  ],
   ['auto', withoutNative, 'tensorflow', 'auto', inPlace('composition', 'exact'), 'no kernel'],
   ['auto', withNative, 'webgl', 'auto', inPlace('composition', 'exact'), `'webgl' has no kernel`],
   ['exact', withNative, 'webgpu', 'exact', inPlace('composition', 'exact'), 'blocks of queries'],

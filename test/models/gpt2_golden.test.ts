@@ -3,56 +3,27 @@
 
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-wasm';
-import {readFileSync} from 'node:fs';
-import {join} from 'node:path';
 import type {Attention} from '../../models/gpt2/attention.js';
 import type {Gpt2} from '../../models/gpt2/gpt2.js';
-import {decodeBytes, encodeBytes} from '../../models/gpt2/bytes.js';
+import {decodeBytes} from '../../models/gpt2/bytes.js';
 import {loadGpt2} from '../../models/gpt2/load.js';
 import {plainAttention} from '../../models/gpt2/plain_attention.js';
+import {
+  goldenError,
+  goldenPrompts,
+  idsOf,
+  JS_GPT,
+  LOGIT_TOLERANCE,
+  logSumExp,
+  LOSS_TOLERANCE,
+  meanLoss,
+  type GoldenPrompt,
+} from './golden_prompts.js';
 
-interface GoldenPrompt {
-  file: string;
-  prompt_base64: string;
-  mean_nll: number;
-  logits: {position: number; log_sum_exp: number; top5: [number, number][]}[];
-  greedy_tokens: number[];
-  greedy_text: string;
-}
-
-const DIRECTORY = join(__dirname, '../../models/gpt2/js-gpt');
-const golden = JSON.parse(readFileSync(join(DIRECTORY, 'golden.json'), 'utf8')) as {
-  prompts: GoldenPrompt[];
-};
-const [first] = golden.prompts as [GoldenPrompt];
-
-/** float32 against float64: up to 2.4e-3 in a logit of this model was seen; more is a fault. */
-const LOGIT_TOLERANCE = 5e-3;
-const LOSS_TOLERANCE = 1e-4;
+const [first] = goldenPrompts as [GoldenPrompt];
 
 // Seconds of arithmetic on a free machine; a busy one may take many times as long.
 jest.setTimeout(180_000);
-
-const idsOf = (prompt: GoldenPrompt): number[] =>
-  encodeBytes(Buffer.from(prompt.prompt_base64, 'base64'));
-
-function logSumExp(row: Float32Array): number {
-  const {exp} = Math;
-  const max = row.reduce((a, b) => (a > b ? a : b));
-  return max + Math.log(row.reduce((sum, value) => sum + exp(value - max), 0));
-}
-
-/** Largest difference of the listed logits and log-sum-exps. `count` positions are in `logits`. */
-function goldenError(prompt: GoldenPrompt, logits: Float32Array, count: number): number {
-  let worst = 0;
-  for (const {position, log_sum_exp, top5} of prompt.logits) {
-    if (position >= count) continue;
-    const row = logits.subarray(position * 257, (position + 1) * 257);
-    worst = Math.max(worst, Math.abs(logSumExp(row) - log_sum_exp));
-    for (const [id, value] of top5) worst = Math.max(worst, Math.abs((row[id] as number) - value));
-  }
-  return worst;
-}
 
 beforeAll(async () => {
   await tf.setBackend('wasm');
@@ -61,11 +32,11 @@ beforeAll(async () => {
 describe('with plain attention', () => {
   let model: Gpt2;
   beforeAll(async () => {
-    model = await loadGpt2(DIRECTORY);
+    model = await loadGpt2(JS_GPT);
   });
   afterAll(() => model.dispose());
 
-  test.each(golden.prompts.map((prompt) => ({file: prompt.file, prompt})))(
+  test.each(goldenPrompts.map((prompt) => ({file: prompt.file, prompt})))(
     '$file: logits, loss and 64 greedy tokens',
     async ({prompt}) => {
       const before = tf.memory().numTensors;
@@ -78,11 +49,7 @@ describe('with plain attention', () => {
       expect(prompt.logits.map(({position}) => position)).toContain(ids.length - 1);
       expect(goldenError(prompt, logits, ids.length)).toBeLessThan(LOGIT_TOLERANCE);
 
-      const losses = ids.slice(1).map((id, i) => {
-        const row = logits.subarray(i * 257, (i + 1) * 257);
-        return logSumExp(row) - (row[id] as number);
-      });
-      const mean = losses.reduce((a, b) => a + b) / losses.length;
+      const mean = meanLoss(ids, logits);
       expect(Math.abs(mean - prompt.mean_nll)).toBeLessThan(LOSS_TOLERANCE);
 
       // The logits after the prompt give the first token; the cache holds the prompt, so generation goes on from there.
@@ -186,7 +153,7 @@ describe('wrong attention is noticed by the golden values', () => {
   ];
 
   test.each(attentions)('%s', async (_, attention, good) => {
-    const model = await loadGpt2(DIRECTORY, {attention});
+    const model = await loadGpt2(JS_GPT, {attention});
     const logits = model.logits([idsOf(first).slice(0, count)]);
     const error = goldenError(first, logits.dataSync<'float32'>(), count);
     tf.dispose(logits);

@@ -9,6 +9,26 @@ function expectComplete(info: Index.SageAttentionInfo): void {
     expect(Object.keys(engine)).toEqual(['name', 'available', 'reason', 'details']);
     expect(engine.reason.length).toBeGreaterThan(0);
   }
+  const {tensorflow} = info;
+  expect(Object.keys(tensorflow).sort()).toEqual([
+    'cuda',
+    'device',
+    'devices',
+    'gpuRefusal',
+    'library',
+    'op',
+    'reason',
+    'streamMode',
+    'streamSearch',
+    'version',
+  ]);
+  expect(tensorflow).toMatchObject({
+    op: 'not registered',
+    version: null,
+    library: null,
+    device: null,
+  });
+  expect(tensorflow.reason.length).toBeGreaterThan(0);
   expect(JSON.parse(JSON.stringify(info))).toEqual(info);
 }
 
@@ -33,6 +53,7 @@ it.each([
   [{SAGE_NUM_THREADS: 'many'}, `SAGE_NUM_THREADS is 'many'`],
   [{SAGE_CPU_ISA: 'mmx'}, `SAGE_CPU_ISA is 'mmx'`],
   [{SAGE_NATIVE_PATH: '/nowhere/x.node'}, ''],
+  [{SAGE_TENSORFLOW_STREAM: 'fast'}, ''],
 ])('tells what is wrong with %p', (variables, says) => {
   const before = {...process.env};
   Object.assign(process.env, variables);

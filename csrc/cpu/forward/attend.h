@@ -18,13 +18,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/forward/mask_row.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/prepass.h"
 
 namespace sage {
 namespace {
-
-constexpr float kMinusInf = -__builtin_inff();
 
 // Scratch of one worker in the attention phase.
 struct AttendScratch {
@@ -62,53 +61,8 @@ SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
   return scratch;
 }
 
-// Element (b, h, i, 0) of the mask, by its kind.
-struct MaskRow {
-  const uint8_t* boolean;
-  const float* additive;
-  int64_t stride;
-};
-
 SAGE_INLINE MaskRow MaskRowOf(const Plan& plan, int64_t batch, int64_t q_head, int64_t i) {
-  const Problem& p = *plan.problem;
-  const int64_t at = batch * p.mask.batch + q_head * p.mask.head + i * p.mask.query;
-  MaskRow row = {nullptr, nullptr, p.mask.key};
-  if (p.mask_kind == MaskKind::kBoolean)
-    row.boolean = static_cast<const uint8_t*>(plan.buffers->mask) + at;
-  if (p.mask_kind == MaskKind::kAdditive)
-    row.additive = static_cast<const float*>(plan.buffers->mask) + at;
-  return row;
-}
-
-SAGE_INLINE bool MaskAllows(const MaskRow& row, int64_t j) {
-  if (row.boolean != nullptr) return row.boolean[j * row.stride] != 0;
-  if (row.additive != nullptr) return row.additive[j * row.stride] != kMinusInf;
-  return true;
-}
-
-// Scores become scaled and masked: s c (+ mask · log2 e), -Infinity where a boolean mask is false.
-SAGE_NOINLINE void ApplyMask(const MaskRow& mask, int64_t j0, int count, float c, float* s) {
-  if (mask.boolean != nullptr) {
-    const uint8_t* allowed = mask.boolean + j0 * mask.stride;
-    for (int j = 0; j < count; ++j) s[j] = allowed[j * mask.stride] != 0 ? s[j] * c : kMinusInf;
-  } else {
-    const float* added = mask.additive + j0 * mask.stride;
-    for (int j = 0; j < count; ++j) s[j] = s[j] * c + added[j * mask.stride] * kLog2E;
-  }
-}
-
-// Scores outside [first, end) become -Infinity; returns the row's maximum.
-SAGE_INLINE F32 ClipRow(float* s, int count, int64_t first, int64_t end) {
-  F32 most = Set1(kMinusInf);
-  const F32 hidden = Set1(kMinusInf);
-  for (int j = 0; j < count; j += kLanes) {
-    F32 x = Load(s + j);
-    if (end < j + kLanes) x = FirstLanes(static_cast<int>(MaxOf(end - j, 0)), x, hidden);
-    if (first > j) x = FirstLanes(static_cast<int>(MinOf(first - j, kLanes)), hidden, x);
-    Store(s + j, x);
-    most = Max(most, x);
-  }
-  return most;
+  return MaskRowOf(*plan.problem, plan.buffers->mask, batch, q_head, i);
 }
 
 // Quantises row r of the task and packs it; returns whether every value was finite.

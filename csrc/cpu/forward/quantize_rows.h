@@ -10,23 +10,12 @@
 
 #include <math.h>
 
+#include "cpu/forward/integer_scale.h"
 #include "cpu/forward/plan.h"
 #include "formats/formats.h"
 
 namespace sage {
 namespace {
-
-// 2^-110 (docs/numerics.md 4): below it the inverse of a scale would overflow.
-constexpr int32_t kTinyBits = (127 - 110) << 23;
-
-SAGE_INLINE int32_t MaxBits(const float* x, int count) {
-  int32_t most = 0;
-  for (int d = 0; d < count; ++d) {
-    const int32_t bits = MagnitudeBits(x[d]);
-    most = bits > most ? bits : most;
-  }
-  return most;
-}
 
 // Group of row t inside a 128-token block (docs/numerics.md 4.1).
 SAGE_INLINE int GroupInBlock(TokenGroup kind, int t) {
@@ -48,20 +37,6 @@ SAGE_INLINE int GroupInBlock(TokenGroup kind, int t) {
   }
   return 0;
 }
-
-struct ScalePair {
-  float scale, inverse;
-};
-
-SAGE_INLINE ScalePair ScaleOf(int32_t max_bits, float top) {
-  if (max_bits < kTinyBits) return {0.0f, 0.0f};
-  const float amax = BitsToFloat(static_cast<uint32_t>(max_bits));
-  return {amax / top, top / amax};
-}
-
-// To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no fraction bits.
-// All codes are far smaller, and this is two additions where RoundHalfEven must mind every float.
-SAGE_INLINE float RoundCode(float x) { return (x + 12582912.0f) - 12582912.0f; }
 
 SAGE_INLINE void RoundRow(float* x, int dims, float inverse, Rounding rounding) {
   if (rounding == Rounding::kEven) {

@@ -9,8 +9,7 @@
 // [group][dims/2][6][2];
 //          V [panel of <= 4 vectors][keys/4 or /2][vectors][16][4 or 2].
 // vpdpbusd multiplies unsigned by signed: K is stored as code + offset, and -offset · sum(q) starts
-// the accumulator. GCC 12 spills the 24 accumulators around the dot-product intrinsics (half the
-// speed); an asm statement keeps them in registers.
+// the accumulator.
 #ifndef SAGE_CPU_FORWARD_TILE_AVX512_H_
 #define SAGE_CPU_FORWARD_TILE_AVX512_H_
 
@@ -18,33 +17,10 @@
 #include <string.h>
 
 #include "cpu/forward/tile_integer.h"
+#include "cpu/simd/dot_avx512.h"
 
 namespace sage {
 namespace {
-
-SAGE_INLINE __m512i DotBytes(__m512i acc, __m512i unsigned_bytes, __m512i signed_bytes) {
-#if defined(__GNUC__) && !defined(__clang__)
-  asm("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(unsigned_bytes), "v"(signed_bytes));
-  return acc;
-#else
-  return _mm512_dpbusd_epi32(acc, unsigned_bytes, signed_bytes);
-#endif
-}
-
-SAGE_INLINE __m512i DotWords(__m512i acc, __m512i a, __m512i b) {
-#if defined(__GNUC__) && !defined(__clang__)
-  asm("vpdpwssd %2,%1,%0" : "+v"(acc) : "v"(a), "v"(b));
-  return acc;
-#else
-  return _mm512_dpwssd_epi32(acc, a, b);
-#endif
-}
-
-SAGE_INLINE __m512i Broadcast4(const void* p) {
-  int32_t word;
-  memcpy(&word, p, 4);
-  return _mm512_set1_epi32(word);
-}
 
 // Integer sums to scores: times the keys' scales, stored, row maxima updated.
 SAGE_INLINE void StoreScores(__m512i acc[4], const __m512 scale[4], float* s, F32* most) {

@@ -1,0 +1,147 @@
+// The int8 pages of a cache as operands of attend_rows.h.
+#ifndef SAGE_CPU_CACHE_PACKED_OPERANDS_H_
+#define SAGE_CPU_CACHE_PACKED_OPERANDS_H_
+
+#include <math.h>
+
+#include "cpu/cache/cache_functions.h"
+#include "cpu/cache/decode_plan.h"
+#include "cpu/cache/digits.h"
+#include "cpu/cache/store_tokens.h"
+
+namespace sage {
+namespace {
+
+struct PackedOperands {
+  const CacheView* cache;
+  PageLayout layout;
+  int64_t head;
+  const uint8_t* part;  // of the head in the page of this step
+  const uint8_t* next;  // the same in the next page; this one again at the end
+
+  static constexpr bool kReadsUserMemory = false;
+
+  static int RowBytes(const DecodePlan&, const PageLayout& layout) {
+    return static_cast<int>(RoundUp(2 * layout.k_dims, 64));
+  }
+
+  void Begin(int64_t head_index) { head = head_index; }
+
+  // Digits of a row of q, and the factor from sums to scores in the log2 domain; whether it was
+  // finite.
+  bool PrepareRow(const DecodePlan& plan, const float* q, float* x, uint8_t* row, float* c) const {
+    const Problem& p = *plan.problem;
+    const int dim = static_cast<int>(p.qk_dim);
+    const bool finite = CenterRow(q, nullptr, dim, x);
+    const float scale = RoundToCodes(x, dim, kQTop);
+    // The sign of the scale goes with q, so that the largest sum is the largest score.
+    const float sign = p.scale < 0 ? -1.0f : 1.0f;
+    for (int d = dim; d < layout.k_dims; ++d) x[d] = 0.0f;
+    for (int d = 0; d < layout.k_dims; ++d) {
+      const int32_t code = static_cast<int32_t>(sign * x[d]) + kQOffset;
+      row[d] = static_cast<uint8_t>(code >> 7);
+      row[layout.k_dims + d] = static_cast<uint8_t>(code & 127);
+    }
+    *c = scale * static_cast<float>(fabs(p.scale) * 1.44269504088896340736);
+    return finite;
+  }
+
+  void BeginStep(const DecodePlan& plan, int64_t step, int64_t end_step, const DecodeScratch&,
+                 bool) {
+    (void)plan;
+    part = cache->pages[step] + head * layout.head_bytes;
+    next = step + 1 < end_step ? cache->pages[step + 1] + head * layout.head_bytes : part;
+  }
+
+  // Scores of rows [r0, r0 + rows), to be multiplied by the rows' factors.
+  void Scores(const DecodePlan& plan, int64_t r0, int rows, int count,
+              const DecodeScratch& scratch) const {
+    const int parts = (rows + kScoreRows - 1) / kScoreRows;
+    for (int tile = 0; tile * kTileTokens < count; ++tile) {
+      const int64_t tile_bytes = int64_t{kTileTokens} * layout.k_dims;
+      ScoreOperands a;
+      a.q_stride = plan.row_bytes;
+      a.k = part + tile * tile_bytes;
+      a.first_sum = reinterpret_cast<const int32_t*>(part + layout.first_sum) + tile * kTileTokens;
+      a.scale = reinterpret_cast<const float*>(part + layout.k_scale) + tile * kTileTokens;
+      a.dims = layout.k_dims;
+      a.ahead = a.k + tile_bytes;
+      for (int n = 0; n < parts; ++n) {
+        const int first = rows * n / parts, end = rows * (n + 1) / parts;
+        a.q = scratch.q + (r0 + first) * plan.row_bytes;
+        ScoreRows(end - first, a, scratch.s + first * kStep + tile * kTileTokens, kStep);
+      }
+    }
+  }
+
+  // Row r of the group: p in scratch.s becomes digits relative to the largest p · V scale; returns
+  // what a digit sum is multiplied by.
+  float Weigh(int r, int count, const DecodeScratch& scratch) const {
+    float* p = scratch.s + r * kStep;
+    const float* scale = reinterpret_cast<const float*>(part + layout.v_scale);
+    F32 most = Zero();
+    for (int j = 0; j < count; j += kLanes) {
+      const F32 w = Mul(Load(p + j), Load(scale + j));
+      Store(p + j, w);
+      most = Max(w, most);
+    }
+    const float top = ReduceMax(most);
+    const bool tiny = !(MagnitudeBits(top) >= kTinyBits);
+    const F32 inverse = Set1(tiny ? 0.0f : kPTop / top);
+    uint8_t* high = scratch.digits + r * 2 * kStep;
+    for (int j = 0; j < count; j += kLanes) {
+      StoreDigits(Min(Mul(Load(p + j), inverse), Set1(kPTop)), high + j, high + kStep + j);
+    }
+    return tiny ? 0.0f : top / kPTop;
+  }
+
+  // o = alpha o + p v for rows [r0, r0 + rows), over `count` keys (a multiple of 16).
+  void Accumulate(const DecodePlan& plan, int64_t r0, int rows, int count, const float* alpha,
+                  const float* factor, const DecodeScratch& scratch) const {
+    const int parts = (rows + kOutputRows - 1) / kOutputRows;
+    for (int d = 0; d < layout.v_dims; d += kPanelDims) {
+      const int width = layout.v_dims - d < kPanelDims ? layout.v_dims - d : kPanelDims;
+      OutputOperands a;
+      a.v = part + layout.v + int64_t{d} * kPageTokens;
+      a.groups = count / 4;
+      a.o_stride = plan.v_dims;
+      a.ahead = d + kPanelDims < layout.v_dims ? a.v + int64_t{width} * kPageTokens : next;
+      for (int n = 0; n < parts; ++n) {
+        const int first = rows * n / parts, end = rows * (n + 1) / parts;
+        a.p = scratch.digits + first * 2 * kStep;
+        a.o = scratch.results.o + (r0 + first) * plan.v_dims + d;
+        a.alpha = alpha + first;
+        a.factor = factor + first;
+        OutputRows(end - first, width / kVectorDims, a);
+      }
+    }
+  }
+
+  // Mean of this head's keys, which the codes lack.
+  const float* KeyMean() const { return cache->k_mean + head * cache->shape->qk_dim; }
+
+  // Whether this head holds values that were not finite.
+  bool HasMarks(const DecodePlan& plan) const {
+    for (int64_t step = 0; step < plan.steps; ++step) {
+      if (AnyMarks(step)) return true;
+    }
+    return false;
+  }
+  // Marks of token j, and whether channel d of its v was not finite.
+  bool AnyMarks(int64_t step) const {
+    return cache->pages[step][head * layout.head_bytes + layout.any_marks] != 0;
+  }
+  uint8_t MarksOf(int64_t j) const {
+    return cache->pages[j / kStep][head * layout.head_bytes + layout.marks + j % kStep];
+  }
+  bool ValueIsBad(int64_t j, int d) const {
+    const uint8_t code = cache->pages[j / kStep][head * layout.head_bytes +
+                                                 VCodeAt(layout, static_cast<int>(j % kStep), d)];
+    return static_cast<int8_t>(code) == kNotFiniteCode;
+  }
+};
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_CACHE_PACKED_OPERANDS_H_

@@ -1,0 +1,42 @@
+// Scales and codes of the integer formats, docs/numerics.md 4 and 4.2.
+#ifndef SAGE_CPU_FORWARD_INTEGER_SCALE_H_
+#define SAGE_CPU_FORWARD_INTEGER_SCALE_H_
+
+#include <cstdint>
+
+#include "cpu/simd/simd.h"
+#include "formats/float_bits.h"
+
+namespace sage {
+namespace {
+
+// 2^-110 (docs/numerics.md 4): below it the inverse of a scale would overflow.
+constexpr int32_t kTinyBits = (127 - 110) << 23;
+
+SAGE_INLINE int32_t MaxBits(const float* x, int count) {
+  int32_t most = 0;
+  for (int d = 0; d < count; ++d) {
+    const int32_t bits = MagnitudeBits(x[d]);
+    most = bits > most ? bits : most;
+  }
+  return most;
+}
+
+struct ScalePair {
+  float scale, inverse;
+};
+
+SAGE_INLINE ScalePair ScaleOf(int32_t max_bits, float top) {
+  if (max_bits < kTinyBits) return {0.0f, 0.0f};
+  const float amax = BitsToFloat(static_cast<uint32_t>(max_bits));
+  return {amax / top, top / amax};
+}
+
+// To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no fraction bits.
+// All codes are far smaller, and this is two additions where RoundHalfEven must mind every float.
+SAGE_INLINE float RoundCode(float x) { return (x + 12582912.0f) - 12582912.0f; }
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_INTEGER_SCALE_H_

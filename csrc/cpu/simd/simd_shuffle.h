@@ -1,0 +1,146 @@
+// What moves values between the lanes of simd.h: partial loads, sums of many vectors at once,
+// transposition.
+#ifndef SAGE_CPU_SIMD_SIMD_SHUFFLE_H_
+#define SAGE_CPU_SIMD_SIMD_SHUFFLE_H_
+
+#include "cpu/simd/simd.h"
+
+namespace sage {
+namespace {
+
+// Brings a line into L2. Into L1 as well was slower: its few line buffers are all that reads from
+// memory then wait for.
+SAGE_INLINE void Prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+
+#if defined(SAGE_ISA_AVX512)
+
+// The first `count` floats at p, zeros in the other lanes; nothing beyond is read.
+SAGE_INLINE F32 LoadFirst(const float* p, int count) {
+  return {_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p)};
+}
+
+// Per 128-bit lane: element i of the result is half the way to the sum of vector i, i < 4.
+SAGE_INLINE __m512 Sum4(const F32* x) {
+  const __m512 a =
+      _mm512_add_ps(_mm512_unpacklo_ps(x[0].r, x[1].r), _mm512_unpackhi_ps(x[0].r, x[1].r));
+  const __m512 b =
+      _mm512_add_ps(_mm512_unpacklo_ps(x[2].r, x[3].r), _mm512_unpackhi_ps(x[2].r, x[3].r));
+  const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+  const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+  return _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+}
+
+// Lane i of the result is the sum of all lanes of x[i].
+SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
+  const __m512 a = Sum4(x), b = Sum4(x + 4), c = Sum4(x + 8), d = Sum4(x + 12);
+  const __m512 ab =
+      _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+  return {_mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd))};
+}
+
+// x[i] lane j becomes x[j] lane i.
+SAGE_INLINE void Transpose(F32 x[kLanes]) {
+  __m512 t[16], u[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(x[i].r, x[i + 1].r);
+    t[i + 1] = _mm512_unpackhi_ps(x[i].r, x[i + 1].r);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d a = _mm512_castps_pd(t[i]), b = _mm512_castps_pd(t[i + 1]);
+    const __m512d c = _mm512_castps_pd(t[i + 2]), d = _mm512_castps_pd(t[i + 3]);
+    u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = _mm512_shuffle_f32x4(u[i], u[4 + i], 0x88);
+    const __m512 b = _mm512_shuffle_f32x4(u[8 + i], u[12 + i], 0x88);
+    const __m512 c = _mm512_shuffle_f32x4(u[i], u[4 + i], 0xdd);
+    const __m512 d = _mm512_shuffle_f32x4(u[8 + i], u[12 + i], 0xdd);
+    x[i].r = _mm512_shuffle_f32x4(a, b, 0x88);
+    x[8 + i].r = _mm512_shuffle_f32x4(a, b, 0xdd);
+    x[4 + i].r = _mm512_shuffle_f32x4(c, d, 0x88);
+    x[12 + i].r = _mm512_shuffle_f32x4(c, d, 0xdd);
+  }
+}
+
+#elif defined(SAGE_ISA_AVX2)
+
+// The first `count` floats at p, zeros in the other lanes; nothing beyond is read.
+SAGE_INLINE F32 LoadFirst(const float* p, int count) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return {_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane))};
+}
+
+// Per 128-bit lane: element i of the result is half the way to the sum of vector i, i < 4.
+SAGE_INLINE __m256 Sum4(const F32* x) {
+  return _mm256_hadd_ps(_mm256_hadd_ps(x[0].r, x[1].r), _mm256_hadd_ps(x[2].r, x[3].r));
+}
+
+// Lane i of the result is the sum of all lanes of x[i].
+SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
+  const __m256 a = Sum4(x), b = Sum4(x + 4);
+  return {_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
+}
+
+// x[i] lane j becomes x[j] lane i.
+SAGE_INLINE void Transpose(F32 x[kLanes]) {
+  __m256 t[8], u[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(x[i].r, x[i + 1].r);
+    t[i + 1] = _mm256_unpackhi_ps(x[i].r, x[i + 1].r);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    x[i].r = _mm256_permute2f128_ps(u[i], u[4 + i], 0x20);
+    x[4 + i].r = _mm256_permute2f128_ps(u[i], u[4 + i], 0x31);
+  }
+}
+
+#else
+
+// The first `count` floats at p, zeros in the other lanes; nothing beyond is read.
+SAGE_INLINE F32 LoadFirst(const float* p, int count) {
+  F32 out = Zero();
+  for (int i = 0; i < count; ++i) out.r[i] = p[i];
+  return out;
+}
+
+// Lane i of the result is the sum of all lanes of x[i].
+SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
+  F32 out;
+  for (int i = 0; i < kLanes; ++i) out.r[i] = ReduceAdd(x[i]);
+  return out;
+}
+
+// x[i] lane j becomes x[j] lane i.
+SAGE_INLINE void Transpose(F32 x[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float a = x[i].r[j];
+      x[i].r[j] = x[j].r[i];
+      x[j].r[i] = a;
+    }
+  }
+}
+
+#endif
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_SIMD_SIMD_SHUFFLE_H_

@@ -1,0 +1,31 @@
+/** What holds the tokens behind a SageKvCache: one interface, a native and a TypeScript implementation. */
+import type {CachePrecision} from '../numerics/kv_cache.js';
+import type {AttentionProblem} from '../problem.js';
+import type {ForwardBuffers} from './engine.js';
+
+/** Sizes that never change. */
+export interface CacheShape {
+  readonly batch: number;
+  readonly kvHeads: number;
+  readonly qkDim: number;
+  readonly vDim: number;
+  readonly precision: CachePrecision;
+}
+
+/** What attention through the cache reads and writes beside the cache itself. */
+export type CacheBuffers = Pick<ForwardBuffers, 'q' | 'mask' | 'o' | 'lse'>;
+
+/** Lengths are kept by the caller; arguments are in range when they get here. */
+export interface CacheStore {
+  readonly engine: 'native' | 'typescript';
+  /** Bytes of all tokens held, pages shared with forks included. */
+  readonly bytes: number;
+  /** k [B,Hkv,n,D], v [B,Hkv,n,Dv], contiguous. On failure nothing has changed. */
+  append(k: Float32Array, v: Float32Array, tokens: number): void;
+  truncate(length: number): void;
+  /** A copy that shares what is there until one of the two writes. */
+  fork(): CacheStore;
+  /** Writes o and lse; `problem.kvLen` is the number of tokens held, its recipe is not read. */
+  attend(problem: AttentionProblem, buffers: CacheBuffers): void;
+  dispose(): void;
+}

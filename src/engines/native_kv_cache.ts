@@ -1,0 +1,69 @@
+/** The key/value cache of the native engine: pages in the addon's memory, read in place by its kernels. */
+import {encodeProblem, PROBLEM_WORDS, type AttentionProblem} from '../problem.js';
+import type {NativeAddon, NativeCache} from '../runtime/native_addon.js';
+import type {CacheBuffers, CacheShape, CacheStore} from './kv_cache.js';
+import {nativeEngine, wordFailure} from './native.js';
+
+/** Room for `capacity` tokens is taken at once. */
+export function createNativeCache(
+  addon: NativeAddon,
+  shape: CacheShape,
+  capacity: number,
+): CacheStore {
+  const {batch, kvHeads, qkDim, vDim, precision} = shape;
+  const quantised = precision === 'int8' ? 1 : 0;
+  return new NativeCacheStore(
+    addon,
+    worded(() => addon.cacheCreate(batch, kvHeads, qkDim, vDim, quantised, capacity)),
+  );
+}
+
+const words = new Float64Array(PROBLEM_WORDS);
+
+class NativeCacheStore implements CacheStore {
+  readonly engine = 'native';
+
+  constructor(
+    private readonly addon: NativeAddon,
+    private readonly cache: NativeCache,
+  ) {}
+
+  get bytes(): number {
+    return worded(() => this.addon.cacheBytes(this.cache));
+  }
+
+  append(k: Float32Array, v: Float32Array, tokens: number): void {
+    nativeEngine(); // brings threads and instruction set up to date
+    worded(() => this.addon.cacheAppend(this.cache, k, v, tokens));
+  }
+
+  truncate(length: number): void {
+    worded(() => this.addon.cacheTruncate(this.cache, length));
+  }
+
+  fork(): CacheStore {
+    return new NativeCacheStore(
+      this.addon,
+      worded(() => this.addon.cacheFork(this.cache)),
+    );
+  }
+
+  attend(problem: AttentionProblem, {q, mask, o, lse}: CacheBuffers): void {
+    nativeEngine();
+    worded(() =>
+      this.addon.cacheAttend(this.cache, encodeProblem(problem, words), q, mask, o, lse),
+    );
+  }
+
+  dispose(): void {
+    worded(() => this.addon.cacheDispose(this.cache));
+  }
+}
+
+function worded<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw wordFailure(error);
+  }
+}

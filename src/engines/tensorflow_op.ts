@@ -1,0 +1,195 @@
+/**
+ * The ops inside TensorFlow (backend `tensorflow` of @tensorflow/tfjs-node): whether they are registered, where they run,
+ * and why not. TensorFlow is never loaded here, only found; as long as there is none the question is asked again.
+ */
+import {findBackend} from '@tensorflow/tfjs-core';
+import {PRECISIONS, isRefusal, resolveRecipe, type Precision} from '../numerics/recipes.js';
+import {encodeProblem, PROBLEM_WORDS, type AttentionProblem} from '../problem.js';
+import {ISAS, configVersion, tensorflowStreamOfEnvironment} from '../runtime/config.js';
+import {loadAddon} from '../runtime/load_addon.js';
+import type {
+  NativeAddon,
+  TensorflowOpNames,
+  TensorflowRegistration,
+} from '../runtime/native_addon.js';
+import {nativeEngine} from './native.js';
+
+export const TENSORFLOW_BACKEND = 'tensorflow';
+
+/** int32 words of the input `call`: the float64 words of the problem as pairs, then instruction set and threads. */
+export const CALL_WORDS = 2 * PROBLEM_WORDS + 2;
+
+/** The ops as they stand. The same object as long as nothing has changed. */
+export interface TensorflowOpState {
+  /** null: calls are served without the ops. */
+  readonly names: TensorflowOpNames | null;
+  /** One sentence: where the ops run, or why there are none. */
+  readonly reason: string;
+  /** TensorFlow's version, null when no TensorFlow is loaded. */
+  readonly version: string | null;
+  /** Name of TensorFlow's library, null when none is loaded. */
+  readonly library: string | null;
+  /** Devices that the ops have kernels for. */
+  readonly devices: readonly ('CPU' | 'GPU')[];
+  /** The device on which calls of the backend run, null as long as there is no such backend. */
+  readonly device: 'CPU' | 'GPU' | null;
+  /** Recipes that are computed on `device`. */
+  readonly precisions: readonly Precision[];
+}
+
+/** The parts of NodeJSKernelBackend that tell where TensorFlow runs. */
+interface Placement {
+  readonly isUsingGpuDevice?: unknown;
+  readonly binding?: {readonly executeOp?: unknown};
+}
+
+let state: TensorflowOpState | null = null;
+/** Set once TensorFlow itself says that it has no such op. */
+let denial: string | null = null;
+
+/**
+ * Registers the ops as soon as there is a TensorFlow, and tells the result.
+ * @throws SageAttentionError `invalid-environment` for SAGE_TENSORFLOW_STREAM.
+ */
+export function tensorflowOp(): TensorflowOpState {
+  // Final once the backend is there.
+  if (state !== null && state.device !== null) return state;
+  const found = look();
+  if (state === null || state.reason !== found.reason || state.device !== found.device) {
+    state = found;
+  }
+  return state;
+}
+
+/** For the case that the backend runs on another TensorFlow than the one that was found. */
+export function denyTensorflowOp(reason: string): void {
+  denial = reason;
+  state = null;
+}
+
+let refusal: string | null = null;
+
+/** The CUDA kernels do not compute a problem, which goes to the composition of TensorFlow's own ops. */
+export function noteGpuRefusal(reason: string): void {
+  refusal = reason;
+}
+
+/** The last such reason, null when there was none. */
+export function lastGpuRefusal(): string | null {
+  return refusal;
+}
+
+function look(): TensorflowOpState {
+  const {addon} = loadAddon();
+  if (addon === null) return without('there is no native addon');
+  if (isOld(addon)) return without('the native addon was built before there was such an op');
+  const stream = tensorflowStreamOfEnvironment();
+  const registration = addon.registerTensorflowOp();
+  if (stream !== 'auto') addon.setTensorflowStream(stream);
+  const {state: came, library, version, gpu, ops, callWords} = registration;
+  if (came !== 'registered' && came !== 'registered-by-other') {
+    return without(whyNot(registration), registration);
+  }
+  if (callWords !== CALL_WORDS) return without('the native addon is of another version');
+  if (denial !== null) return {...without(denial, registration), device: 'CPU'};
+  const backend = findBackend(TENSORFLOW_BACKEND) as Placement | null;
+  const isNode = backend === null || typeof backend.binding?.executeOp === 'function';
+  if (!isNode) {
+    const reason = `backend '${TENSORFLOW_BACKEND}' is not that of @tensorflow/tfjs-node`;
+    return {...without(reason, registration), device: 'CPU'};
+  }
+  const device = backend === null ? null : backend.isUsingGpuDevice === true && gpu ? 'GPU' : 'CPU';
+  const away = device === 'CPU' && backend?.isUsingGpuDevice === true;
+  const place = device === null ? '' : ` on the ${device}`;
+  const why = away ? `, away from TensorFlow's GPU: ${addon.capabilities().cuda.reason}` : '';
+  return {
+    names: ops,
+    reason: `an op of TensorFlow ${version} (${library})${place}${why}`,
+    version,
+    library,
+    devices: gpu ? ['CPU', 'GPU'] : ['CPU'],
+    device,
+    precisions: device === 'GPU' ? cudaPrecisions(addon) : PRECISIONS,
+  };
+}
+
+function isOld(addon: Partial<NativeAddon>): boolean {
+  return addon.registerTensorflowOp === undefined;
+}
+
+function without(reason: string, {version, library}: Partial<TensorflowRegistration> = {}) {
+  return {
+    names: null,
+    reason,
+    version: version || null,
+    library: library || null,
+    devices: [],
+    device: null,
+    precisions: [],
+  } satisfies TensorflowOpState;
+}
+
+function whyNot({state: came, library, message, missing}: TensorflowRegistration): string {
+  if (came === 'no-library') return 'no TensorFlow library is loaded in this process';
+  if (came === 'missing-symbols') return `${library} lacks ${missing.join(', ')}`;
+  return `TensorFlow refused the op: ${message}`;
+}
+
+/** Recipes of which the CUDA kernels compute at least a plain problem. */
+function cudaPrecisions(addon: NativeAddon): Precision[] {
+  return PRECISIONS.filter((precision) => {
+    const recipe = resolveRecipe(precision, {});
+    if (isRefusal(recipe)) return false;
+    const words = encodeProblem(plainProblem(recipe), new Float64Array(PROBLEM_WORDS));
+    return addon.cudaSupports(words) === null;
+  });
+}
+
+/** One head of 128 tokens with head_dim 64. */
+function plainProblem(recipe: AttentionProblem['recipe']): AttentionProblem {
+  const strides = {batch: 128 * 64, head: 128 * 64, token: 64};
+  return {
+    batch: 1,
+    qHeads: 1,
+    kvHeads: 1,
+    qLen: 128,
+    kvLen: 128,
+    qkDim: 64,
+    vDim: 64,
+    q: strides,
+    k: strides,
+    v: strides,
+    o: strides,
+    scale: 1 / 8,
+    causal: 'none',
+    windowLeft: -1,
+    windowRight: -1,
+    maskKind: 'none',
+    mask: {batch: 0, head: 0, query: 0, key: 0},
+    wantLse: false,
+    recipe,
+  };
+}
+
+/** Settings of the CPU engine as a call carries them. */
+export interface CallSettings {
+  /** Place in `ISAS`. */
+  readonly isa: number;
+  readonly threads: number;
+}
+
+let settings: CallSettings = {isa: 0, threads: 1};
+let settingsVersion = -1;
+
+/** What the configuration of this environment means for the ops; other environments' calls carry their own. */
+export function callSettings(): CallSettings {
+  if (settingsVersion !== configVersion()) {
+    nativeEngine(); // hands the configuration to the addon, which knows what 'auto' means
+    const facts = loadAddon().addon?.capabilities();
+    if (facts !== undefined) {
+      settings = {isa: ISAS.indexOf(facts.isa.chosen), threads: facts.threads.chosen};
+    }
+    settingsVersion = configVersion();
+  }
+  return settings;
+}
