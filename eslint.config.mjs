@@ -3,7 +3,7 @@ import js from '@eslint/js';
 import tseslint from 'typescript-eslint';
 
 /** Node built-ins may be imported only where a browser never looks. */
-const nodeOnly = ['src/cli/**', 'src/platform/node.ts', 'models/**/load*.ts'];
+const nodeOnly = ['src/cli/**', 'src/platform/node.ts', 'src/tensorflow/**', 'models/**/load*.ts'];
 
 const noDefaultExport = {
   selector: 'ExportDefaultDeclaration',
@@ -19,8 +19,8 @@ export default tseslint.config(
   {
     ignores: [
       'build/',
-      'dist/',
-      'node_modules/',
+      '**/dist/',
+      '**/node_modules/',
       '.cache/',
       'models/gpt2/js-gpt/',
       'test/fixtures/',

@@ -21,20 +21,23 @@ const shared = {
     '<rootDir>/dist/',
     '<rootDir>/npm/',
     '<rootDir>/bench/peers/',
+    '<rootDir>/test/tfjs_core/',
     '<rootDir>/.cache/',
   ],
 } satisfies Config;
 
-/** A project of its own for a folder of test/: needs the built addon, the weights, the built package, or quiet. */
+/** A project of its own for a folder of test/: needs the built addon, the weights, the built package, TensorFlow, or quiet. */
 const inFolder = (name: string): Config => ({
   ...shared,
   displayName: name,
   testMatch: [`<rootDir>/test/${name}/**/*.test.ts`],
 });
 
-const folders = ['native', 'models', 'package', 'timing'];
+const folders = ['native', 'models', 'package', 'tensorflow', 'gpu', 'timing'];
 
 const config: Config = {
+  // jest takes it from here and not from the projects.
+  testTimeout: shared.testTimeout,
   testSequencer: '<rootDir>/scripts/longest_first.cjs',
   projects: [
     {

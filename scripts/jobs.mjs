@@ -3,7 +3,10 @@ import {spawnSync} from 'node:child_process';
 import {mkdirSync, rmSync} from 'node:fs';
 import {availableParallelism} from 'node:os';
 import {join} from 'node:path';
-import {dependency, listFiles, root} from './set_up/workspace.mjs';
+import {prepareTensorflow} from './set_up/tensorflow.mjs';
+import {prepareTfjsCoreSuite} from './set_up/tfjs_core_suite.mjs';
+import {dependency, listFiles, root, say} from './set_up/workspace.mjs';
+import {tensorflowFolder} from './tensorflow_folder.cjs';
 
 /** Where `npm test` leaves jest's results as JSON, one file a pass; .ci/run adds them up. */
 export const testResults = join(root, 'build', 'test-results');
@@ -29,9 +32,75 @@ const cli = (command) => (args) => node('dist/cjs/src/cli/main.js', command, ...
 
 const jest = (...args) => node(dependency('jest', 'bin', 'jest.js'), ...args);
 
+/** A pattern that no test's name matches. */
+const NO_TEST = '(?!)';
+
 /**
- * All tests: first those that may share the machine, then those that measure time, alone. With arguments (a file, a
- * pattern, any option of jest) it is one jest with these.
+ * The tests on TensorFlow. Where this machine cannot have it, they are counted as skipped, with the reason in one line;
+ * `required`: that is a failure.
+ */
+function testTensorflow(args, {required}) {
+  const {missing, failed} = prepareTensorflow();
+  if (failed && (required || missing === null)) {
+    say(
+      `TensorFlow cannot be prepared${missing === null ? ' (messages are above)' : `: ${missing}`}`,
+    );
+    return 1;
+  }
+  if (missing !== null) say(`the tests on TensorFlow are skipped: ${missing}`);
+  // Only for children: nothing else of this process asks for it.
+  process.env.SAGE_TENSORFLOW_DIR = tensorflowFolder;
+  const skip = missing === null ? [] : ['--testNamePattern', NO_TEST];
+  const code = jest('--selectProjects', 'tensorflow', '--passWithNoTests', ...skip, ...args);
+  delete process.env.SAGE_TENSORFLOW_DIR;
+  return code;
+}
+
+/**
+ * tfjs-core's own tests on TensorFlow, with this package loaded: none may fail that does not fail without it.
+ * `--if-possible`: a machine that cannot have TensorFlow is no failure.
+ */
+function testTfjsCore(args) {
+  const {missing, failed} = prepareTensorflow();
+  const rest = args.filter((argument) => argument !== '--if-possible');
+  if (missing !== null && rest.length < args.length) {
+    say(`tfjs-core's tests on TensorFlow are skipped: ${missing}`);
+    return 0;
+  }
+  if (failed) {
+    say(
+      `TensorFlow cannot be prepared${missing === null ? ' (messages are above)' : `: ${missing}`}`,
+    );
+    return 1;
+  }
+  const code = prepareTfjsCoreSuite();
+  if (code !== 0) return code;
+  return node('test/tfjs_core/run.cjs', ...rest);
+}
+
+/**
+ * What needs an NVIDIA GPU: the order of work among TensorFlow's own, then every test on TensorFlow again, there on the GPU.
+ * SAGE_TENSORFLOW_DIR names a folder of `setup-tensorflow --gpu`.
+ */
+function testGpu(args) {
+  if (!process.env.SAGE_TENSORFLOW_DIR) {
+    say('test:gpu needs SAGE_TENSORFLOW_DIR, a folder that setup-tensorflow --gpu made');
+    return 1;
+  }
+  return inTurn(
+    () => jest('--selectProjects', 'gpu', '--runInBand', ...args),
+    () =>
+      jest(
+        ...['test/tensorflow/cases.test.ts', 'test/tensorflow/memory.test.ts'],
+        ...['test/tensorflow/wrong_calls.test.ts', '--selectProjects', 'tensorflow'],
+        ...['--runInBand', ...args],
+      ),
+  );
+}
+
+/**
+ * All tests: first those that may share the machine, then those on TensorFlow, then those that measure time, alone. With
+ * arguments (a file, a pattern, any option of jest) it is one jest with these.
  */
 function test(args) {
   if (args.length > 0) return jest(...args);
@@ -40,7 +109,9 @@ function test(args) {
   // The native engine brings threads of its own, so more workers than processors would only fight for them.
   const workers = `--maxWorkers=${Math.max(1, Math.min(4, availableParallelism()))}`;
   const report = (pass) => ['--json', `--outputFile=${join(testResults, `${pass}.json`)}`];
-  const shared = jest('--ignoreProjects', 'timing', workers, ...report('shared'));
+  const alone = ['timing', 'tensorflow', 'gpu'];
+  const shared = jest('--ignoreProjects', ...alone, workers, ...report('shared'));
+  const tensorflow = testTensorflow([workers, ...report('tensorflow')], {required: false});
   const timing = jest(
     '--selectProjects',
     'timing',
@@ -48,7 +119,7 @@ function test(args) {
     '--passWithNoTests',
     ...report('timing'),
   );
-  return shared || timing;
+  return shared || tensorflow || timing;
 }
 
 const cppFiles = () => listFiles(['csrc', 'native'], (name) => /\.(h|cc|cu|cuh)$/.test(name));
@@ -65,7 +136,12 @@ const prettier = (...options) => node(dependency('prettier', 'bin', 'prettier.cj
 function testCpp() {
   const folder = 'build/cpp-tests';
   return inTurn(
-    () => run('cmake', ['-S', '.', '-B', folder, '-DSAGE_TESTS=ON', '-DCMAKE_BUILD_TYPE=Release']),
+    // ctest has no device: the CUDA kernels have tests of their own (csrc/test/cuda).
+    () =>
+      run('cmake', [
+        ...['-S', '.', '-B', folder, '-DSAGE_TESTS=ON'],
+        ...['-DSAGE_CUDA=OFF', '-DCMAKE_BUILD_TYPE=Release'],
+      ]),
     () => run('cmake', ['--build', folder, '--parallel', String(availableParallelism())]),
     () => run('ctest', ['--test-dir', folder, '--output-on-failure']),
   );
@@ -82,6 +158,17 @@ export const jobs = {
   bench: {needs: ['addon', 'dist'], run: cli('bench')},
   test: {needs: ['addon', 'dist'], run: test},
   'test:cpp': {needs: [], run: testCpp},
+  'test:tensorflow': {
+    needs: ['addon', 'dist'],
+    run: (args) => testTensorflow(args, {required: true}),
+  },
+  'test:tfjs-core': {needs: ['addon', 'dist'], run: testTfjsCore},
+  'test:gpu': {needs: ['addon', 'dist'], run: testGpu},
+  'test:browser': {needs: ['dist'], run: () => node('scripts/test_browser.mjs')},
+  model: {needs: ['addon', 'dist'], withoutAddon: 'go on', run: cli('model')},
+  inspect: {needs: ['addon', 'dist'], withoutAddon: 'go on', run: cli('inspect')},
+  rewrite: {needs: ['addon', 'dist'], withoutAddon: 'go on', run: cli('rewrite')},
+  'build:cuda': {needs: [], run: (args) => node('scripts/build_cuda.mjs', ...args)},
   build: {needs: ['dist'], run: () => 0},
   'build:native': {needs: ['addon'], run: () => 0},
   lint: {

@@ -1,7 +1,4 @@
-/** Optional peers that the facades re-export; they need not be installed to compile this package. */
-declare module '@tensorflow/tfjs-node' {
-  export * from '@tensorflow/tfjs';
-}
+/** An optional peer that a facade re-exports; it need not be installed to compile this package. */
 declare module '@tensorflow/tfjs-node-gpu' {
   export * from '@tensorflow/tfjs';
 }

@@ -20,6 +20,7 @@ import {
   type CandidateReport,
   type Check,
 } from './doctor_checks.js';
+import {checkTensorflow, type TensorflowReport} from './doctor_tensorflow.js';
 import {describeMachine, machineLine} from './machine.js';
 import {formatTable} from './table.js';
 import type {Terminal} from './terminal.js';
@@ -28,11 +29,14 @@ export interface DoctorBody {
   readonly engines: readonly EngineInfo[];
   readonly choices: readonly EngineChoiceRow[];
   readonly checks: readonly Check[];
+  /** tfjs-node and the TensorFlow under it. */
+  readonly tensorflow: TensorflowReport;
 }
 
 export async function runDoctor(_options: object, terminal: Terminal): Promise<DoctorBody> {
-  terminal.note('Trying the native addon in a process of its own ...');
+  terminal.note('Trying the native addon and TensorFlow in processes of their own ...');
   let candidates: CandidateReport[] = [];
+  const tensorflow = await checkTensorflow();
   const checks: Check[] = [
     await guarded('Node', checkNode),
     await guarded('environment', checkConfiguration),
@@ -42,12 +46,23 @@ export async function runDoctor(_options: object, terminal: Terminal): Promise<D
     }),
     await guarded('tfjs-core', checkTfjs),
     ...(await checkBackends()),
+    ...tensorflow.checks,
     await guarded('model js-gpt', checkModel),
   ];
   const {engines, choices} = getSageAttentionInfo();
+  const onTensorflow = tensorflow.report.trial?.choices ?? [];
   const tried = engines.map((engine) => tryEngine(engine, candidates));
   checks.push(...tried.flatMap(({check}) => check ?? []));
-  const body = {engines: tried.map(({engine}) => engine), choices, checks};
+  const body = {
+    engines: tried.map(({engine}) => engine),
+    // This process has no TensorFlow, the one that tried it had.
+    choices: [
+      ...choices.filter(({backend}) => backend !== 'tensorflow' || onTensorflow.length === 0),
+      ...onTensorflow,
+    ],
+    checks,
+    tensorflow: tensorflow.report,
+  };
   printReport(body, terminal);
   return body;
 }

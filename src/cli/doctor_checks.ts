@@ -11,7 +11,7 @@ import {addonCandidates, probeInChild, type AddonSource} from '../runtime/load_a
 import {messageOf} from './cli_error.js';
 import {DEFAULT_MODEL} from './demo_model.js';
 import {shippedPath} from './demo_text.js';
-import {backendPackage, CLI_BACKENDS, startBackend, type CliBackend} from './tfjs_backend.js';
+import {backendPackage, PORTABLE_BACKENDS, startBackend, type CliBackend} from './tfjs_backend.js';
 
 /** One answer. */
 export interface Check {
@@ -144,10 +144,10 @@ function resolveFrom(from: NodeJS.Require, specifier: string): string | null {
   }
 }
 
-/** Whether tfjs' backends are there and start; the first that does stays the current one. */
+/** Whether tfjs' portable backends are there and start; the first that does stays the current one. */
 export async function checkBackends(): Promise<Check[]> {
   const checks: Check[] = [];
-  for (const backend of [...CLI_BACKENDS].reverse()) checks.push(await checkBackend(backend));
+  for (const backend of [...PORTABLE_BACKENDS].reverse()) checks.push(await checkBackend(backend));
   return checks.reverse();
 }
 

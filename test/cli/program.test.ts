@@ -20,7 +20,7 @@ describe('help and version', () => {
   it('--help lists the commands with examples that parse', async () => {
     const {code, stdout, stderr} = await run('--help');
     expect([code, stderr]).toEqual([0, '']);
-    for (const name of ['demo', 'doctor', 'accuracy', 'bench'])
+    for (const name of ['demo', 'doctor', 'accuracy', 'bench', 'setup-tensorflow'])
       expect(stdout).toContain(`  ${name} `);
     const examples = [...stdout.matchAll(/^ {2}\$ npx tfjs-sage-attention (.*)$/gm)];
     expect(examples.length).toBeGreaterThan(4);
@@ -31,7 +31,8 @@ describe('help and version', () => {
     }
   });
 
-  it.each(['demo', 'doctor', 'accuracy', 'bench'])('%s --help tells its options', async (name) => {
+  const commands = ['demo', 'doctor', 'accuracy', 'bench', 'setup-tensorflow'];
+  it.each(commands)('%s --help tells its options', async (name) => {
     const {code, stdout} = await run(name, '--help');
     expect(code).toBe(0);
     expect(stdout).toContain(`Usage: tfjs-sage-attention ${name}`);
@@ -53,7 +54,7 @@ describe('refusals: exit code 1, words on stderr, nothing on stdout', () => {
     [['demo', '--precision', 'fp5'], `Expected 'exact', 'int16'`],
     [['demo', '--precision', 'fp4,,exact'], 'commas between them'],
     [['demo', '--precision'], 'argument missing'],
-    [['demo', '--backend', 'webgl'], `Expected 'wasm' or 'cpu'`],
+    [['demo', '--backend', 'webgl'], `Expected 'wasm', 'cpu' or 'tensorflow'`],
     [['demo', '--windows', '0'], 'whole number >= 1'],
     [['demo', '--windows', '1.5'], 'whole number >= 1'],
     [['accuracy', '--engine', 'cuda'], `Expected 'native' or 'typescript'`],
@@ -63,6 +64,13 @@ describe('refusals: exit code 1, words on stderr, nothing on stdout', () => {
     [['bench', '--case', 'n77'], `No case has 'n77' in its name`],
     [['bench', '--case', 'h1_d513_n8_full'], 'head_dim up to 512'],
     [['bench', '--case', 'h0_d64_n8_full'], 'sizes above 0'],
+    [
+      ['setup-tensorflow', '--wheel', '/no/such.whl'],
+      '--wheel /no/such.whl: there is no such file',
+    ],
+    [['setup-tensorflow', '--site-packages', 'a', '--strip'], '--strip means nothing with it'],
+    [['setup-tensorflow', '--site-packages', 'a', '--wheel', 'b'], '--wheel means nothing with it'],
+    [['setup-tensorflow', '--whele', 'b'], `unknown option '--whele'`],
   ])('%j', async (args, words) => {
     if (words === null) {
       // Part of six default names: fine. Asked with --help, so that nothing is timed.

@@ -24,7 +24,14 @@ const hasNative = nativeEngine().engine !== null;
 describe('doctor', () => {
   it('tells engines, choices and checks as one object', async () => {
     const report = await runJson('doctor');
-    expect(Object.keys(report)).toEqual(['schema', 'machine', 'engines', 'choices', 'checks']);
+    expect(Object.keys(report)).toEqual([
+      'schema',
+      'machine',
+      'engines',
+      'choices',
+      'checks',
+      'tensorflow',
+    ]);
     const engines = report['engines'] as EngineInfo[];
     expect(engines.map(({name}) => name)).toEqual(['native', 'typescript', 'composition']);
     for (const engine of engines) {

@@ -18,9 +18,11 @@ const manifest = readJson('package.json') as Manifest;
 
 /** Entries that need a peer which this repository does not install, with that peer. */
 const absentPeers: Readonly<Record<string, string>> = {
-  './tfjs-node': '@tensorflow/tfjs-node',
   './tfjs-node-gpu': '@tensorflow/tfjs-node-gpu',
 };
+
+/** Entries that need a TensorFlow; tfjs-node is installed here without its native binding. */
+const needsTensorflow = ['./tfjs-node', './tensorflow'];
 
 /** Adds matchers to `expect`, which only a test has. */
 const needsJest = './jest';
@@ -31,7 +33,14 @@ const nameOf = (entry: string): string => join('tfjs-sage-attention', entry);
 /** Runs a script in the package's own folder, so that its name resolves to itself. */
 function run(kind: 'module' | 'commonjs', script: string): {status: number | null; output: string} {
   const args = [`--input-type=${kind}`, '--eval', script];
-  const child = spawnSync(process.execPath, args, {cwd: root, encoding: 'utf8', timeout: 60_000});
+  // A folder that does not exist: what else lies on this machine must not decide.
+  const env = {...process.env, SAGE_TENSORFLOW_DIR: join(root, 'no-such-folder')};
+  const child = spawnSync(process.execPath, args, {
+    cwd: root,
+    encoding: 'utf8',
+    env,
+    timeout: 60_000,
+  });
   return {status: child.status, output: child.stdout + child.stderr};
 }
 
@@ -47,7 +56,9 @@ function exportedNames(kind: 'module' | 'commonjs', entry: string): string[] {
 }
 
 describe('entries', () => {
-  const loadable = entries.filter((entry) => !(entry in absentPeers) && entry !== needsJest);
+  const loadable = entries.filter(
+    (entry) => !(entry in absentPeers) && !needsTensorflow.includes(entry) && entry !== needsJest,
+  );
 
   it.each(loadable)('%s exports the same names as ES module and as CommonJS', (entry) => {
     const names = exportedNames('module', entry).filter((name) => name !== 'default');
@@ -70,6 +81,22 @@ describe('entries', () => {
       const {status, output} = run(kind, load);
       expect(status).not.toBe(0);
       expect(output).toContain(`'${peer}'`);
+    }
+  });
+});
+
+describe('without a TensorFlow', () => {
+  it.each(needsTensorflow)('%s names the command that brings one', (entry) => {
+    const name = JSON.stringify(nameOf(entry));
+    for (const [kind, load] of [
+      ['module', `import ${name}`],
+      ['commonjs', `require(${name})`],
+    ] as const) {
+      const {status, output} = run(kind, load);
+      expect(status).not.toBe(0);
+      expect(output).toContain('SageAttentionError: tensorflow: ');
+      expect(output).toContain('npx tfjs-sage-attention setup-tensorflow');
+      expect(output).toContain(`code: 'tensorflow-not-set-up'`);
     }
   });
 });

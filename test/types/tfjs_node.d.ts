@@ -1,8 +1,4 @@
-/** Stand-ins for two optional peers that are not installed here; both re-export tfjs. */
-declare module '@tensorflow/tfjs-node' {
-  export * from '@tensorflow/tfjs';
-}
-
+/** Stand-in for an optional peer that is not installed here; it re-exports tfjs. */
 declare module '@tensorflow/tfjs-node-gpu' {
   export * from '@tensorflow/tfjs';
 }

@@ -1,0 +1,3 @@
+// Types of tensorflow_folder.cjs.
+export const TENSORFLOW_VERSION: string;
+export const tensorflowFolder: string;
