@@ -1,5 +1,6 @@
 // The configuration of a GPT-2 model: the fields of Hugging Face's config.json that change what is computed, checked.
 
+import {isTokenId} from '../config_fields.js';
 import {Gpt2Error} from './errors.js';
 
 /** Activations of the MLP. 'gelu_new' is GELU by tanh, 'gelu' the exact one by erf. */
@@ -97,9 +98,4 @@ export function parseGpt2Config(json: unknown, file = 'config.json'): Gpt2Config
     attentionScale: Array.from({length: layers}, (_, i) => (byLayer ? scale / (i + 1) : scale)),
     endOfText,
   };
-}
-
-/** Whether `id` is one of the `vocabSize` tokens. */
-export function isTokenId(id: unknown, vocabSize: number): id is number {
-  return Number.isSafeInteger(id) && (id as number) >= 0 && (id as number) < vocabSize;
 }

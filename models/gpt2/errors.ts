@@ -1,33 +1,3 @@
-// What can be wrong with a GPT-2 model or a call of it, in words.
+// What can be wrong with a GPT-2 model or a call of it: as with every model here.
 
-/** Where the trouble is; each field only if it applies. */
-export interface Gpt2ErrorPlace {
-  /** The file that holds the wrong thing. */
-  readonly file?: string | undefined;
-  /** The field of config.json, or the argument of the call. */
-  readonly field?: string | undefined;
-  /** The tensor among the weights. */
-  readonly tensor?: string | undefined;
-  /** The error underneath, if any. */
-  readonly cause?: unknown;
-}
-
-/** A wrong configuration, wrong weights or a wrong argument. The message says what came and what was expected. */
-export class Gpt2Error extends Error {
-  readonly file: string | undefined;
-  readonly field: string | undefined;
-  readonly tensor: string | undefined;
-
-  constructor(message: string, place: Gpt2ErrorPlace = {}) {
-    const where = [place.file, place.field, place.tensor && `tensor '${place.tensor}'`];
-    const prefix = where.filter((part) => part !== undefined && part !== '').join(', ');
-    super(
-      prefix === '' ? message : `${prefix}: ${message}`,
-      place.cause === undefined ? undefined : {cause: place.cause},
-    );
-    this.name = 'Gpt2Error';
-    this.file = place.file;
-    this.field = place.field;
-    this.tensor = place.tensor;
-  }
-}
+export {ModelError as Gpt2Error, type ModelErrorPlace as Gpt2ErrorPlace} from '../model_error.js';

@@ -2,14 +2,15 @@
 // model runs with plain ops and with any attention kernel.
 
 import * as tf from '@tensorflow/tfjs-core';
+import {generateTokens, type GenerateOptions} from '../generate.js';
 import type {Attention} from './attention.js';
-import {type Gpt2Config, isTokenId} from './config.js';
+import type {Gpt2Config} from './config.js';
 import {Gpt2Error} from './errors.js';
 import {checkIds} from './ids.js';
 import {Gpt2Cache} from './kv_cache.js';
 import {layerNorm, linear, mlp} from './layers.js';
 import {plainAttention} from './plain_attention.js';
-import {createSampler, likeliest, type SamplingOptions} from './sampling.js';
+import {likeliest} from './sampling.js';
 import {
   type BlockWeights,
   type Gpt2WeightSource,
@@ -17,21 +18,6 @@ import {
   type LinearWeights,
   readGpt2Weights,
 } from './weights.js';
-
-/** How to generate. */
-export interface GenerateOptions extends SamplingOptions {
-  /** Most tokens to generate. */
-  readonly maxNewTokens: number;
-  /** Tokens that end the text; they are not part of the result. Default: none */
-  readonly stop?: readonly number[] | undefined;
-  /**
-   * Continue the sequence in this cache, which then holds all but the last new token and stays the caller's.
-   * Default: a cache of its own
-   */
-  readonly cache?: Gpt2Cache | undefined;
-  /** Called with each token as it is chosen and its index among the new ones; may be asynchronous. */
-  readonly onToken?: ((id: number, index: number) => void | Promise<void>) | undefined;
-}
 
 /** What `score` finds, one entry for each id but the first. */
 export interface Gpt2Score {
@@ -135,44 +121,10 @@ export class Gpt2 {
    *   nothing slides: shorten the text instead
    */
   async generate(ids: readonly number[], options: GenerateOptions): Promise<number[]> {
-    const {maxNewTokens, stop = [], onToken} = options;
     const {positions, vocabSize} = this.config;
-    if (!Number.isSafeInteger(maxNewTokens) || maxNewTokens < 0) {
-      throw new Gpt2Error(`is ${maxNewTokens}; expected a whole number >= 0`, {
-        field: 'maxNewTokens',
-      });
-    }
-    const needed = (options.cache?.length ?? 0) + ids.length + maxNewTokens - 1;
-    if (needed > positions) {
-      throw new Gpt2Error(
-        `${ids.length} ids and ${maxNewTokens} new ones need ${needed} positions with those cached; the model has ` +
-          `${positions}. Shorten the text or ask for fewer tokens`,
-        {field: 'maxNewTokens'},
-      );
-    }
-    for (const id of stop) {
-      if (!isTokenId(id, vocabSize)) {
-        throw new Gpt2Error(`holds ${id}; expected token ids below ${vocabSize}`, {field: 'stop'});
-      }
-    }
-    const sample = createSampler(options);
-    const generated: number[] = [];
-    const cache = options.cache ?? this.createCache();
-    try {
-      let fed = ids;
-      while (generated.length < maxNewTokens) {
-        const last = this.lastLogits(fed, cache);
-        const values = (await last.data().finally(() => last.dispose())) as Float32Array;
-        const id = sample(values);
-        if (stop.includes(id)) break;
-        generated.push(id);
-        await onToken?.(id, generated.length - 1);
-        fed = [id];
-      }
-    } finally {
-      if (options.cache === undefined) cache.dispose();
-    }
-    return generated;
+    const lastLogits = (fed: readonly number[], cache: Gpt2Cache): tf.Tensor1D =>
+      this.lastLogits(fed, cache);
+    return generateTokens({positions, vocabSize, lastLogits}, ids, options);
   }
 
   /** Frees the weights; the model cannot be used afterwards. */

@@ -1,7 +1,8 @@
 // Token ids on their way into the model, checked: a wrong id would silently read another row of the embedding.
 
 import * as tf from '@tensorflow/tfjs-core';
-import {type Gpt2Config, isTokenId} from './config.js';
+import {isTokenId} from '../config_fields.js';
+import type {Gpt2Config} from './config.js';
 import {Gpt2Error} from './errors.js';
 import type {Gpt2Cache} from './kv_cache.js';
 

@@ -7,22 +7,22 @@ import {SafetensorsError} from './errors.js';
 import {type ByteSource, reasonOf, SafetensorsFile, type TensorStore} from './safetensors.js';
 import {parseShardIndex, ShardedSafetensors} from './sharded.js';
 
-const SINGLE_FILE = 'model.safetensors';
-const INDEX_FILE = 'model.safetensors.index.json';
-
 /**
  * Opens `model.safetensors`, or the shards that `model.safetensors.index.json` lists if there is no single file.
  *
  * @param directory path of the model's directory
+ * @param name what the files are called in place of `model`; diffusers has `diffusion_pytorch_model`
  * @throws SafetensorsError if neither file exists, or any of the files is damaged or missing
  */
-export function openSafetensorsDirectory(directory: string): TensorStore {
-  const single = join(directory, SINGLE_FILE);
+export function openSafetensorsDirectory(directory: string, name = 'model'): TensorStore {
+  const singleFile = `${name}.safetensors`;
+  const indexFile = `${singleFile}.index.json`;
+  const single = join(directory, singleFile);
   if (existsSync(single)) return openSafetensorsFile(single);
 
-  const indexPath = join(directory, INDEX_FILE);
+  const indexPath = join(directory, indexFile);
   if (!existsSync(indexPath)) {
-    throw new SafetensorsError(`holds neither ${SINGLE_FILE} nor ${INDEX_FILE}`, {file: directory});
+    throw new SafetensorsError(`holds neither ${singleFile} nor ${indexFile}`, {file: directory});
   }
   const index = parseShardIndex(readText(indexPath), indexPath);
   const shards = new Map<string, TensorStore>();
@@ -30,7 +30,7 @@ export function openSafetensorsDirectory(directory: string): TensorStore {
     if (shards.has(shard)) continue;
     const path = join(directory, shard);
     if (!existsSync(path)) {
-      throw new SafetensorsError(`missing shard; ${INDEX_FILE} lists it`, {file: path, tensor});
+      throw new SafetensorsError(`missing shard; ${indexFile} lists it`, {file: path, tensor});
     }
     shards.set(shard, openSafetensorsFile(path));
   }

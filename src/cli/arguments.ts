@@ -31,6 +31,29 @@ export function counts(text: string): number[] {
   return [...new Set(splitList(text).map(count))];
 }
 
+/** A finite number >= 0. */
+export function amount(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !(value >= 0 && value < Infinity)) {
+    throw new InvalidArgumentError('Expected a number >= 0.');
+  }
+  return value;
+}
+
+/** A whole number >= 0. */
+export function seed(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
+    throw new InvalidArgumentError('Expected a whole number >= 0.');
+  }
+  return value;
+}
+
+/** Whole numbers >= 0 with commas between them, as often as given. */
+export function classes(text: string): number[] {
+  return splitList(text).map(seed);
+}
+
 /** Parts with commas between them, at least one, none empty. */
 export function splitList(text: string): string[] {
   const parts = text.split(',').map((part) => part.trim());
