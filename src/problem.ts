@@ -118,3 +118,29 @@ export function encodeProblem(problem: AttentionProblem, words: Float64Array): F
   words.set(recipe.words, 30);
   return words;
 }
+
+/** One head of `tokens` queries and keys with head_dim 64, no mask: what the addon is asked when it is tried. */
+export function plainProblem(tokens: number, recipe: Recipe): AttentionProblem {
+  const strides = {batch: tokens * 64, head: tokens * 64, token: 64};
+  return {
+    batch: 1,
+    qHeads: 1,
+    kvHeads: 1,
+    qLen: tokens,
+    kvLen: tokens,
+    qkDim: 64,
+    vDim: 64,
+    q: strides,
+    k: strides,
+    v: strides,
+    o: strides,
+    scale: 1 / 8,
+    causal: 'none',
+    windowLeft: -1,
+    windowRight: -1,
+    maskKind: 'none',
+    mask: {batch: 0, head: 0, query: 0, key: 0},
+    wantLse: false,
+    recipe,
+  };
+}

@@ -3,7 +3,8 @@ import {checkOptions, type CheckedOptions, type SageAttentionOptions} from '../o
 import {MAX_HEAD_DIM} from '../ops/tensor_arguments.js';
 import {CACHE_PRECISIONS, type CachePrecision} from '../numerics/kv_cache.js';
 import {sageConfig} from '../runtime/config.js';
-import {describeValue, listChoices, SageAttentionError} from '../runtime/errors.js';
+import type { SageAttentionError} from '../runtime/errors.js';
+import {invalidOption, listChoices} from '../runtime/errors.js';
 import {refuseUnknownKeys} from '../runtime/unknown_keys.js';
 
 /** What a cache is made for. */
@@ -123,10 +124,5 @@ function invalid(
   value: unknown,
   expected: string,
 ): SageAttentionError {
-  return new SageAttentionError({
-    code: 'invalid-option',
-    argument,
-    message: `${operation}: \`${argument}\` is ${describeValue(value)}, expected ${expected}.`,
-    hint: 'docs/kv_cache.md lists every option with its default.',
-  });
+  return invalidOption(operation, argument, value, expected, 'docs/kv_cache.md');
 }

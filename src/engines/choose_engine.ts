@@ -247,7 +247,10 @@ export function engineChoices(backends: readonly string[]): EngineChoiceRow[] {
         const {message} = noEngine(backend, precision, facts);
         return {backend, precision, engine: null, reason: message};
       }
-      const meaning = precision === 'auto' ? `auto is ${choice.precision}: ` : '';
+      // src/ops/decoding.ts has the rule for few queries.
+      const few =
+        choice.engine === 'native' && choice.precision !== 'exact' ? ', decoding exact' : '';
+      const meaning = precision === 'auto' ? `auto is ${choice.precision}${few}: ` : '';
       return {backend, precision, engine: choice.engine, reason: `${meaning}${choice.reason}`};
     });
   });

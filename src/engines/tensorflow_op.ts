@@ -4,7 +4,7 @@
  */
 import {findBackend} from '@tensorflow/tfjs-core';
 import {PRECISIONS, isRefusal, resolveRecipe, type Precision} from '../numerics/recipes.js';
-import {encodeProblem, PROBLEM_WORDS, type AttentionProblem} from '../problem.js';
+import {encodeProblem, plainProblem, PROBLEM_WORDS} from '../problem.js';
 import {ISAS, configVersion, tensorflowStreamOfEnvironment} from '../runtime/config.js';
 import {loadAddon} from '../runtime/load_addon.js';
 import type {
@@ -140,35 +140,9 @@ function cudaPrecisions(addon: NativeAddon): Precision[] {
   return PRECISIONS.filter((precision) => {
     const recipe = resolveRecipe(precision, {});
     if (isRefusal(recipe)) return false;
-    const words = encodeProblem(plainProblem(recipe), new Float64Array(PROBLEM_WORDS));
+    const words = encodeProblem(plainProblem(128, recipe), new Float64Array(PROBLEM_WORDS));
     return addon.cudaSupports(words) === null;
   });
-}
-
-/** One head of 128 tokens with head_dim 64. */
-function plainProblem(recipe: AttentionProblem['recipe']): AttentionProblem {
-  const strides = {batch: 128 * 64, head: 128 * 64, token: 64};
-  return {
-    batch: 1,
-    qHeads: 1,
-    kvHeads: 1,
-    qLen: 128,
-    kvLen: 128,
-    qkDim: 64,
-    vDim: 64,
-    q: strides,
-    k: strides,
-    v: strides,
-    o: strides,
-    scale: 1 / 8,
-    causal: 'none',
-    windowLeft: -1,
-    windowRight: -1,
-    maskKind: 'none',
-    mask: {batch: 0, head: 0, query: 0, key: 0},
-    wantLse: false,
-    recipe,
-  };
 }
 
 /** Settings of the CPU engine as a call carries them. */

@@ -12,7 +12,12 @@ import {
   type Variant,
 } from '../numerics/recipes.js';
 import type {CausalKind} from '../problem.js';
-import {describeValue, listChoices, SageAttentionError} from '../runtime/errors.js';
+import type {
+  SageAttentionError} from '../runtime/errors.js';
+import {
+  invalidOption as invalidOptionOf,
+  listChoices
+} from '../runtime/errors.js';
 import {refuseUnknownKeys} from '../runtime/unknown_keys.js';
 
 export const LAYOUTS = ['HND', 'NHD'] as const;
@@ -204,10 +209,5 @@ function invalidOption(
   value: unknown,
   expected: string,
 ): SageAttentionError {
-  return new SageAttentionError({
-    code: 'invalid-option',
-    argument,
-    message: `${operation}: \`${argument}\` is ${describeValue(value)}, expected ${expected}.`,
-    hint: 'docs/options.md lists every option with its default.',
-  });
+  return invalidOptionOf(operation, argument, value, expected, 'docs/options.md');
 }

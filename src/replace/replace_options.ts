@@ -1,7 +1,8 @@
 /** The options of a replacement: how attentions are computed, and which ones. */
 import * as tf from '@tensorflow/tfjs-core';
 import {prepareCall} from '../ops/prepare_call.js';
-import {describeValue, SageAttentionError} from '../runtime/errors.js';
+import type { SageAttentionError} from '../runtime/errors.js';
+import {invalidOption} from '../runtime/errors.js';
 import {refuseUnknownKeys} from '../runtime/unknown_keys.js';
 import {RECIPE_OPTION_NAMES, type RecipeOptions} from './model_attentions.js';
 import {checkTuning, type AttentionTuning} from './tuning.js';
@@ -88,10 +89,5 @@ function invalid(
   value: unknown,
   expected: string,
 ): SageAttentionError {
-  return new SageAttentionError({
-    code: 'invalid-option',
-    argument,
-    message: `${operation}: \`${argument}\` is ${describeValue(value)}, expected ${expected}.`,
-    hint: 'docs/replacement.md lists the options of a replacement.',
-  });
+  return invalidOption(operation, argument, value, expected, 'docs/replacement.md');
 }

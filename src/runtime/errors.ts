@@ -84,6 +84,22 @@ function spell(value: unknown): string {
   return `an object of kind ${constructor?.name || 'Object'}`;
 }
 
+/** `invalid-option`: what came and what was expected. `page` lists the options. */
+export function invalidOption(
+  operation: string,
+  argument: string,
+  value: unknown,
+  expected: string,
+  page: string,
+): SageAttentionError {
+  return new SageAttentionError({
+    code: 'invalid-option',
+    argument,
+    message: `${operation}: \`${argument}\` is ${describeValue(value)}, expected ${expected}.`,
+    hint: `${page} lists every option with its default.`,
+  });
+}
+
 /** Names as a choice: `'a', 'b' or 'c'`. */
 export function listChoices(names: readonly string[]): string {
   const quoted = names.map((name) => `'${name}'`);

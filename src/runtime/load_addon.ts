@@ -3,7 +3,7 @@
  * order. Every attempt is kept, so that `doctor` and error texts can say what was tried; nothing here throws.
  */
 import {platform} from '#platform';
-import {encodeProblem, PROBLEM_VERSION, PROBLEM_WORDS, type AttentionProblem} from '../problem.js';
+import {encodeProblem, plainProblem, PROBLEM_VERSION, PROBLEM_WORDS} from '../problem.js';
 import {isRefusal, resolveRecipe} from '../numerics/recipes.js';
 import {findBinaryFault} from './check_binary.js';
 import {nativePathOfEnvironment} from './config.js';
@@ -213,29 +213,7 @@ try {
 function probeWords(): number[] {
   const recipe = resolveRecipe('exact', {});
   if (isRefusal(recipe)) throw new Error('The recipe `exact` is always there.');
-  const strides = {batch: 17 * 64, head: 17 * 64, token: 64};
-  const problem: AttentionProblem = {
-    batch: 1,
-    qHeads: 1,
-    kvHeads: 1,
-    qLen: 17,
-    kvLen: 17,
-    qkDim: 64,
-    vDim: 64,
-    q: strides,
-    k: strides,
-    v: strides,
-    o: strides,
-    scale: 1 / 8,
-    causal: 'none',
-    windowLeft: -1,
-    windowRight: -1,
-    maskKind: 'none',
-    mask: {batch: 0, head: 0, query: 0, key: 0},
-    wantLse: false,
-    recipe,
-  };
-  return [...encodeProblem(problem, new Float64Array(PROBLEM_WORDS))];
+  return [...encodeProblem(plainProblem(17, recipe), new Float64Array(PROBLEM_WORDS))];
 }
 
 /** The message of an error of any realm, first line only: the loader's lines below it repeat the path. */

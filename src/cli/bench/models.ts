@@ -19,7 +19,7 @@ export interface ModelsBenchOptions {
   readonly backends?: readonly ('wasm' | 'cpu')[] | undefined;
   /** Default: what is chosen where it runs. */
   readonly precision?: Precision | undefined;
-  /** Samples of each contender. Default: 5. */
+  /** Samples of each contender. Default: 5; 1 on cpu, where plain tfjs takes many seconds for one. */
   readonly rounds?: number | undefined;
   /** Least time of a sample. Default: 60. */
   readonly sampleMs?: number | undefined;
@@ -71,7 +71,7 @@ export async function runModelsBench(
 async function benchModel(
   c: GraphCase,
   backend: string,
-  {precision, rounds = 5, sampleMs = 60}: ModelsBenchOptions,
+  {precision, rounds = backend === 'cpu' ? 1 : 5, sampleMs = 60}: ModelsBenchOptions,
   {loadGraphModel, getReplacementReport}: Awaited<ReturnType<typeof loadConverterEntry>>,
 ): Promise<ModelsBenchRow> {
   // `only: []` leaves a model to tfjs.
