@@ -3,7 +3,7 @@ import {checkOptions, type CheckedOptions, type SageAttentionOptions} from '../o
 import {MAX_HEAD_DIM} from '../ops/tensor_arguments.js';
 import {CACHE_PRECISIONS, type CachePrecision} from '../numerics/kv_cache.js';
 import {sageConfig} from '../runtime/config.js';
-import type { SageAttentionError} from '../runtime/errors.js';
+import type {SageAttentionError} from '../runtime/errors.js';
 import {invalidOption, listChoices} from '../runtime/errors.js';
 import {refuseUnknownKeys} from '../runtime/unknown_keys.js';
 

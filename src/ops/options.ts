@@ -12,12 +12,8 @@ import {
   type Variant,
 } from '../numerics/recipes.js';
 import type {CausalKind} from '../problem.js';
-import type {
-  SageAttentionError} from '../runtime/errors.js';
-import {
-  invalidOption as invalidOptionOf,
-  listChoices
-} from '../runtime/errors.js';
+import type {SageAttentionError} from '../runtime/errors.js';
+import {invalidOption as invalidOptionOf, listChoices} from '../runtime/errors.js';
 import {refuseUnknownKeys} from '../runtime/unknown_keys.js';
 
 export const LAYOUTS = ['HND', 'NHD'] as const;

@@ -1,7 +1,7 @@
 /** The options of a replacement: how attentions are computed, and which ones. */
 import * as tf from '@tensorflow/tfjs-core';
 import {prepareCall} from '../ops/prepare_call.js';
-import type { SageAttentionError} from '../runtime/errors.js';
+import type {SageAttentionError} from '../runtime/errors.js';
 import {invalidOption} from '../runtime/errors.js';
 import {refuseUnknownKeys} from '../runtime/unknown_keys.js';
 import {RECIPE_OPTION_NAMES, type RecipeOptions} from './model_attentions.js';
