@@ -1,14 +1,22 @@
-/** The attention layers in the registry that tfjs makes layers of a file from. */
+/** The layers of this package in the registry that tfjs makes layers of a file from. */
 import {serialization} from '@tensorflow/tfjs-core';
 import {AdditiveAttention} from './additive_attention.js';
 import {Attention} from './attention.js';
 import {GroupQueryAttention} from './group_query_attention.js';
+import {KerasOperation} from './keras_operation.js';
 import {MultiHeadAttention} from './multi_head_attention.js';
 
-const CLASSES = [MultiHeadAttention, GroupQueryAttention, Attention, AdditiveAttention] as const;
+const CLASSES = [
+  MultiHeadAttention,
+  GroupQueryAttention,
+  Attention,
+  AdditiveAttention,
+  KerasOperation,
+] as const;
 
 /**
- * Makes `tf.loadLayersModel` know the attention layers, under Keras' class names, for models that tfjs has saved.
+ * Makes `tf.loadLayersModel` know the attention layers, under Keras' class names, and the operations of Keras 3, for
+ * models that tfjs has saved.
  * `loadLayersModel` of this package needs no such call.
  */
 export function registerAttentionLayers(): void {

@@ -255,14 +255,30 @@ describe('errors name the file and the layer', () => {
     expect(error.message).toMatch(/the given handler, layer `layer_normalization`.*RotaryThing/);
   });
 
-  it('a class of an operation, inside a nested model', async () => {
+  it('a class of an operation that is not known, inside a nested model', async () => {
     const error = await errorOf(
       loadChanged('keras3_nested', (_, layers) => {
         const {config} = layerOf(layers, 'Functional');
-        layerOf(config.layers as Json[], 'Add').layer.class_name = 'GetItem';
+        layerOf(config.layers as Json[], 'Add').layer.class_name = 'Einsum';
       }),
     );
     expect(error).toMatchObject({code: 'unknown-layer', argument: 'first_add'});
+  });
+
+  it.each([
+    ['Greater', 'unsupported-layer'],
+    ['Multiply', 'unsupported-layer'],
+    ['NotEqual', null],
+  ])('a mask that %s makes', async (className, code) => {
+    const load = loadChanged('keras3_masked_pooling', (_, layers) => {
+      layerOf(layers, 'NotEqual').layer.class_name = className;
+    });
+    if (code === null) await load;
+    else
+      expect(await errorOf(load)).toMatchObject({
+        code,
+        message: expect.stringMatching(/its mask is a tensor of its own/),
+      });
   });
 
   it.each([

@@ -4,6 +4,7 @@
  */
 import {serialization} from '@tensorflow/tfjs-core';
 import type {KerasMajor} from '../follow_masks.js';
+import {KerasOperation} from '../keras_operation.js';
 import {isObject, objectAt, textAt, type JsonObject} from './json_values.js';
 import {
   callStyle,
@@ -15,6 +16,7 @@ import {
 } from './layer_calls.js';
 import {readSettings} from './layer_settings.js';
 import type {ModelFile} from './model_errors.js';
+import {isOperation, readOperation, type ReadOperation} from './operation_nodes.js';
 
 /** A layer as the file has it: enough to find its weights. */
 export interface ListedLayer {
@@ -40,6 +42,15 @@ export interface TfjsLayer {
 }
 
 const MODEL_CLASSES: ReadonlySet<string> = new Set(['Functional', 'Model', 'Sequential']);
+
+/** Operations that Keras' own layers make their masks of, by the last one; a mask of any other is made by hand. */
+const MASK_MAKERS: ReadonlySet<string> = new Set([
+  'NotEqual',
+  'Any',
+  'LogicalOr',
+  'LogicalAnd',
+  'Squeeze',
+]);
 
 /** Layers that hold one layer, and where. */
 const WRAPPED: readonly string[] = ['layer', 'backward_layer', 'forward_layer', 'cell'];
@@ -130,17 +141,24 @@ class Reader {
       }
       return {layer, name, className, nodes: layer.inbound_nodes};
     });
+    const operations = new Map<string, ReadOperation>();
+    const operates = (entry: JsonObject): boolean =>
+      this.keras === 3 && !this.isTfjs && isOperation(entry);
     const isModel = new Map(
       layers.map(({name, className}) => [name, MODEL_CLASSES.has(className)]),
     );
     const outputs = refsOf(file, config.output_layers);
     const inputs = refsOf(file, config.input_layers);
+    const byName = new Map(layers.map((entry) => [entry.name, entry]));
     const layerClassOf = (name: string): string | null => {
-      const className = layers.find((entry) => entry.name === name)?.className ?? '';
+      const entry = byName.get(name);
+      const className = entry?.className ?? '';
+      if (entry !== undefined && operates(entry.layer)) {
+        return MASK_MAKERS.has(className) ? null : className;
+      }
       return MODEL_CLASSES.has(className) || isKnown(className) ? className : null;
     };
     const calls = new Map<string, LayerCall[]>();
-    const byName = new Map(layers.map((entry) => [entry.name, entry]));
     // Only what leads to the outputs: Keras 3 also lists the operations that make masks, which follow tensors here.
     const waiting = [...outputs, ...inputs];
     for (let ref = waiting.pop(); ref !== undefined; ref = waiting.pop()) {
@@ -148,7 +166,14 @@ class Reader {
       if (calls.has(name)) continue;
       const entry = byName.get(name);
       if (entry === undefined) throw file.invalid(name, 'it is named as an input but is not there');
-      const own = readCalls(file, name, entry.className, entry.nodes, layerClassOf);
+      let own: LayerCall[];
+      if (operates(entry.layer)) {
+        const operation = readOperation(file, name, entry.layer);
+        operations.set(name, operation);
+        own = [{inputs: operation.inputs, attention: null}];
+      } else {
+        own = readCalls(file, name, entry.className, entry.nodes, layerClassOf);
+      }
       calls.set(name, own);
       waiting.push(...own.flatMap((call) => call.inputs));
     }
@@ -163,9 +188,12 @@ class Reader {
       name: textAt(config, 'name') ?? 'model',
       layers: used.map(({layer, name}) => {
         const own = calls.get(name) ?? [];
+        const operation = operations.get(name);
         return {
           name,
-          ...this.layer(layer, own),
+          ...(operation === undefined
+            ? this.layer(layer, own)
+            : tfjsLayer(KerasOperation.className, {name, ...operation.config})),
           inboundNodes: own.map((call) => call.inputs.map((ref) => [...shift(ref), {}])),
         };
       }),
