@@ -45,13 +45,41 @@ const scopes: tf.Tensor[][] = [];
 export function maskOf(tensor: tf.Tensor, reader: Layer | null = null): tf.Tensor | null {
   const found = masks.get(tensor);
   if (found === undefined || found.mask.isDisposed) return null;
-  return found.takenBy === null || found.takenBy === reader ? found.mask : null;
+  const {takenBy, mask} = found;
+  if (takenBy === null || takenBy === reader || runsBefore(reader, takenBy)) return mask;
+  return reader !== null && alwaysMasked.has(reader) ? mask : null;
 }
 
-/** Follows the masks through all layers of a model, nested ones too. Doing so again changes nothing. */
-export function followMasks(model: tfl.LayersModel, keras: KerasMajor): void {
-  for (const layer of model.layers) followLayer(layer, keras);
+/** Where Keras runs a layer: by depth, the deepest first. tfjs keeps `layers` in this order, and runs them in another. */
+const places = new WeakMap<Layer, {readonly model: tfl.LayersModel; readonly place: number}>();
+
+function runsBefore(layer: Layer | null, other: Layer): boolean {
+  const [a, b] = [layer === null ? undefined : places.get(layer), places.get(other)];
+  return a !== undefined && b !== undefined && a.model === b.model && a.place < b.place;
 }
+
+/** Layers that have the mask of their input whatever ran before. */
+const alwaysMasked = new WeakSet<Layer>();
+
+/**
+ * Follows the masks through all layers of a model, nested ones too. Doing so again changes nothing.
+ *
+ * @param masked Layers that have the mask of their input whatever ran before: names by the name of their model.
+ */
+export function followMasks(
+  model: tfl.LayersModel,
+  keras: KerasMajor,
+  masked: ReadonlyMap<string, ReadonlySet<string>> = NONE_MASKED,
+): void {
+  const own = masked.get(model.name);
+  model.layers.forEach((layer, place) => {
+    if (own?.has(layer.name)) alwaysMasked.add(layer);
+    if (!places.has(layer)) places.set(layer, {model, place});
+    followLayer(layer, keras, masked);
+  });
+}
+
+const NONE_MASKED: ReadonlyMap<string, ReadonlySet<string>> = new Map();
 
 /** Follows the masks of everything that leads to these tensors. */
 export function followMasksTo(tensors: readonly tfl.SymbolicTensor[], keras: KerasMajor): void {
@@ -65,11 +93,15 @@ export function followMasksTo(tensors: readonly tfl.SymbolicTensor[], keras: Ker
   }
 }
 
-function followLayer(layer: Layer, keras: KerasMajor): void {
+function followLayer(
+  layer: Layer,
+  keras: KerasMajor,
+  masked: ReadonlyMap<string, ReadonlySet<string>> = NONE_MASKED,
+): void {
   if (followed.has(layer)) return;
   followed.set(layer, keras);
   const inner = isModel(layer) ? layer : null;
-  if (inner !== null) followMasks(inner, keras);
+  if (inner !== null) followMasks(inner, keras, masked);
   const apply = layer.apply.bind(layer);
   const makeMask = layer.computeMask.bind(layer);
   // The masks that tfjs would pass on beside these are off: none for each output.

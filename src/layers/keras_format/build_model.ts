@@ -20,7 +20,7 @@ export async function buildModel(
     const read = readModel(file, modelTopology);
     return {read, model: construct(file, read, strict && artifacts.weightData != null)};
   });
-  followMasks(model, read.keras);
+  followMasks(model, read.keras, read.masked);
   try {
     if (trainingConfig !== undefined) {
       model.loadTrainingConfig(trainingConfig as Parameters<typeof model.loadTrainingConfig>[0]);

@@ -18,6 +18,8 @@ export type TensorRef = readonly [layer: string, node: number, tensor: number];
 export interface LayerCall {
   readonly inputs: readonly TensorRef[];
   readonly attention: CallArguments | null;
+  /** Keras 3: the call names the mask of its input, so it has it whatever ran before. */
+  readonly isMasked?: boolean;
 }
 
 /** Attention layers whose tensors have roles: the others take one list. */
@@ -88,6 +90,7 @@ function readCall(
   const inputs: TensorRef[] = [];
   const places: Partial<Record<TensorRole, number>> = {};
   const flags: {useCausalMask?: boolean; returnAttentionScores?: boolean} = {};
+  let isMasked = false;
   if (style === 'named attention' && (positional[0]?.length ?? 0) > 1) {
     // Saved by tfjs: one list, of which the layer's settings say what it holds.
     return {inputs: positional.flat(), attention: null};
@@ -116,7 +119,10 @@ function readCall(
     } else if (name === 'mask' && value !== true) {
       // Keras 3 also writes the operations that make masks; here masks follow their tensors.
       const makers = (isRef(value) ? [value] : value).map(([maker]) => layerClassOf(maker));
-      if (makers.every((maker) => maker === null)) continue;
+      if (makers.every((maker) => maker === null)) {
+        isMasked = true;
+        continue;
+      }
       throw file.unsupported(
         layer,
         'its mask is a tensor of its own',
@@ -130,7 +136,7 @@ function readCall(
       );
     }
   }
-  if (style === 'plain') return {inputs, attention: null};
+  if (style === 'plain') return {inputs, attention: null, isMasked};
   if (style === 'listed attention') {
     LISTED.slice(0, inputs.length).forEach((role, i) => (places[role] = i));
   }

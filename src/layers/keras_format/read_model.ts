@@ -33,6 +33,8 @@ export interface ReadModel {
   readonly weightsByOrder: boolean;
   /** `{className, config}` for the constructor of tfjs. */
   readonly tfjs: TfjsLayer;
+  /** Layers whose calls name their mask: names by the name of their model. */
+  readonly masked: ReadonlyMap<string, ReadonlySet<string>>;
   readonly listed: ListedLayer;
 }
 
@@ -74,6 +76,7 @@ export function readModel(file: ModelFile, topology: unknown): ReadModel {
     keras,
     weightsByOrder: keras3,
     tfjs: reader.model(className, model.config),
+    masked: reader.masked,
     listed: listed(className, className, model),
   };
 }
@@ -104,6 +107,9 @@ function layerName(layer: JsonObject): string | null {
 }
 
 class Reader {
+  /** Names of layers whose calls name their mask, by the name of their model. */
+  readonly masked = new Map<string, ReadonlySet<string>>();
+
   constructor(
     private readonly file: ModelFile,
     private readonly keras: KerasMajor,
@@ -184,6 +190,11 @@ class Reader {
       tensor,
     ];
     const used = layers.filter(({name}) => calls.has(name));
+    const masked = used.filter(({name}) => calls.get(name)?.some(({isMasked}) => isMasked));
+    if (masked.length > 0) {
+      const modelName = textAt(config, 'name') ?? 'model';
+      this.masked.set(modelName, new Set(masked.map(({name}) => name)));
+    }
     return tfjsLayer('Functional', {
       name: textAt(config, 'name') ?? 'model',
       layers: used.map(({layer, name}) => {
