@@ -30,6 +30,18 @@ function inTurn(...steps) {
 
 const cli = (command) => (args) => node('dist/cjs/src/cli/main.js', command, ...args);
 
+/** The benchmark; a whole comparison with peers is also written into docs/. */
+function bench(args) {
+  const given = (...names) => args.some((argument) => names.includes(argument.replace(/=.*/s, '')));
+  const partial = given('--case', '--precision', '--threads', '--models', '--json', '--help', '-h');
+  if (!given('--peers', '--torch') || partial) return cli('bench')(args);
+  const file = join(root, 'build', 'bench.json');
+  return inTurn(
+    () => cli('bench')([...args, '--json-file', file]),
+    () => node('bench/write_tables.mjs', file),
+  );
+}
+
 const jest = (...args) => node(dependency('jest', 'bin', 'jest.js'), ...args);
 
 /** A pattern that no test's name matches. */
@@ -155,7 +167,7 @@ export const jobs = {
   demo: {needs: ['addon', 'dist'], withoutAddon: 'go on', run: cli('demo')},
   doctor: {needs: ['addon', 'dist'], withoutAddon: 'go on', run: cli('doctor')},
   accuracy: {needs: ['addon', 'dist'], withoutAddon: 'go on', run: cli('accuracy')},
-  bench: {needs: ['addon', 'dist'], run: cli('bench')},
+  bench: {needs: ['addon', 'dist'], run: bench},
   test: {needs: ['addon', 'dist'], run: test},
   'test:cpp': {needs: [], run: testCpp},
   'test:tensorflow': {

@@ -1,4 +1,5 @@
 /** The command line: commands, options, and how results and failures reach the streams. */
+import {writeFileSync} from 'node:fs';
 import {Command, CommanderError} from 'commander';
 import {platform} from '#platform';
 import {PRECISIONS} from '../numerics/recipes.js';
@@ -86,13 +87,16 @@ function buildProgram(stdout: TextSink, stderr: TextSink): Command {
       .command(name)
       .description(summary)
       .option('--json', 'print one JSON object on stdout and nothing else there')
+      .option('--json-file <file>', 'write that object to a file, whatever is printed')
       // Arguments, then options, then the command itself.
       .action(async (...all: unknown[]) => {
-        const options = all.at(-2) as Options & {json?: boolean};
+        const options = all.at(-2) as Options & {json?: boolean; jsonFile?: string};
         const json = options.json === true;
         const given = all.slice(0, -2) as unknown as Arguments;
         const body = await run(options, openTerminal(json, stdout, stderr), ...given);
-        if (json) stdout.write(`${JSON.stringify(makeReport(describeMachine(), body))}\n`);
+        const report = `${JSON.stringify(makeReport(describeMachine(), body))}\n`;
+        if (options.jsonFile !== undefined) writeFileSync(options.jsonFile, report);
+        if (json) stdout.write(report);
       });
 
   const precisions = 'recipes to run, with commas between them';
@@ -147,7 +151,8 @@ function buildProgram(stdout: TextSink, stderr: TextSink): Command {
   add<BenchCommandOptions>('bench', 'time of one call by recipe, beside other software', bench)
     .option('--models', 'whole graph models instead: as tfjs runs them, and replaced')
     .option('--peers', 'compare with ONNX Runtime (a clone installs it) and plain tfjs')
-    .option('--threads <counts>', 'numbers of threads (default: 1)', counts)
+    .option('--torch [python]', 'compare with PyTorch too (a clone installs it, or by this python)')
+    .option('--threads <counts>', 'numbers of threads (default: 1; with peers: and all)', counts)
     .option('--case <names>', 'such as h12_d64_n1024_full, or parts of names', parseCases)
     .option(
       '--precision <names>',

@@ -11,24 +11,29 @@ import {median, timeInTurns, type Contender} from '../../src/cli/bench/bench_tim
 import {encodeOnnxModel} from '../../src/cli/bench/onnx_model.js';
 import {ortContenders, ortForms, type Ort} from '../../src/cli/bench/onnxruntime.js';
 
-const SMALL: BenchCase = {heads: 3, headDim: 4, tokens: 5, causal: true};
+const SMALL: BenchCase = {heads: 3, kvHeads: 3, headDim: 4, tokens: 5, causal: true};
 
 describe('cases', () => {
-  it('are two shapes, three lengths, full and causal', () => {
-    expect(BENCH_CASES.map(nameOfCase)).toHaveLength(12);
-    expect(nameOfCase(BENCH_CASES[0] as BenchCase)).toBe('h12_d64_n1024_full');
-    expect(operationsOf({heads: 2, headDim: 64, tokens: 100, causal: true})).toBe(4 * 2 * 1e4 * 64);
+  it('are three shapes, five lengths, full and causal', () => {
+    expect(BENCH_CASES.map(nameOfCase)).toHaveLength(30);
+    expect(nameOfCase(BENCH_CASES[0] as BenchCase)).toBe('h12_d64_n128_full');
+    expect(nameOfCase(BENCH_CASES.at(-1) as BenchCase)).toBe('h12_kv2_d128_n4096_causal');
+    expect(operationsOf({heads: 2, kvHeads: 1, headDim: 64, tokens: 100, causal: true})).toBe(
+      4 * 2 * 1e4 * 64,
+    );
   });
 
   it('are picked by name, by part of a name, once each', () => {
-    expect(parseCases('h12_d64_n1024_full')).toEqual([BENCH_CASES[0]]);
+    expect(parseCases('h12_d64_n1024_full')).toEqual([BENCH_CASES[4]]);
     expect(parseCases('d128_n2048').map(nameOfCase)).toEqual([
       'h16_d128_n2048_full',
       'h16_d128_n2048_causal',
+      'h12_kv2_d128_n2048_full',
+      'h12_kv2_d128_n2048_causal',
     ]);
     expect(parseCases('h3_d4_n5_causal, h12_d64_n1024_full,h3_d4_n5_causal')).toEqual([
       SMALL,
-      BENCH_CASES[0],
+      BENCH_CASES[4],
     ]);
   });
 });

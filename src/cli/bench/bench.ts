@@ -3,6 +3,7 @@
  * in the same process and in turns. GFLOP/s count 4·heads·tokens²·head_dim, in full for causal too.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import {platform} from '#platform';
 import {compareArrays} from '../../accuracy/metrics.js';
 import {configureSageAttention} from '../../index.js';
 import type {Precision} from '../../numerics/recipes.js';
@@ -14,6 +15,7 @@ import {BENCH_CASES, nameOfCase, operationsOf, type BenchCase} from './bench_cas
 import {makeBenchInputs} from './bench_inputs.js';
 import {timeInTurns, type Contender, type Timing} from './bench_timing.js';
 import {loadOrt, ortContenders, type Ort} from './onnxruntime.js';
+import {startTorch, type Torch} from './torch.js';
 import {
   composedContender,
   MAX_COMPOSED_TOKENS,
@@ -24,7 +26,9 @@ import {
 export interface BenchOptions {
   /** Compare with ONNX Runtime and with plain tfjs ops. */
   readonly peers?: boolean | undefined;
-  /** Default: 1. */
+  /** Compare with PyTorch too: an interpreter that has it, or `true` for an environment made for this. */
+  readonly torch?: string | true | undefined;
+  /** Default: 1; with peers also as many as this process may use. */
   readonly threads?: readonly number[] | undefined;
   readonly case?: readonly BenchCase[] | undefined;
   /** Default: `BENCH_PRECISIONS`. */
@@ -51,6 +55,8 @@ export interface BenchRow {
 
 export interface BenchBody {
   readonly rows: readonly BenchRow[];
+  /** Versions of peers that say them. */
+  readonly peers: Readonly<Record<string, string>>;
 }
 
 /** Recipes with kernels of their own on CPUs. */
@@ -68,11 +74,16 @@ const IDLE_MS = 500;
 /** Recipes lie within their formats' error, peers within float32's: beyond this something else was computed. */
 const RECIPE_DIFFERENCE = 0.3;
 const PEER_DIFFERENCE = 1e-4;
+/** Of peers that compute in bfloat16. */
+const BFLOAT16_DIFFERENCE = 0.02;
 
 export async function runBench(options: BenchOptions, terminal: Terminal): Promise<BenchBody> {
-  const {peers = false, threads = [1], case: cases = BENCH_CASES} = options;
+  const {torch: python, case: cases = BENCH_CASES} = options;
+  const peers = options.peers === true || python !== undefined;
+  const {threads = peers ? [...new Set([1, platform.processors])] : [1]} = options;
   await startBackend('wasm');
   const ort = peers ? loadOrt(terminal) : null;
+  const torch = python === undefined ? null : await startTorch(python, terminal);
   const rows: BenchRow[] = [];
   const before = configureSageAttention();
   try {
@@ -80,21 +91,22 @@ export async function runBench(options: BenchOptions, terminal: Terminal): Promi
       configureSageAttention({threads: count});
       for (const [i, c] of cases.entries()) {
         terminal.note(`[${i + 1}/${cases.length}] ${nameOfCase(c)}, threads ${count}`);
-        const timed = await timeCase(c, count, ort, options);
+        const timed = await timeCase(c, count, {ort, torch}, options);
         terminal.print(caseTable(timed, terminal.colours));
         rows.push(...timed);
       }
     }
   } finally {
     configureSageAttention(before);
+    torch?.close();
   }
-  return {rows};
+  return {rows, peers: torch === null ? {} : {torch: `${torch.version} (${torch.capability})`}};
 }
 
 async function timeCase(
   c: BenchCase,
   threads: number,
-  ort: Ort | null,
+  {ort, torch}: {readonly ort: Ort | null; readonly torch: Torch | null},
   options: BenchOptions,
 ): Promise<BenchRow[]> {
   const {precision = BENCH_PRECISIONS, rounds = 5, sampleMs = 60} = options;
@@ -109,6 +121,7 @@ async function timeCase(
         contenders.push(composedContender(tensors, c));
       }
     }
+    if (torch !== null) contenders.push(...torch.contenders(c, inputs, threads));
     contenders.push(...precision.map((name) => sageContender(name, tensors, c)));
     await checkOutputs(contenders, sageContender('exact', tensors, c), c);
     const idleMs = ort !== null && threads > 1 ? IDLE_MS : 0;
@@ -129,13 +142,17 @@ async function checkOutputs(
   const expected = await exact.output();
   for (const contender of contenders) {
     const {relativeL1} = compareArrays(await contender.output(), expected);
-    const isPeer = contender.engine.startsWith('peer:');
-    if (relativeL1 <= (isPeer ? PEER_DIFFERENCE : RECIPE_DIFFERENCE)) continue;
+    if (relativeL1 <= largestDifference(contender)) continue;
     throw new CliError(
       `${nameOfCase(c)}: ${contender.engine} (${contender.precision}) computes something else: relative L1 ` +
         `${relativeL1.toPrecision(3)} from engine ${exact.engine} with exact.`,
     );
   }
+}
+
+function largestDifference({engine, precision}: Contender): number {
+  if (!engine.startsWith('peer:')) return RECIPE_DIFFERENCE;
+  return precision === 'bfloat16' ? BFLOAT16_DIFFERENCE : PEER_DIFFERENCE;
 }
 
 function describe(

@@ -3,7 +3,7 @@
  * clone `bench --peers` installs it into bench/peers, elsewhere the user does.
  */
 import {spawnSync} from 'node:child_process';
-import {existsSync} from 'node:fs';
+import {existsSync, readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {join} from 'node:path';
 import {platform} from '#platform';
@@ -11,7 +11,7 @@ import {CliError, messageOf} from '../cli_error.js';
 import type {Terminal} from '../terminal.js';
 import type {BenchCase} from './bench_cases.js';
 import type {BenchInputs} from './bench_inputs.js';
-import {headsToTokens, tokensToHeads} from './bench_inputs.js';
+import {headsToTokens, repeatHeads, tokensToHeads} from './bench_inputs.js';
 import type {Contender} from './bench_timing.js';
 import {encodeOnnxModel, type OnnxNode, type OnnxValue} from './onnx_model.js';
 
@@ -52,9 +52,7 @@ export function peersFolder(): string | null {
  * @throws CliError that says how to install it.
  */
 export function loadOrt(terminal: Terminal, peers = peersFolder()): Ort {
-  if (peers !== null && !existsSync(join(peers, 'node_modules', PACKAGE))) {
-    installPeers(peers, terminal);
-  }
+  if (peers !== null && !isInstalled(peers)) installPeers(peers, terminal);
   const from = peers ?? process.cwd();
   try {
     return createRequire(join(from, 'package.json'))(PACKAGE) as Ort;
@@ -67,6 +65,15 @@ export function loadOrt(terminal: Terminal, peers = peersFolder()): Ort {
       {cause},
     );
   }
+}
+
+function isInstalled(peers: string): boolean {
+  const manifest = JSON.parse(readFileSync(join(peers, 'package.json'), 'utf8')) as {
+    dependencies: Readonly<Record<string, string>>;
+  };
+  return Object.keys(manifest.dependencies).every((name) =>
+    existsSync(join(peers, 'node_modules', name)),
+  );
 }
 
 /** The CPU library is in the package itself; its install script would fetch those for GPUs, so none is run. */
@@ -94,15 +101,19 @@ interface OrtForm {
   readonly output: OnnxValue;
   /** Whether q, k, v and o are [1, tokens, heads * head_dim] instead of [1, heads, tokens, head_dim]. */
   readonly tokensFirst: boolean;
+  /** Whether it takes fewer key/value heads than query heads; else they are repeated before the clock starts. */
+  readonly groups: boolean;
 }
 
 /** The operators that compute the case: the fused ones of Microsoft's domain, and ONNX' own. */
-export function ortForms({heads, headDim, tokens, causal}: BenchCase): OrtForm[] {
-  const packed = [1, tokens, heads * headDim];
-  const apart = [1, heads, tokens, headDim];
+export function ortForms({heads, kvHeads, headDim, tokens, causal}: BenchCase): OrtForm[] {
+  const packedHeads = (count: number): number[] => [1, tokens, count * headDim];
+  const apartHeads = (count: number): number[] => [1, count, tokens, headDim];
+  const packed = packedHeads(heads);
+  const apart = apartHeads(heads);
   const names = ['query', 'key', 'value'];
-  const operands = (dims: readonly number[]): OnnxValue[] =>
-    names.map((name) => ({name, type: 'float32', dims}));
+  const operands = (dims: readonly number[], kvDims = dims): OnnxValue[] =>
+    names.map((name) => ({name, type: 'float32', dims: name === 'query' ? dims : kvDims}));
   const output = (dims: readonly number[]): OnnxValue => ({name: 'output', type: 'float32', dims});
   const forms: OrtForm[] = [
     {
@@ -117,6 +128,7 @@ export function ortForms({heads, headDim, tokens, causal}: BenchCase): OrtForm[]
       inputs: operands(packed),
       output: output(packed),
       tokensFirst: true,
+      groups: false,
     },
     {
       name: 'onnxruntime-attention',
@@ -127,9 +139,10 @@ export function ortForms({heads, headDim, tokens, causal}: BenchCase): OrtForm[]
         outputs: ['output'],
         attributes: {is_causal: {int: causal ? 1 : 0}},
       },
-      inputs: operands(apart),
+      inputs: operands(apart, apartHeads(kvHeads)),
       output: output(apart),
       tokensFirst: false,
+      groups: true,
     },
   ];
   if (causal) {
@@ -141,15 +154,16 @@ export function ortForms({heads, headDim, tokens, causal}: BenchCase): OrtForm[]
         domain: 'com.microsoft',
         inputs: [...names, '', '', 'last_token', 'total_tokens'],
         outputs: ['output', 'present_key', 'present_value'],
-        attributes: {num_heads: {int: heads}, kv_num_heads: {int: heads}},
+        attributes: {num_heads: {int: heads}, kv_num_heads: {int: kvHeads}},
       },
       inputs: [
-        ...operands(packed),
+        ...operands(packed, packedHeads(kvHeads)),
         {name: 'last_token', type: 'int32', dims: [1]},
         {name: 'total_tokens', type: 'int32', dims: [1]},
       ],
       output: output(packed),
       tokensFirst: true,
+      groups: true,
     });
   }
   return forms;
@@ -170,7 +184,7 @@ export async function ortContenders(
 
 async function ortContender(
   ort: Ort,
-  {name, node, inputs: values, output, tokensFirst}: OrtForm,
+  {name, node, inputs: values, output, tokensFirst, groups}: OrtForm,
   c: BenchCase,
   inputs: BenchInputs,
   threads: number,
@@ -182,11 +196,14 @@ async function ortContender(
     // Warnings of the library would only interleave with the table.
     logSeverityLevel: 3,
   });
-  const operand = (x: Float32Array): Float32Array => (tokensFirst ? headsToTokens(x, c) : x);
+  const arrange = (x: Float32Array, heads: number): Float32Array =>
+    tokensFirst ? headsToTokens(x, {...c, heads}) : x;
+  const keys = (x: Float32Array): Float32Array =>
+    groups ? arrange(x, c.kvHeads) : arrange(repeatHeads(x, c), c.heads);
   const numbers: Readonly<Record<string, Float32Array | Int32Array>> = {
-    query: operand(inputs.q),
-    key: operand(inputs.k),
-    value: operand(inputs.v),
+    query: arrange(inputs.q, c.heads),
+    key: keys(inputs.k),
+    value: keys(inputs.v),
     last_token: Int32Array.of(c.tokens - 1),
     total_tokens: Int32Array.of(c.tokens),
   };

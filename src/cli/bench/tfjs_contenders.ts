@@ -16,11 +16,11 @@ export interface BenchTensors {
 
 export function toTensors(
   {q, k, v}: BenchInputs,
-  {heads, tokens, headDim}: BenchCase,
+  {heads, kvHeads, tokens, headDim}: BenchCase,
 ): BenchTensors {
-  const tensor = (values: Float32Array): tf.Tensor3D =>
-    tf.tensor3d(values, [heads, tokens, headDim]);
-  return {q: tensor(q), k: tensor(k), v: tensor(v)};
+  const tensor = (values: Float32Array, count: number): tf.Tensor3D =>
+    tf.tensor3d(values, [count, tokens, headDim]);
+  return {q: tensor(q, heads), k: tensor(k, kvHeads), v: tensor(v, kvHeads)};
 }
 
 /** The op as users call it, whatever engine serves it. */
@@ -40,7 +40,7 @@ export const MAX_COMPOSED_TOKENS = 1024;
 /** matMul, mask, softmax, matMul, head by head: on wasm many times faster than one batched product. */
 export function composedContender(
   {q, k, v}: BenchTensors,
-  {headDim, tokens, causal}: BenchCase,
+  {heads: queryHeads, kvHeads, headDim, tokens, causal}: BenchCase,
 ): Contender {
   const mask = causal ? tf.keep(causalMask(tokens)) : null;
   const attendHead = (queries: tf.Tensor2D, keys: tf.Tensor2D, values: tf.Tensor2D): tf.Tensor2D =>
@@ -52,9 +52,10 @@ export function composedContender(
   const contender = ofTensors({engine: 'peer:tfjs-wasm', precision: 'float32', group: 'sage'}, () =>
     tf.tidy(() => {
       const [keys, values] = [tf.unstack(k), tf.unstack(v)] as [tf.Tensor2D[], tf.Tensor2D[]];
-      const heads = (tf.unstack(q) as tf.Tensor2D[]).map((queries, i) =>
-        attendHead(queries, keys[i] as tf.Tensor2D, values[i] as tf.Tensor2D),
-      );
+      const heads = (tf.unstack(q) as tf.Tensor2D[]).map((queries, h) => {
+        const i = Math.floor((h * kvHeads) / queryHeads);
+        return attendHead(queries, keys[i] as tf.Tensor2D, values[i] as tf.Tensor2D);
+      });
       return tf.stack(heads) as tf.Tensor3D;
     }),
   );
