@@ -93,6 +93,10 @@ if(sage_with_cuda)
   file(GLOB_RECURSE sage_cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cu")
   # What only sm_90a has: csrc/cuda/sm90, and the *_sm90.cu elsewhere.
   set(sage_sm90_sources ${sage_cuda_sources})
+  # What has no kernels, and needs the CPU engine's threads beside them.
+  set(sage_cuda_host_sources ${sage_cuda_sources})
+  list(FILTER sage_cuda_host_sources INCLUDE REGEX "/csrc/cuda/host/")
+  list(FILTER sage_cuda_sources EXCLUDE REGEX "/csrc/cuda/host/")
   list(FILTER sage_cuda_sources EXCLUDE REGEX "/csrc/cuda/sm90/|_sm90\\.cu$")
   add_library(sage_cuda OBJECT ${sage_cuda_sources})
   set(sage_cuda_objects $<TARGET_OBJECTS:sage_cuda>)
@@ -119,7 +123,9 @@ if(sage_with_cuda)
   list(JOIN sage_cuda_names " " sage_cuda_names)
   set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/device.cu" PROPERTIES
     COMPILE_DEFINITIONS "SAGE_CUDA_ARCHITECTURE_NAMES=\"${sage_cuda_names}\"")
-  list(APPEND sage_engine_objects ${sage_cuda_objects})
+  add_library(sage_cuda_host OBJECT ${sage_cuda_host_sources})
+  sage_cuda_target(sage_cuda_host 80-virtual) # no device code: any architecture will do
+  list(APPEND sage_engine_objects ${sage_cuda_objects} $<TARGET_OBJECTS:sage_cuda_host>)
   target_link_libraries(sage_flags INTERFACE $<LINK_ONLY:CUDA::cudart_static>)
 endif()
 

@@ -1,13 +1,17 @@
 // The addon's entry: exports for one JavaScript environment. Glue only; the maths is in csrc/.
 #include <napi.h>
 
+#include <atomic>
 #include <new>
 
 #include "addon_state.h"
 #include "sage/capabilities.h"
+#include "sage/cuda_host.h"
 
 namespace sage_node {
 namespace {
+
+std::atomic<int> cuda_users{0};
 
 AddonState* CreateState(napi_env env) {
   auto* state = new (std::nothrow) AddonState;
@@ -16,7 +20,9 @@ AddonState* CreateState(napi_env env) {
   state->threads = sage::AvailableProcessors();
   if (state->threads > sage::MaxThreads()) state->threads = sage::MaxThreads();
   const auto free_state = [](napi_env, void* data, void*) {
-    delete static_cast<AddonState*>(data);
+    auto* ending = static_cast<AddonState*>(data);
+    if (ending->uses_cuda && --cuda_users == 0) sage::ReleaseCudaMemory();
+    delete ending;
   };
   if (napi_set_instance_data(env, state, free_state, nullptr) == napi_ok) return state;
   delete state;
@@ -49,6 +55,16 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"cacheBytes", CacheBytes},
       {"cacheDispose", CacheDispose},
       {"cudaSupports", CudaSupports},
+      {"cudaForward", CudaForward},
+      {"cudaForwardAsync", CudaForwardAsync},
+      {"cudaBackward", CudaBackward},
+      {"timeCudaForward", TimeCudaForward},
+      {"cudaHostSupports", CudaHostSupports},
+      {"cudaChooseDevice", CudaChooseDevice},
+      {"cudaState", CudaState},
+      {"cudaDevices", CudaDevices},
+      {"cudaLimitMemory", CudaLimitMemory},
+      {"cudaRelease", CudaRelease},
       {"registerTensorflowOp", RegisterTensorflowOp},
       {"tensorflowTrace", TensorflowTrace},
       {"setTensorflowStream", SetTensorflowStream},
@@ -65,6 +81,12 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
 }
 
 }  // namespace
+
+void NoteCudaUse(AddonState* state) {
+  if (state->uses_cuda) return;
+  state->uses_cuda = true;
+  ++cuda_users;
+}
 
 NODE_API_MODULE(sage_attention, Init)
 

@@ -14,7 +14,12 @@ namespace sage_node {
 struct AddonState {
   sage::Isa isa;
   int threads;
+  bool uses_cuda = false;
 };
+
+// Counts the environments that have called the CUDA engine: when the last of them ends, the memory
+// that is kept for later calls goes.
+void NoteCudaUse(AddonState* state);
 
 // State and arguments of a call; missing arguments are `undefined`.
 template <size_t kCount>
@@ -41,6 +46,16 @@ napi_value CacheInspect(napi_env env, napi_callback_info info);
 napi_value CacheBytes(napi_env env, napi_callback_info info);
 napi_value CacheDispose(napi_env env, napi_callback_info info);
 napi_value CudaSupports(napi_env env, napi_callback_info info);
+napi_value CudaForward(napi_env env, napi_callback_info info);
+napi_value CudaForwardAsync(napi_env env, napi_callback_info info);
+napi_value CudaBackward(napi_env env, napi_callback_info info);
+napi_value TimeCudaForward(napi_env env, napi_callback_info info);
+napi_value CudaHostSupports(napi_env env, napi_callback_info info);
+napi_value CudaChooseDevice(napi_env env, napi_callback_info info);
+napi_value CudaState(napi_env env, napi_callback_info info);
+napi_value CudaDevices(napi_env env, napi_callback_info info);
+napi_value CudaLimitMemory(napi_env env, napi_callback_info info);
+napi_value CudaRelease(napi_env env, napi_callback_info info);
 napi_value RegisterTensorflowOp(napi_env env, napi_callback_info info);
 napi_value TensorflowTrace(napi_env env, napi_callback_info info);
 napi_value SetTensorflowStream(napi_env env, napi_callback_info info);

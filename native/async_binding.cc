@@ -10,6 +10,7 @@
 #include "addon_state.h"
 #include "buffers.h"
 #include "sage/attention.h"
+#include "sage/cuda_host.h"
 
 namespace sage_node {
 namespace {
@@ -23,6 +24,7 @@ struct AsyncCall {
   sage::Problem problem;
   sage::ForwardBuffers buffers;
   sage::EngineOptions options;
+  bool on_cuda;
   sage::Status status;
   napi_deferred deferred;
   napi_ref arguments;
@@ -31,7 +33,14 @@ struct AsyncCall {
 
 void Execute(napi_env, void* data) {
   auto* call = static_cast<AsyncCall*>(data);
-  call->status = sage::AttentionForward(call->problem, call->buffers, call->options);
+  if (!call->on_cuda) {
+    call->status = sage::AttentionForward(call->problem, call->buffers, call->options);
+    return;
+  }
+  sage::CudaHostOptions options;
+  options.threads = call->options.threads;
+  options.cancelled = call->options.cancelled;
+  call->status = sage::CudaHostForward(call->problem, call->buffers, options);
 }
 
 // Back on the JavaScript thread. While an environment is torn down the Node-API calls may fail, to
@@ -70,13 +79,9 @@ napi_value ThrowInternal(napi_env env) {
                      {sage::StatusCode::kInternal, "Node could not start the asynchronous call"});
 }
 
-}  // namespace
-
-// forwardAsync(words, q, k, v, mask | null, o, lse | null, cancelled: Uint8Array): Promise<void>
-// A 1 written to cancelled[0] ends the call at its next tile with code 'SAGE_CANCELLED'.
-napi_value ForwardAsync(napi_env env, napi_callback_info info) {
+napi_value Start(napi_env env, napi_callback_info info, bool on_cuda) {
   napi_value arguments[8];
-  const AddonState* state = ReadCall(env, info, arguments);
+  AddonState* state = ReadCall(env, info, arguments);
   ArgumentReader reader(env);
   const sage::Problem problem = reader.ReadProblem(arguments[0]);
   const sage::ForwardBuffers buffers = reader.Forward(arguments + 1, problem);
@@ -88,6 +93,8 @@ napi_value ForwardAsync(napi_env env, napi_callback_info info) {
     return ThrowStatus(env, {sage::StatusCode::kOutOfMemory, "no memory for the call"});
   call->problem = problem;
   call->buffers = buffers;
+  call->on_cuda = on_cuda;
+  if (on_cuda) NoteCudaUse(state);
   call->options = {state->isa, state->threads, reinterpret_cast<const CancelFlag*>(flag)};
 
   if (Keep(env, arguments, 8, &call->arguments) != napi_ok) {
@@ -109,6 +116,17 @@ napi_value ForwardAsync(napi_env env, napi_callback_info info) {
     return ThrowInternal(env);
   }
   return promise;
+}
+
+}  // namespace
+
+// forwardAsync(words, q, k, v, mask | null, o, lse | null, cancelled: Uint8Array): Promise<void>
+// A 1 written to cancelled[0] ends the call at its next tile with code 'SAGE_CANCELLED'.
+napi_value ForwardAsync(napi_env env, napi_callback_info info) { return Start(env, info, false); }
+
+// cudaForwardAsync: the same on the CUDA engine, which looks at cancelled[0] between pieces.
+napi_value CudaForwardAsync(napi_env env, napi_callback_info info) {
+  return Start(env, info, true);
 }
 
 }  // namespace sage_node

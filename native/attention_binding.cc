@@ -27,26 +27,7 @@ napi_value Backward(napi_env env, napi_callback_info info) {
   const AddonState* state = ReadCall(env, info, arguments);
   ArgumentReader reader(env);
   const sage::Problem p = reader.ReadProblem(arguments[0]);
-  if (!reader.ok()) return ThrowStatus(env, reader.status());
-  const int64_t q = RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim);
-  const int64_t k = RequiredElements(p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim);
-  const int64_t v = RequiredElements(p.v, p.batch, p.kv_heads, p.kv_len, p.v_dim);
-  const int64_t o = RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim);
-  sage::BackwardBuffers buffers = {};
-  buffers.q = reader.Floats(arguments[1], q, "q");
-  buffers.k = reader.Floats(arguments[2], k, "k");
-  buffers.v = reader.Floats(arguments[3], v, "v");
-  buffers.mask = reader.Mask(arguments[4], p);
-  buffers.o = reader.Floats(arguments[5], o, "o");
-  buffers.lse = reader.Floats(arguments[6], RowCount(p), "lse");
-  buffers.d_o = reader.Floats(arguments[7], o, "dO");
-  buffers.d_lse = reader.FloatsOrNull(arguments[8], RowCount(p), "dLse");
-  buffers.d_q = reader.Floats(arguments[9], q, "dQ");
-  buffers.d_k = reader.Floats(arguments[10], k, "dK");
-  buffers.d_v = reader.Floats(arguments[11], v, "dV");
-  if (p.mask_kind == sage::MaskKind::kAdditive) {
-    buffers.d_mask = reader.FloatsOrNull(arguments[12], RequiredMaskElements(p), "dMask");
-  }
+  const sage::BackwardBuffers buffers = reader.Backward(arguments + 1, p);
   if (!reader.ok()) return ThrowStatus(env, reader.status());
   const sage::Status status =
       sage::AttentionBackward(p, buffers, {state->isa, state->threads, nullptr});

@@ -71,7 +71,7 @@ uint8_t* ArgumentReader::Byte(napi_value value, const char* name) {
   return static_cast<uint8_t*>(View(value, napi_uint8_array, 1, name));
 }
 
-sage::ForwardBuffers ArgumentReader::Forward(const napi_value* values, const Problem& p) {
+sage::ForwardBuffers ArgumentReader::Operands(const napi_value* values, const Problem& p) {
   sage::ForwardBuffers buffers = {};
   if (!ok()) return buffers;
   buffers.q = Floats(values[0], RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim), "q");
@@ -79,8 +79,38 @@ sage::ForwardBuffers ArgumentReader::Forward(const napi_value* values, const Pro
       Floats(values[1], RequiredElements(p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim), "k");
   buffers.v = Floats(values[2], RequiredElements(p.v, p.batch, p.kv_heads, p.kv_len, p.v_dim), "v");
   buffers.mask = Mask(values[3], p);
+  return buffers;
+}
+
+sage::ForwardBuffers ArgumentReader::Forward(const napi_value* values, const Problem& p) {
+  sage::ForwardBuffers buffers = Operands(values, p);
+  if (!ok()) return buffers;
   buffers.o = Floats(values[4], RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim), "o");
   buffers.lse = p.want_lse ? Floats(values[5], RowCount(p), "lse") : nullptr;
+  return buffers;
+}
+
+sage::BackwardBuffers ArgumentReader::Backward(const napi_value* values, const Problem& p) {
+  sage::BackwardBuffers buffers = {};
+  if (!ok()) return buffers;
+  const int64_t q = RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim);
+  const int64_t k = RequiredElements(p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim);
+  const int64_t v = RequiredElements(p.v, p.batch, p.kv_heads, p.kv_len, p.v_dim);
+  const int64_t o = RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim);
+  buffers.q = Floats(values[0], q, "q");
+  buffers.k = Floats(values[1], k, "k");
+  buffers.v = Floats(values[2], v, "v");
+  buffers.mask = Mask(values[3], p);
+  buffers.o = Floats(values[4], o, "o");
+  buffers.lse = Floats(values[5], RowCount(p), "lse");
+  buffers.d_o = Floats(values[6], o, "dO");
+  buffers.d_lse = FloatsOrNull(values[7], RowCount(p), "dLse");
+  buffers.d_q = Floats(values[8], q, "dQ");
+  buffers.d_k = Floats(values[9], k, "dK");
+  buffers.d_v = Floats(values[10], v, "dV");
+  if (p.mask_kind == sage::MaskKind::kAdditive) {
+    buffers.d_mask = FloatsOrNull(values[11], RequiredMaskElements(p), "dMask");
+  }
   return buffers;
 }
 

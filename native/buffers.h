@@ -32,6 +32,10 @@ class ArgumentReader {
   uint8_t* Byte(napi_value value, const char* name);
   // q, k, v, mask, o and lse of a forward call.
   sage::ForwardBuffers Forward(const napi_value* values, const sage::Problem& problem);
+  // q, k, v and mask.
+  sage::ForwardBuffers Operands(const napi_value* values, const sage::Problem& problem);
+  // q, k, v, mask, o, lse, dO, dLse, dQ, dK, dV and dMask of a backward call.
+  sage::BackwardBuffers Backward(const napi_value* values, const sage::Problem& problem);
 
   bool ok() const { return status_.ok(); }
   const sage::Status& status() const { return status_; }

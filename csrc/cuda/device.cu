@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kMaxDevices = 64;
 constexpr int kLeastCapability = 80;
+constexpr char kTooOld[] = "the kernels need compute capability 8.0 (Ampere) or later";
 
 Status StatusOf(cudaError_t error) {
   if (error == cudaSuccess) return Status::Ok();
@@ -52,8 +53,7 @@ CudaInfo Look() {
   info.compute_capability = properties.major * 10 + properties.minor;
   info.multiprocessors = properties.multiProcessorCount;
   info.available = info.compute_capability >= kLeastCapability;
-  info.reason = info.available ? "float32 on the tensor cores"
-                               : "the kernels need compute capability 8.0 (Ampere) or later";
+  info.reason = info.available ? "float32 on the tensor cores" : kTooOld;
   return info;
 }
 
@@ -94,6 +94,13 @@ std::atomic<int> most_capability{1000};
 
 int ComputeCapability() {
   return std::min(FactsOfCurrentDevice().capability, most_capability.load());
+}
+
+bool CurrentDeviceServes(const char** reason) {
+  const CudaInfo& info = DetectCuda();
+  if (info.device_count > 0 && ComputeCapability() >= kLeastCapability) return true;
+  *reason = info.available ? kTooOld : info.reason;
+  return false;
 }
 
 void LimitComputeCapability(int most) { most_capability.store(most); }

@@ -2,6 +2,7 @@
 // a reason.
 #include <cuda_runtime.h>
 
+#include "cuda/device.h"
 #include "cuda/exact/plan.h"
 #include "sage/cuda_attention.h"
 #ifdef SAGE_WITH_SM90
@@ -54,11 +55,7 @@ constexpr RecipeKernels kRecipes[] = {
 };
 
 const RecipeKernels* KernelsOf(const Problem& problem, const char** reason) {
-  const CudaInfo& info = DetectCuda();
-  if (!info.available) {
-    *reason = info.reason;
-    return nullptr;
-  }
+  if (!cuda::CurrentDeviceServes(reason)) return nullptr;
   if (problem.qk_dim < 1 || problem.v_dim < 1 || problem.qk_dim > kMaxHeadDim ||
       problem.v_dim > kMaxHeadDim) {
     *reason = "the CUDA kernels take a head_dim of 1 to 512";

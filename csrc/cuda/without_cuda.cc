@@ -1,6 +1,7 @@
 // The CUDA engine's functions in a build without CUDA: nothing is available, and the reason says
 // why.
 #include "sage/cuda_attention.h"
+#include "sage/cuda_host.h"
 
 namespace sage {
 namespace {
@@ -31,5 +32,19 @@ void* CudaOwnStream() { return nullptr; }
 Status CudaSynchronizeDevice() { return NoCuda(); }
 Status CudaSynchronizeStream(void*) { return NoCuda(); }
 Status CudaOrderStreams(void*, void*) { return NoCuda(); }
+
+int ListCudaDevices(CudaDevice*, int) { return 0; }
+Status ChooseCudaDevice(const char*) { return NoCuda(); }
+CudaHostState GetCudaHostState() { return {false, kReason, -1, false, 0, 0, 0}; }
+void SetCudaMemoryLimit(int64_t) {}
+int64_t ReleaseCudaMemory() { return 0; }
+Status CudaHostSupports(const Problem&) { return NoCuda(); }
+Status CudaHostForward(const Problem&, const ForwardBuffers&, const CudaHostOptions&) {
+  return NoCuda();
+}
+Status CudaHostBackward(const Problem&, const BackwardBuffers&, const CudaHostOptions&) {
+  return NoCuda();
+}
+Status TimeCudaForward(const Problem&, const ForwardBuffers&, int, float*) { return NoCuda(); }
 
 }  // namespace sage
