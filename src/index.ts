@@ -23,6 +23,7 @@ export {compareArrays, type AccuracyMetrics} from './accuracy/metrics.js';
 export {configureSageAttention, type Isa, type SageAttentionConfig} from './runtime/config.js';
 export {getSageAttentionInfo, type EngineInfo, type SageAttentionInfo} from './runtime/info.js';
 export type {EngineChoiceRow} from './engines/choose_engine.js';
+export {releaseCudaMemory} from './engines/cuda.js';
 export type {EngineName} from './engines/engine.js';
 export {SAGE_ERROR_CODES, SageAttentionError, type SageErrorCode} from './runtime/errors.js';
 export {install, type SageAttentionNamespace} from './install.js';

@@ -20,6 +20,7 @@ import {
   type CandidateReport,
   type Check,
 } from './doctor_checks.js';
+import {checkCuda, printCuda, type CudaReport} from './doctor_cuda.js';
 import {checkTensorflow, type TensorflowReport} from './doctor_tensorflow.js';
 import {describeMachine, machineLine} from './machine.js';
 import {formatTable} from './table.js';
@@ -31,18 +32,26 @@ export interface DoctorBody {
   readonly checks: readonly Check[];
   /** tfjs-node and the TensorFlow under it. */
   readonly tensorflow: TensorflowReport;
+  /** Driver, devices, measured costs; null where asking failed. */
+  readonly cuda: CudaReport | null;
 }
 
 export async function runDoctor(_options: object, terminal: Terminal): Promise<DoctorBody> {
   terminal.note('Trying the native addon and TensorFlow in processes of their own ...');
   let candidates: CandidateReport[] = [];
   const tensorflow = await checkTensorflow();
+  let cuda: CudaReport | null = null;
   const checks: Check[] = [
     await guarded('Node', checkNode),
     await guarded('environment', checkConfiguration),
     await guarded('native addon', () => {
       candidates = probeCandidates();
       return checkAddon(candidates);
+    }),
+    await guarded('CUDA', () => {
+      const {report, check} = checkCuda();
+      cuda = report;
+      return check;
     }),
     await guarded('tfjs-core', checkTfjs),
     ...(await checkBackends()),
@@ -62,6 +71,7 @@ export async function runDoctor(_options: object, terminal: Terminal): Promise<D
     ],
     checks,
     tensorflow: tensorflow.report,
+    cuda: cuda as CudaReport | null,
   };
   printReport(body, terminal);
   return body;
@@ -88,7 +98,7 @@ function shorten(text: string): string {
   return text.length > CELL_CHARACTERS ? `${text.slice(0, CELL_CHARACTERS - 3)}...` : text;
 }
 
-function printReport({engines, choices, checks}: DoctorBody, terminal: Terminal): void {
+function printReport({engines, choices, checks, cuda}: DoctorBody, terminal: Terminal): void {
   const {bold, green, yellow, red} = picocolors.createColors(terminal.colours);
   const marks = {ok: green('ok'), warning: yellow('note'), failed: red('FAILED')};
   const table = (titles: string[], rows: string[][]): string =>
@@ -117,6 +127,10 @@ function printReport({engines, choices, checks}: DoctorBody, terminal: Terminal)
   if (facts !== '') terminal.print(`\n${facts}`);
   terminal.print(`\n${bold('Who computes what')}`);
   terminal.print(table(['backend', 'precision', 'engine', 'why'], groupChoices(choices)));
+  if (cuda?.costs) {
+    terminal.print(`\n${bold('Through the GPU, from backend cpu or wasm')}`);
+    printCuda(cuda, terminal);
+  }
   const fixes = checks.filter(({fix}) => fix !== null);
   if (fixes.length === 0) {
     terminal.print(`\nNothing to mend. Next: npx tfjs-sage-attention demo`);

@@ -8,6 +8,7 @@ import {
 } from '../accuracy/accuracy_cases.js';
 import {compareArrays} from '../accuracy/metrics.js';
 import {RELATIVE_L1_BOUNDS} from '../accuracy/tolerances.js';
+import {cudaEngine} from '../engines/cuda.js';
 import type {Engine, EngineName} from '../engines/engine.js';
 import {nativeEngine} from '../engines/native.js';
 import {typescriptEngine} from '../engines/typescript/typescript_engine.js';
@@ -87,9 +88,9 @@ function attend(name: EngineName, precision: Precision, inputs: AccuracyInputs):
   return o;
 }
 
-function engineNamed(name: 'native' | 'typescript'): Engine {
+function engineNamed(name: Exclude<EngineName, 'composition'>): Engine {
   if (name === 'typescript') return typescriptEngine;
-  const {engine, reason} = nativeEngine();
+  const {engine, reason} = name === 'cuda' ? cudaEngine() : nativeEngine();
   if (engine === null) throw new CliError(reason);
   return engine;
 }

@@ -1,7 +1,9 @@
 /** The machine as every report names it. */
 import {cpus} from 'node:os';
 import {platform} from '#platform';
+import {cudaEngine} from '../engines/cuda.js';
 import {nativeEngine} from '../engines/native.js';
+import {loadAddon} from '../runtime/load_addon.js';
 
 export interface Machine {
   /** The processor's name of itself. */
@@ -12,8 +14,10 @@ export interface Machine {
   readonly cores: number;
   /** Version of Node without the `v`. */
   readonly node: string;
-  readonly gpu: null;
-  readonly driver: null;
+  /** The device of the engine `cuda`; null without one. */
+  readonly gpu: string | null;
+  /** CUDA version of the driver, such as `13.0`; null without one. */
+  readonly driver: string | null;
 }
 
 export function describeMachine(): Machine {
@@ -23,9 +27,21 @@ export function describeMachine(): Machine {
     isa: isa?.chosen ?? null,
     cores: platform.processors,
     node: process.versions.node,
-    gpu: null,
-    driver: null,
+    ...gpuDetails(),
   };
+}
+
+function gpuDetails(): Pick<Machine, 'gpu' | 'driver'> {
+  try {
+    const {addon} = loadAddon();
+    const {engine, reason} = cudaEngine();
+    const version = addon?.capabilities().cuda?.driverVersion ?? 0;
+    const driver =
+      version === 0 ? null : `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
+    return {gpu: engine === null ? null : reason, driver};
+  } catch {
+    return {gpu: null, driver: null};
+  }
 }
 
 /** Empty without a native engine, and where the configuration asks for one that this machine does not have. */

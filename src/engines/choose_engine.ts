@@ -5,7 +5,9 @@
 import {PRECISIONS, type Precision} from '../numerics/recipes.js';
 import {configVersion, sageConfig} from '../runtime/config.js';
 import {SageAttentionError} from '../runtime/errors.js';
-import type {Engine, EngineName, ServingEngine} from './engine.js';
+import {cudaCosts, cudaEngine, noteCudaRefusal} from './cuda.js';
+import {mayGain, predict, type CallSizes, type Prediction} from './cuda_costs.js';
+import type {Engine, EngineName} from './engine.js';
 import {nativeEngine} from './native.js';
 import {TENSORFLOW_BACKEND, tensorflowOp, type TensorflowOpState} from './tensorflow_op.js';
 import {typescriptEngine} from './typescript/typescript_engine.js';
@@ -14,12 +16,27 @@ import {typescriptEngine} from './typescript/typescript_engine.js';
 export interface EngineQuestion {
   readonly backend: string;
   readonly precision: Precision | 'auto';
+  /** Sizes of the call, where they are known: the way to a GPU and back pays for large ones only. */
+  readonly sizes?: CallSizes | undefined;
+  /** Whether a query sees half of the keys on average. */
+  readonly causal?: boolean | undefined;
 }
 
 /** What the machine and the configuration say. */
 export interface EngineFacts {
   readonly native: {readonly engine: Engine | null; readonly reason: string};
   readonly typescript: Engine;
+  /** Null where nobody asks. `weigh` predicts times by the measured cost model, null without one. */
+  readonly cuda: {
+    readonly engine: Engine | null;
+    readonly reason: string;
+    weigh(
+      sizes: CallSizes,
+      causal: boolean,
+      onCuda: Precision,
+      onNative: Precision,
+    ): Prediction | null;
+  } | null;
   /** The ops inside TensorFlow; null where nobody asks for backend `tensorflow`. */
   readonly tensorflow: Pick<TensorflowOpState, 'names' | 'reason' | 'device' | 'precisions'> | null;
   /** Engine set by `configureSageAttention`, or `'auto'`. */
@@ -28,11 +45,13 @@ export interface EngineFacts {
 
 /** The answer: who computes, what, and why. */
 export interface EngineChoice {
-  readonly engine: ServingEngine;
+  readonly engine: EngineName;
   /** The recipe that is computed: the one asked for, or what `auto` means here. */
   readonly precision: Precision;
   /** Whether q, k and v leave the backend to be computed. */
   readonly hostCopy: boolean;
+  /** Whether the backend's own tensors lie in the memory that the engine computes in, a GPU's. */
+  readonly onGpu: boolean;
   readonly reason: string;
 }
 
@@ -40,12 +59,14 @@ interface EngineRow {
   readonly backends: readonly string[] | 'any';
   /** `unquantised`: `exact`, and `auto`, which then means `exact`. */
   readonly precisions: 'any' | 'unquantised';
-  readonly engine: ServingEngine;
+  readonly engine: EngineName;
   readonly hostCopy: boolean;
   /** Serves only where TensorFlow has the ops and runs them on this device. */
   readonly tensorflowOn?: 'CPU' | 'GPU';
   /** Serves only calls for which this engine was asked by name. */
   readonly onlyIfRequired?: true;
+  /** Serves arrays of this process on the GPU: if asked by name, or if the cost model says that it pays. */
+  readonly throughGpu?: true;
   readonly reason: (facts: EngineFacts, backend: string) => string;
   /** The recipe that stands in for one that the row lacks; what is added to the reason then. */
   readonly standIn?: {readonly precision: Precision; readonly because: string};
@@ -54,7 +75,22 @@ interface EngineRow {
 /** Backends whose buffers lie in this process' memory, where the engines read and write them in place. */
 const IN_PLACE = ['cpu', 'wasm'];
 
+/** Takes the place of a recipe without CUDA kernels where the engine was asked for by name, or is TensorFlow's device. */
+const EXACT_INSTEAD = {
+  precision: 'exact',
+  because: 'there are no CUDA kernels of this recipe yet',
+} as const;
+
 export const ENGINE_TABLE: readonly EngineRow[] = [
+  {
+    backends: IN_PLACE,
+    precisions: 'any',
+    engine: 'cuda',
+    hostCopy: false,
+    throughGpu: true,
+    reason: ({cuda}) => `${cuda?.reason}, copies included`,
+    standIn: EXACT_INSTEAD,
+  },
   {
     backends: IN_PLACE,
     precisions: 'any',
@@ -87,7 +123,18 @@ export const ENGINE_TABLE: readonly EngineRow[] = [
     hostCopy: false,
     tensorflowOn: 'GPU',
     reason: ({tensorflow}) => `CUDA kernels, ${tensorflow?.reason}`,
-    standIn: {precision: 'exact', because: 'there are no CUDA kernels of this recipe yet'},
+    standIn: EXACT_INSTEAD,
+  },
+  {
+    backends: 'any',
+    precisions: 'any',
+    engine: 'cuda',
+    hostCopy: true,
+    throughGpu: true,
+    onlyIfRequired: true,
+    reason: ({cuda}, backend) =>
+      `${cuda?.reason}; q, k, v of backend '${backend}' are copied to the host first`,
+    standIn: EXACT_INSTEAD,
   },
   {
     backends: [TENSORFLOW_BACKEND],
@@ -139,17 +186,41 @@ export function findEngine(question: EngineQuestion, facts: EngineFacts): Engine
     if (row.backends !== 'any' && !row.backends.includes(backend)) continue;
     const asked = facts.required === row.engine;
     if (facts.required === 'auto' ? row.onlyIfRequired : !asked) continue;
-    const choice = chooseFromRow(row, precision, facts);
+    const choice =
+      row.throughGpu === undefined
+        ? chooseFromRow(row, precision, facts)
+        : chooseThroughGpu(row, question, facts);
     if (choice === null) continue;
     const {engine, hostCopy, standIn} = row;
+    const onGpu = row.tensorflowOn === 'GPU';
     const replaced = precision !== 'auto' && choice !== precision;
     const because =
       row.reason(facts, backend) +
       (replaced ? `; '${precision}' runs as '${choice}': ${standIn?.because}` : '') +
       (asked ? ', as configured' : '');
-    return {engine, precision: choice, hostCopy, reason: because};
+    return {engine, precision: choice, hostCopy, onGpu, reason: because};
   }
   return null;
+}
+
+/** The recipe that the engine `cuda` computes for arrays of this process, null where another engine serves. */
+function chooseThroughGpu(
+  {standIn}: EngineRow,
+  {precision, sizes, causal = false}: EngineQuestion,
+  {cuda, native, required}: EngineFacts,
+): Precision | null {
+  const engine = cuda?.engine ?? null;
+  if (cuda === null || engine === null) return null;
+  const wanted = precision === 'auto' ? engine.preferred : precision;
+  if (required === 'cuda') {
+    const chosen = engine.supports(wanted) ? wanted : standIn?.precision;
+    return chosen !== undefined && engine.supports(chosen) ? chosen : null;
+  }
+  // Nobody asked for the GPU: it may be faster, and must compute what was asked.
+  if (sizes === undefined || native.engine === null || !engine.supports(wanted)) return null;
+  const onNative = precision === 'auto' ? native.engine.preferred : precision;
+  const times = cuda.weigh(sizes, causal, wanted, onNative);
+  return times !== null && times.cudaMs < times.nativeMs ? wanted : null;
 }
 
 /** The recipe that a row would compute, null when it does not serve the question. */
@@ -185,9 +256,27 @@ let choicesTensorflow: TensorflowOpState | null = null;
 
 /**
  * The engine for a call on `backend`, remembered until the configuration changes.
+ * @param sizes Of the call, where known: large calls may go to a GPU.
+ * @param causal Whether a query sees half of the keys on average.
  * @throws SageAttentionError `unsupported-engine` when the configured engine cannot serve it.
  */
-export function chooseEngine(backend: string, precision: Precision | 'auto'): EngineChoice {
+export function chooseEngine(
+  backend: string,
+  precision: Precision | 'auto',
+  sizes?: CallSizes,
+  causal = false,
+): EngineChoice {
+  const choice = chooseForAnySize(backend, precision);
+  if (sizes === undefined || choice.engine !== 'native' || !IN_PLACE.includes(backend)) {
+    return choice;
+  }
+  if (sageConfig().engine !== 'auto' || !mayGain(sizes, causal) || cudaEngine().engine === null) {
+    return choice;
+  }
+  return findEngine({backend, precision, sizes, causal}, engineFacts(backend)) ?? choice;
+}
+
+function chooseForAnySize(backend: string, precision: Precision | 'auto'): EngineChoice {
   if (choicesVersion !== configVersion()) {
     choices.clear();
     choicesVersion = configVersion();
@@ -212,9 +301,10 @@ export function choosePrecision(backend: string, precision: Precision | 'auto'):
   return chooseEngine(backend, precision).precision;
 }
 
-/** The engine object behind a choice; null for `composition` and `cuda`, which do not work on this process' memory. */
+/** The engine object behind a choice; null where tensors are not in this process' memory, or are composed of. */
 export function engineOf(choice: EngineChoice): Engine | null {
   if (choice.engine === 'native') return nativeEngine().engine;
+  if (choice.engine === 'cuda') return choice.onGpu ? null : cudaEngine().engine;
   return choice.engine === 'typescript' ? typescriptEngine : null;
 }
 
@@ -223,9 +313,27 @@ function engineFacts(backend: string): EngineFacts {
   return {
     native: nativeEngine(),
     typescript: typescriptEngine,
+    cuda: {...cudaEngine(), weigh: weighCosts},
     tensorflow: backend === TENSORFLOW_BACKEND ? tensorflowOp() : null,
     required: engine,
   };
+}
+
+/** Predicted times, null where nothing can be gained or measured. Measures at the first question that is worth it. */
+function weighCosts(
+  sizes: CallSizes,
+  causal: boolean,
+  onCuda: Precision,
+  onNative: Precision,
+): Prediction | null {
+  if (!mayGain(sizes, causal)) return null;
+  try {
+    const costs = cudaCosts();
+    return costs === null ? null : predict(costs, sizes, causal, onCuda, onNative);
+  } catch (error) {
+    noteCudaRefusal(error);
+    return null;
+  }
 }
 
 /** One row of `getSageAttentionInfo().choices`. */
@@ -233,7 +341,7 @@ export interface EngineChoiceRow {
   readonly backend: string;
   readonly precision: Precision | 'auto';
   /** null when no engine serves it as configured. */
-  readonly engine: ServingEngine | null;
+  readonly engine: EngineName | null;
   readonly reason: string;
 }
 
@@ -261,13 +369,15 @@ function noEngine(
   precision: Precision | 'auto',
   facts: EngineFacts,
 ): SageAttentionError {
-  const {required, native} = facts;
+  const {required, native, cuda} = facts;
   const why =
     required === 'native' && native.engine === null
       ? `the native engine is not available: ${native.reason}`
-      : required === 'composition'
-        ? `engine 'composition' computes 'exact' only`
-        : `no engine computes it`;
+      : required === 'cuda' && cuda?.engine == null
+        ? `CUDA is not available: ${cuda?.reason}`
+        : required === 'composition'
+          ? `engine 'composition' computes 'exact' only`
+          : `no engine computes it`;
   return new SageAttentionError({
     code: 'unsupported-engine',
     argument: required === 'auto' ? 'precision' : 'engine',

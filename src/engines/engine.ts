@@ -5,10 +5,7 @@
 import type {AttentionProblem} from '../problem.js';
 import type {Precision} from '../numerics/recipes.js';
 
-export type EngineName = 'typescript' | 'native' | 'composition';
-
-/** Who may serve a call: `cuda` works on a GPU's memory, so it has no buffers of this process and is not asked for by name. */
-export type ServingEngine = EngineName | 'cuda';
+export type EngineName = 'cuda' | 'native' | 'typescript' | 'composition';
 
 /** Buffers of a forward call; strides are in the problem, so views with byte offsets need no copies. */
 export interface ForwardBuffers {

@@ -156,13 +156,13 @@ const HINTS: Readonly<Record<string, string>> = {
   SAGE_UNSUPPORTED: `configureSageAttention({engine: 'typescript'}) computes it more slowly.`,
 };
 
-/** The addon's error in the package's words. */
-export function wordFailure(error: unknown): SageAttentionError {
+/** The addon's error in the package's words; `engine` is whose it is. */
+export function wordFailure(error: unknown, engine = 'native'): SageAttentionError {
   const {code, message} = (error ?? {}) as {code?: unknown; message?: unknown};
   return new SageAttentionError({
     code: 'engine-failed',
     argument: null,
-    message: `sageAttention: the native engine failed: ${String(message ?? error)}.`,
+    message: `sageAttention: the ${engine} engine failed: ${String(message ?? error)}.`,
     hint:
       (typeof code === 'string' ? HINTS[code] : undefined) ??
       '`npx tfjs-sage-attention doctor` checks the installation.',

@@ -1,12 +1,13 @@
 /** From a kernel's buffers to the chosen engine: empty calls, and failures in words. */
-import type {BackwardBuffers, Engine, ForwardBuffers, ServingEngine} from '../engines/engine.js';
+import type {BackwardBuffers, Engine, EngineName, ForwardBuffers} from '../engines/engine.js';
 import {chooseEngine, engineOf} from '../engines/choose_engine.js';
 import type {AttentionProblem} from '../problem.js';
 import {SageAttentionError} from '../runtime/errors.js';
 
 /** The engine that computes on buffers for this backend and recipe; null when the call is composed of tfjs ops. */
 export function bufferEngine(backend: string, problem: AttentionProblem): Engine | null {
-  return engineOf(chooseEngine(backend, problem.recipe.precision));
+  const {recipe, causal} = problem;
+  return engineOf(chooseEngine(backend, recipe.precision, problem, causal !== 'none'));
 }
 
 /** Writes o and lse. */
@@ -76,7 +77,7 @@ function writeTrivialForward(
 }
 
 /** A failure of an engine in words; errors of this package pass. The error may come from another realm. */
-export function engineFailure(engine: ServingEngine, error: unknown): SageAttentionError {
+export function engineFailure(engine: EngineName, error: unknown): SageAttentionError {
   if (error instanceof SageAttentionError) return error;
   const {message} = (error ?? {}) as {message?: unknown};
   const what = typeof message === 'string' ? message : String(error);

@@ -10,6 +10,7 @@ import {checkOptions, type CheckedOptions, type SageAttentionOptions} from './op
 import {
   attentionSizes,
   attentionTensor,
+  type AttentionSizes,
   maskStrides,
   maskTensor,
   tokenStrides,
@@ -77,7 +78,7 @@ export function prepareCall(
     maskKind: mask === null ? 'none' : mask.dtype === 'bool' ? 'boolean' : 'additive',
     mask: mask === null ? NO_MASK : maskStrides(operation, mask.shape, $q.rank, sizes),
     wantLse: checked.returnLse || gradientWanted,
-    recipe: chooseRecipe(operation, checked, isDecoding(sizes)),
+    recipe: chooseRecipe(operation, checked, sizes),
   };
   return {
     inputs: mask === null ? {q: $q, k: $k, v: $v} : {q: $q, k: $k, v: $v, mask},
@@ -88,14 +89,14 @@ export function prepareCall(
 
 const defaultRecipes = new Map<Precision, Recipe>();
 
-function chooseRecipe(operation: string, checked: CheckedOptions, decoding: boolean): Recipe {
+function chooseRecipe(operation: string, checked: CheckedOptions, sizes: AttentionSizes): Recipe {
   const {recipeChoice} = checked;
   const asked = checked.precision ?? 'auto';
   const wanted = asked === 'auto' ? sageConfig().precision : asked;
-  const choice = chooseEngine(tf.getBackend(), wanted);
+  const choice = chooseEngine(tf.getBackend(), wanted, sizes, checked.causal !== 'none');
   // Faster there, and more accurate; whoever chooses fields of a recipe gets that recipe.
   const unquantised =
-    decoding && wanted === 'auto' && recipeChoice === null && choice.engine === 'native';
+    wanted === 'auto' && recipeChoice === null && choice.engine === 'native' && isDecoding(sizes);
   const precision = unquantised ? 'exact' : choice.precision;
   if (recipeChoice === null) {
     const known = defaultRecipes.get(precision);

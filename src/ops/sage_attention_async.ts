@@ -1,9 +1,8 @@
 /** The op off the event loop: for servers and pages that must answer while a long attention is computed. */
 import * as tf from '@tensorflow/tfjs-core';
-import {chooseEngine, engineOf} from '../engines/choose_engine.js';
 import {lseShape, outputShape} from '../kernels/kernel_names.js';
 import {ensureKernels} from '../kernels/register_all.js';
-import {runForwardAsync} from '../kernels/run_engine.js';
+import {bufferEngine, runForwardAsync} from '../kernels/run_engine.js';
 import {describeValue, SageAttentionError} from '../runtime/errors.js';
 import type {SageAttentionOptions} from './options.js';
 import {prepareCall, type PreparedCall} from './prepare_call.js';
@@ -61,9 +60,9 @@ export async function sageAttentionAsync(
   const made: tf.Tensor[] = [];
   try {
     const call = prepareKept(q, k, v, opOptions, made);
-    const engine = engineOf(chooseEngine(tf.getBackend(), call.problem.recipe.precision));
-    if (engine === null) return composed(call, opOptions);
     const {inputs, problem} = call;
+    const engine = bufferEngine(tf.getBackend(), problem);
+    if (engine === null) return composed(call, opOptions);
     // Backend `cpu` hands out the tensors' own arrays, others copies: valid whatever happens to the tensors.
     const values = await Promise.all([
       inputs.q.data<'float32'>(),

@@ -12,7 +12,12 @@ import {refuseUnknownKeys} from './unknown_keys.js';
 export const ISAS = ['portable', 'avx2', 'avx512', 'avx512_bf16', 'amx'] as const;
 export type Isa = (typeof ISAS)[number];
 
-export const ENGINE_NAMES = ['native', 'typescript', 'composition'] as const satisfies EngineName[];
+export const ENGINE_NAMES = [
+  'cuda',
+  'native',
+  'typescript',
+  'composition',
+] as const satisfies EngineName[];
 
 /** How kernels on a GPU are ordered with TensorFlow's own; the last two order nothing, as controls of tests. */
 export const TENSORFLOW_STREAMS = [
@@ -35,9 +40,14 @@ export interface SageAttentionConfig {
   engine: EngineName | 'auto';
   /** What a call without `precision`, or with `'auto'`, computes; `'auto'` lets the engine choose. */
   precision: Precision | 'auto';
+  /**
+   * Most device memory that the engine `cuda` holds for arrays of this process, MiB, or `'auto'` (a quarter of the
+   * device's). One limit for the process. Environment: SAGE_CUDA_MEMORY.
+   */
+  cudaMemory: number | 'auto';
 }
 
-const KEYS: ReadonlySet<string> = new Set(['threads', 'isa', 'engine', 'precision']);
+const KEYS: ReadonlySet<string> = new Set(['threads', 'isa', 'engine', 'precision', 'cudaMemory']);
 const OPERATION = 'configureSageAttention';
 
 const DEFAULTS: Readonly<SageAttentionConfig> = {
@@ -45,6 +55,7 @@ const DEFAULTS: Readonly<SageAttentionConfig> = {
   isa: 'auto',
   engine: 'auto',
   precision: 'auto',
+  cudaMemory: 'auto',
 };
 
 let current: Readonly<SageAttentionConfig> | null = null;
@@ -58,7 +69,8 @@ let version = 0;
  * configureSageAttention(before); // as it was
  * ```
  *
- * @param changes `threads` (positive integer or 'auto'), `isa`, `engine`, `precision`; all default to 'auto'.
+ * @param changes `threads` (positive integer or 'auto'), `isa`, `engine`, `precision`, `cudaMemory` (MiB); all
+ *   default to 'auto'.
  * @returns The configuration before the call.
  * @throws SageAttentionError `unknown-option`, `invalid-option`, `invalid-environment`.
  */
@@ -69,20 +81,24 @@ export function configureSageAttention(
     throw invalid('options', changes, 'an object such as {threads: 2}');
   }
   refuseUnknownKeys(OPERATION, changes, KEYS);
-  const {threads, isa, engine, precision} = changes;
+  const {threads, isa, engine, precision, cudaMemory} = changes;
   if (threads !== undefined && threads !== 'auto' && !isPositiveInteger(threads)) {
     throw invalid('threads', threads, `a positive integer or 'auto'`);
+  }
+  if (cudaMemory !== undefined && cudaMemory !== 'auto' && !isPositiveInteger(cudaMemory)) {
+    throw invalid('cudaMemory', cudaMemory, `a positive integer (MiB) or 'auto'`);
   }
   requireChoice('isa', isa, ISAS);
   requireChoice('engine', engine, ENGINE_NAMES);
   requireChoice('precision', precision, PRECISIONS);
   // An invalid variable does not stand in the way of the call that overrules it.
-  const before = currentOr(threads !== undefined, isa !== undefined);
+  const before = currentOr(changes);
   current = {
     threads: threads ?? before.threads,
     isa: isa ?? before.isa,
     engine: engine ?? before.engine,
     precision: precision ?? before.precision,
+    cudaMemory: cudaMemory ?? before.cudaMemory,
   };
   version += 1;
   return {...before};
@@ -93,7 +109,7 @@ export function configureSageAttention(
  * @throws SageAttentionError `invalid-environment` when a variable holds a value that no machine understands.
  */
 export function sageConfig(): Readonly<SageAttentionConfig> {
-  current ??= {...DEFAULTS, threads: threadsOfEnvironment(), isa: isaOfEnvironment()};
+  current ??= currentOr({});
   return current;
 }
 
@@ -118,6 +134,17 @@ export function tensorflowStreamOfEnvironment(): TensorflowStream {
   throw invalidVariable('SAGE_TENSORFLOW_STREAM', text, listChoices(TENSORFLOW_STREAMS));
 }
 
+/**
+ * The device of the engine `cuda` (SAGE_CUDA_DEVICE): a number, or a UUID or its beginning; '' when unset. Whether there
+ * is such a device is the driver's to say.
+ * @throws SageAttentionError `invalid-environment`.
+ */
+export function cudaDeviceOfEnvironment(): string {
+  const text = platform.env('SAGE_CUDA_DEVICE')?.trim() ?? '';
+  if (text === '' || /^(\d+|(GPU|MIG)-[0-9a-f-]+)$/i.test(text)) return text;
+  throw invalidVariable('SAGE_CUDA_DEVICE', text, 'a number such as 0 or a UUID such as GPU-1a2b');
+}
+
 /** What the environment says about TensorFlow under tfjs-node (src/tensorflow/); null where it says nothing. */
 export function tensorflowEnvironment() {
   return {
@@ -134,12 +161,15 @@ export function tensorflowEnvironment() {
   };
 }
 
-function currentOr(threadsGiven: boolean, isaGiven: boolean): Readonly<SageAttentionConfig> {
+function currentOr(given: Partial<SageAttentionConfig>): Readonly<SageAttentionConfig> {
+  const read = <T>(value: unknown, ofEnvironment: () => T | 'auto'): T | 'auto' =>
+    value === undefined ? ofEnvironment() : valueOr(ofEnvironment, 'auto');
   return (
     current ?? {
       ...DEFAULTS,
-      threads: threadsGiven ? valueOr(threadsOfEnvironment, 'auto') : threadsOfEnvironment(),
-      isa: isaGiven ? valueOr(isaOfEnvironment, 'auto') : isaOfEnvironment(),
+      threads: read(given.threads, threadsOfEnvironment),
+      isa: read(given.isa, isaOfEnvironment),
+      cudaMemory: read(given.cudaMemory, cudaMemoryOfEnvironment),
     }
   );
 }
@@ -153,13 +183,21 @@ function valueOr<T>(read: () => T, otherwise: T): T {
 }
 
 function threadsOfEnvironment(): number | 'auto' {
-  const text = platform.env('SAGE_NUM_THREADS')?.trim();
+  return positiveIntegerOfEnvironment('SAGE_NUM_THREADS', 'a positive integer such as 4');
+}
+
+function cudaMemoryOfEnvironment(): number | 'auto' {
+  return positiveIntegerOfEnvironment('SAGE_CUDA_MEMORY', 'MiB such as 4096');
+}
+
+function positiveIntegerOfEnvironment(name: string, expected: string): number | 'auto' {
+  const text = platform.env(name)?.trim();
   if (!text) return 'auto';
-  const threads = Number(text);
-  if (!/^\d+$/.test(text) || !isPositiveInteger(threads)) {
-    throw invalidVariable('SAGE_NUM_THREADS', text, 'a positive integer such as 4');
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !isPositiveInteger(value)) {
+    throw invalidVariable(name, text, expected);
   }
-  return threads;
+  return value;
 }
 
 function isaOfEnvironment(): Isa | 'auto' {

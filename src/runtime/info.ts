@@ -1,6 +1,7 @@
 /** What runs here and why: the facts behind `doctor`. */
 import * as tf from '@tensorflow/tfjs-core';
 import {engineChoices, type EngineChoiceRow} from '../engines/choose_engine.js';
+import {cudaEngine, lastCudaRefusal} from '../engines/cuda.js';
 import type {EngineName} from '../engines/engine.js';
 import {nativeEngine} from '../engines/native.js';
 import {lastGpuRefusal, tensorflowOp} from '../engines/tensorflow_op.js';
@@ -89,6 +90,7 @@ function cudaFacts(addon: NativeAddon | null): CudaFacts | null {
 function engineInfos(): EngineInfo[] {
   return [
     nativeInfo(),
+    cudaInfo(),
     {
       name: 'typescript',
       available: true,
@@ -115,6 +117,28 @@ function nativeInfo(): EngineInfo {
     return {name: 'native', available, reason, details};
   } catch (error) {
     return {name: 'native', available: false, reason: textOf(error), details: {}};
+  }
+}
+
+function cudaInfo(): EngineInfo {
+  const {addon} = loadAddon();
+  try {
+    const {engine, reason} = cudaEngine();
+    const memory = addon?.cudaState?.() ?? null;
+    const failed = memory?.failed === true;
+    return {
+      name: 'cuda',
+      available: engine !== null && !failed,
+      reason: failed ? memory.reason : reason,
+      details: {
+        facts: cudaFacts(addon),
+        devices: addon?.cudaDevices?.() ?? [],
+        memory,
+        lastRefusal: lastCudaRefusal(),
+      },
+    };
+  } catch (error) {
+    return {name: 'cuda', available: false, reason: textOf(error), details: {}};
   }
 }
 

@@ -56,6 +56,36 @@ export interface CudaFacts {
   readonly architectures: string;
 }
 
+/** A device that the driver shows. */
+export interface CudaDevice {
+  readonly name: string;
+  /** `GPU-...` */
+  readonly uuid: string;
+  readonly computeCapability: number;
+  /** Those of this slice, where a device is cut into slices (MIG). */
+  readonly multiprocessors: number;
+  /** Bytes. */
+  readonly memory: number;
+  /** Whether the kernels run there. */
+  readonly supported: boolean;
+}
+
+/** The CUDA engine on arrays of this process, as it stands. */
+export interface CudaHostState {
+  readonly available: boolean;
+  /** Which device, or why none. */
+  readonly reason: string;
+  /** -1 as long as none is chosen. */
+  readonly device: number;
+  /** CUDA reported an error after which this process cannot use it again. */
+  readonly failed: boolean;
+  /** Bytes of device memory and of page-locked memory that are held, in use and kept for later calls. */
+  readonly deviceBytes: number;
+  readonly pinnedBytes: number;
+  /** Most device memory that is held, bytes. */
+  readonly deviceLimit: number;
+}
+
 /** Names of the ops inside TensorFlow. Each takes exactly the inputs that native/tensorflow_kernels.h lists. */
 export interface TensorflowOpNames {
   readonly plain: string;
@@ -206,8 +236,67 @@ export interface NativeAddon {
   cacheBytes(cache: NativeCache): number;
   /** Frees its memory now; otherwise the garbage collector does. */
   cacheDispose(cache: NativeCache): void;
-  /** Null when the CUDA kernels compute the problem, else why not. */
+  /** Null when the CUDA kernels compute the problem on TensorFlow's device, else why not. */
   cudaSupports(words: Float64Array): string | null;
+  /** `forward` on the CUDA engine. */
+  cudaForward(
+    words: Float64Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    mask: Mask,
+    o: Float32Array,
+    lse: Float32Array | null,
+  ): void;
+  /** `forwardAsync` on the CUDA engine, which looks at `cancelled[0]` between pieces of a call. */
+  cudaForwardAsync(
+    words: Float64Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    mask: Mask,
+    o: Float32Array,
+    lse: Float32Array | null,
+    cancelled: Uint8Array,
+  ): Promise<void>;
+  /** `backward` on the CUDA engine. */
+  cudaBackward(
+    words: Float64Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    mask: Mask,
+    o: Float32Array,
+    lse: Float32Array,
+    dO: Float32Array,
+    dLse: Float32Array | null,
+    dQ: Float32Array,
+    dK: Float32Array,
+    dV: Float32Array,
+    dMask: Float32Array | null,
+  ): void;
+  /** Milliseconds of each of `repeats` forward calls on inputs that lie in device memory, by events of the device. */
+  timeCudaForward(
+    words: Float64Array,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    mask: Mask,
+    repeats: number,
+  ): number[];
+  /** Null when the CUDA engine computes the problem, else why not. */
+  cudaHostSupports(words: Float64Array): string | null;
+  /**
+   * The device of the CUDA engine, by number or UUID; '' is the first that the kernels run on. The first choice holds
+   * for the process. Null, or why not: `SAGE_INVALID_ARGUMENT` where the name is at fault.
+   */
+  cudaChooseDevice(name: string): {readonly code: string; readonly message: string} | null;
+  cudaState(): CudaHostState;
+  cudaDevices(): CudaDevice[];
+  /** Most bytes of device memory that calls of this process hold together; 0: a quarter of the device's. */
+  cudaLimitMemory(bytes: number): void;
+  /** Frees the memory that no call uses; bytes freed. */
+  cudaRelease(): number;
   /** Registers the ops with the TensorFlow that this process has loaded: once, and again only after `no-library`. */
   registerTensorflowOp(): TensorflowRegistration;
   tensorflowTrace(): TensorflowTrace;

@@ -31,9 +31,10 @@ describe('doctor', () => {
       'choices',
       'checks',
       'tensorflow',
+      'cuda',
     ]);
     const engines = report['engines'] as EngineInfo[];
-    expect(engines.map(({name}) => name)).toEqual(['native', 'typescript', 'composition']);
+    expect(engines.map(({name}) => name)).toEqual(['native', 'cuda', 'typescript', 'composition']);
     for (const engine of engines) {
       expect(engine).toEqual({
         name: expect.any(String) as string,

@@ -8,7 +8,7 @@ import {
   findEngine,
   type EngineFacts,
 } from '../../src/engines/choose_engine';
-import type {Engine, ServingEngine} from '../../src/engines/engine';
+import type {Engine} from '../../src/engines/engine';
 import {typescriptEngine} from '../../src/engines/typescript/typescript_engine';
 import {
   configureSageAttention,
@@ -33,6 +33,7 @@ function engineThat(preferred: Precision, supported: readonly Precision[] = PREC
 const withNative: EngineFacts = {
   native: {engine: engineThat('int8_bf16'), reason: 'fast C++'},
   typescript: typescriptEngine,
+  cuda: {engine: null, reason: 'no GPU', weigh: () => null},
   tensorflow: null,
   required: 'auto',
 };
@@ -48,6 +49,16 @@ const opOn = (device: 'CPU' | 'GPU' | null, precisions: readonly Precision[]): E
 const withOp = opOn('CPU', PRECISIONS);
 const withGpu = opOn('GPU', ['exact']);
 const withFasterGpu = opOn('GPU', ['exact', 'int8_fp8']);
+/** A GPU that needs 1 ms for anything, beside a native engine that needs `nativeMs`. */
+const besideGpu = (nativeMs: number | null, supported: readonly Precision[] = ['exact']) => ({
+  ...withNative,
+  cuda: {
+    engine: {...engineThat('exact', supported), name: 'cuda' as const},
+    reason: 'CUDA device 0',
+    weigh: () => (nativeMs === null ? null : {cudaMs: 1, nativeMs}),
+  },
+});
+const onGpu = (precision: Precision) => inPlace('cuda', precision);
 const withoutOp: EngineFacts = {
   ...withNative,
   tensorflow: {names: null, reason: 'no TensorFlow', device: null, precisions: []},
@@ -60,21 +71,52 @@ type Row = [
   facts: EngineFacts,
   backend: string,
   precision: Precision | 'auto',
-  expected: {engine: ServingEngine; precision: Precision; hostCopy: boolean} | null,
+  expected: {engine: EngineName; precision: Precision; hostCopy: boolean} | null,
   reason: string,
 ];
 
-const inPlace = (engine: ServingEngine, precision: Precision) => ({
+const inPlace = (engine: EngineName, precision: Precision) => ({
   engine,
   precision,
   hostCopy: false,
 });
+const native = (precision: Precision) => inPlace('native', precision);
 const copied = (engine: EngineName, precision: Precision) => ({engine, precision, hostCopy: true});
+
+/** Whether they are large is what the facts say. */
+const SIZES = {batch: 1, qHeads: 8, kvHeads: 8, qLen: 9, kvLen: 9, qkDim: 64, vDim: 64};
 
 const ROWS: Row[] = [
   ['auto', withNative, 'cpu', 'auto', inPlace('native', 'int8_bf16'), 'fast C++'],
   ['auto', withNative, 'wasm', 'auto', inPlace('native', 'int8_bf16'), 'fast C++'],
   ['a recipe', withNative, 'cpu', 'fp4', inPlace('native', 'fp4'), 'fast C++'],
+  ['a GPU', besideGpu(5), 'cpu', 'auto', onGpu('exact'), 'CUDA device 0, copies included'],
+  ['a GPU', besideGpu(5), 'wasm', 'exact', onGpu('exact'), 'CUDA device 0'],
+  ['a slower GPU', besideGpu(0.5), 'cpu', 'auto', inPlace('native', 'int8_bf16'), 'fast C++'],
+  ['a small call', besideGpu(null), 'cpu', 'auto', inPlace('native', 'int8_bf16'), 'fast C++'],
+  // What was asked for by name is not exchanged for speed.
+  ['a GPU', besideGpu(5), 'cpu', 'int8', inPlace('native', 'int8'), 'fast C++'],
+  ['a GPU', besideGpu(5, ['exact', 'int8_fp8']), 'cpu', 'int8_fp8', onGpu('int8_fp8'), 'CUDA'],
+  ['required', requiring('cuda', besideGpu(0.5)), 'cpu', 'auto', onGpu('exact'), 'as configured'],
+  [
+    'required',
+    requiring('cuda', besideGpu(null)),
+    'wasm',
+    'int8',
+    onGpu('exact'),
+    `'int8' runs as 'exact': there are no CUDA kernels of this recipe yet`,
+  ],
+  [
+    'required',
+    requiring('cuda', besideGpu(null)),
+    'webgl',
+    'auto',
+    copied('cuda', 'exact'),
+    `q, k, v of backend 'webgl' are copied to the host`,
+  ],
+  ['required', requiring('cuda', besideGpu(5, [])), 'cpu', 'exact', null, ''],
+  ['required', requiring('cuda'), 'cpu', 'exact', null, ''],
+  ['another one required', requiring('native', besideGpu(5)), 'cpu', 'exact', native('exact'), 'C'],
   ['auto', withoutNative, 'cpu', 'auto', inPlace('typescript', 'exact'), 'not built'],
   ['a recipe', withoutNative, 'wasm', 'fp4', inPlace('typescript', 'fp4'), 'not built'],
   [
@@ -171,7 +213,7 @@ const ROWS: Row[] = [
 ];
 
 it.each(ROWS)('%s: %o on %s, %s', (_, facts, backend, precision, expected, reason) => {
-  const choice = findEngine({backend, precision}, facts);
+  const choice = findEngine({backend, precision, sizes: SIZES}, facts);
   if (expected === null) {
     expect(choice).toBeNull();
     return;
@@ -183,7 +225,7 @@ it.each(ROWS)('%s: %o on %s, %s', (_, facts, backend, precision, expected, reaso
 it('every row of the table serves some question', () => {
   const reached = new Set<unknown>();
   for (const [, facts, backend, precision] of ROWS) {
-    const choice = findEngine({backend, precision}, facts);
+    const choice = findEngine({backend, precision, sizes: SIZES}, facts);
     const reason = choice?.reason.replace(', as configured', '');
     reached.add(ENGINE_TABLE.find((row) => row.reason(facts, backend) === reason));
   }

@@ -9,6 +9,8 @@ function freshConfig(variables: Record<string, string> = {}): typeof ConfigModul
     ...environment,
     SAGE_NUM_THREADS: undefined,
     SAGE_CPU_ISA: undefined,
+    SAGE_CUDA_MEMORY: undefined,
+    SAGE_CUDA_DEVICE: undefined,
     SAGE_NATIVE_PATH: undefined,
     ...variables,
   };
@@ -38,7 +40,13 @@ function caught(call: () => unknown): Record<string, unknown> {
   throw new Error('nothing was thrown');
 }
 
-const AUTO = {threads: 'auto', isa: 'auto', engine: 'auto', precision: 'auto'};
+const AUTO = {
+  threads: 'auto',
+  isa: 'auto',
+  engine: 'auto',
+  precision: 'auto',
+  cudaMemory: 'auto',
+};
 
 it('returns the previous values, which restore it', () => {
   const {configureSageAttention, sageConfig, configVersion} = freshConfig();
@@ -50,7 +58,13 @@ it('returns the previous values, which restore it', () => {
     engine: 'typescript',
     threads: undefined as never,
   });
-  expect(sageConfig()).toEqual({threads: 3, isa: 'avx2', engine: 'typescript', precision: 'fp4'});
+  expect(sageConfig()).toEqual({
+    ...AUTO,
+    threads: 3,
+    isa: 'avx2',
+    engine: 'typescript',
+    precision: 'fp4',
+  });
   configureSageAttention(before);
   expect(sageConfig()).toEqual({...AUTO, threads: 3, precision: 'fp4'});
   expect(configureSageAttention({threads: 'auto', precision: 'auto'})).toEqual(before);
@@ -66,7 +80,8 @@ it.each([
   [{threads: NaN}, 'threads', 'NaN'],
   [{threads: null}, 'threads', 'null'],
   [{isa: 'sse2'}, 'isa', `'portable', 'avx2'`],
-  [{engine: 'cuda'}, 'engine', `'native'`],
+  [{engine: 'gpu'}, 'engine', `'cuda', 'native'`],
+  [{cudaMemory: 0.5}, 'cudaMemory', 'MiB'],
   [{precision: 'int3'}, 'precision', `'exact'`],
   [5, 'options', '`options` is 5'],
   [null, 'options', '`options` is null'],
@@ -115,6 +130,8 @@ it.each([
   ['SAGE_NUM_THREADS', '-2'],
   ['SAGE_CPU_ISA', 'AVX2'],
   ['SAGE_CPU_ISA', 'sse4'],
+  ['SAGE_CUDA_MEMORY', '0'],
+  ['SAGE_CUDA_MEMORY', '4 GB'],
 ])('refuses %s=%s in words, every time', (name, value) => {
   const {sageConfig} = freshConfig({[name]: value});
   for (let i = 0; i < 2; i += 1) {
@@ -131,4 +148,27 @@ it('a configured value overrules a bad variable', () => {
   });
   configureSageAttention({threads: 2});
   expect(sageConfig()).toEqual({...AUTO, threads: 2});
+});
+
+it.each(['0', '12', 'GPU-1a2b3c4d', 'MIG-1A2B', ' 1 '])('takes SAGE_CUDA_DEVICE=%s', (text) => {
+  const {cudaDeviceOfEnvironment} = freshConfig({SAGE_CUDA_DEVICE: text});
+  expect(cudaDeviceOfEnvironment()).toBe(text.trim());
+});
+
+it.each(['-1', 'first', 'GPU-', 'GPU-xyz', '0,1'])('refuses SAGE_CUDA_DEVICE=%s', (text) => {
+  const {cudaDeviceOfEnvironment} = freshConfig({SAGE_CUDA_DEVICE: text});
+  expect(caught(cudaDeviceOfEnvironment)).toMatchObject({
+    code: 'invalid-environment',
+    argument: 'SAGE_CUDA_DEVICE',
+  });
+});
+
+it('takes the limit of device memory from the environment, unless it is configured', () => {
+  const {configureSageAttention, sageConfig} = freshConfig({SAGE_CUDA_MEMORY: '512'});
+  expect(sageConfig().cudaMemory).toBe(512);
+  configureSageAttention({cudaMemory: 64});
+  expect(sageConfig().cudaMemory).toBe(64);
+  const bad = freshConfig({SAGE_CUDA_MEMORY: 'much'});
+  bad.configureSageAttention({cudaMemory: 'auto'});
+  expect(bad.sageConfig().cudaMemory).toBe('auto');
 });

@@ -4,7 +4,12 @@ import {getSageAttentionInfo, PRECISIONS} from '../../src/index';
 import * as tf from '@tensorflow/tfjs-core';
 
 function expectComplete(info: Index.SageAttentionInfo): void {
-  expect(info.engines.map(({name}) => name)).toEqual(['native', 'typescript', 'composition']);
+  expect(info.engines.map(({name}) => name)).toEqual([
+    'native',
+    'cuda',
+    'typescript',
+    'composition',
+  ]);
   for (const engine of info.engines) {
     expect(Object.keys(engine)).toEqual(['name', 'available', 'reason', 'details']);
     expect(engine.reason.length).toBeGreaterThan(0);
