@@ -91,21 +91,28 @@ function testTfjsCore(args) {
 }
 
 /**
- * What needs an NVIDIA GPU: the order of work among TensorFlow's own, then every test on TensorFlow again, there on the GPU.
- * SAGE_TENSORFLOW_DIR names a folder of `setup-tensorflow --gpu`.
+ * What needs an NVIDIA GPU: the case table on arrays of the process, then the order of work among TensorFlow's own and every
+ * test on TensorFlow again, there on the GPU. SAGE_TENSORFLOW_DIR names a folder of `setup-tensorflow --gpu`; without it
+ * that part is left out.
  */
 function testGpu(args) {
+  const inProject = (project, ...files) =>
+    jest(...files, '--selectProjects', project, '--runInBand', ...args);
+  const arrays = inProject('gpu', 'test/gpu/host_arrays.test.ts');
   if (!process.env.SAGE_TENSORFLOW_DIR) {
-    say('test:gpu needs SAGE_TENSORFLOW_DIR, a folder that setup-tensorflow --gpu made');
-    return 1;
+    say(
+      'the tests on TensorFlow are left out: SAGE_TENSORFLOW_DIR names no folder of setup-tensorflow --gpu',
+    );
+    return arrays;
   }
   return inTurn(
-    () => jest('--selectProjects', 'gpu', '--runInBand', ...args),
+    () => arrays,
+    () => inProject('gpu', 'test/gpu/stream_order.test.ts'),
     () =>
-      jest(
+      inProject(
+        'tensorflow',
         ...['test/tensorflow/cases.test.ts', 'test/tensorflow/memory.test.ts'],
-        ...['test/tensorflow/wrong_calls.test.ts', '--selectProjects', 'tensorflow'],
-        ...['--runInBand', ...args],
+        'test/tensorflow/wrong_calls.test.ts',
       ),
   );
 }
