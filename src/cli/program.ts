@@ -12,6 +12,7 @@ import {
 import {amount, choiceOf, classes, count, counts, listOf, seed} from './arguments.js';
 import {BENCH_PRECISIONS, runBench, type BenchBody, type BenchOptions} from './bench/bench.js';
 import {parseCases} from './bench/bench_cases.js';
+import {runGpuBench, type GpuBenchBody} from './bench/gpu.js';
 import {runModelsBench, type ModelsBenchBody} from './bench/models.js';
 import {CliError, messageOf} from './cli_error.js';
 import {runDemo, type DemoOptions} from './demo.js';
@@ -159,7 +160,10 @@ function buildProgram(stdout: TextSink, stderr: TextSink): Command {
       `${precisions} (default: ${BENCH_PRECISIONS.join(',')})`,
       listOf(PRECISIONS),
     )
-    .option('--rounds <count>', 'samples of each contender (default: 5)', count);
+    .option('--rounds <count>', 'samples of each contender (default: 5)', count)
+    .option('--gpu', 'the CUDA kernels: from device memory, and from arrays and back')
+    .option('--tokens <counts>', 'with --gpu: lengths (default: 1,024 to 32,768)', counts)
+    .option('--write', 'with --gpu: writes the table to docs/cuda_measured.md');
 
   add<SetupTensorflowOptions>(
     'setup-tensorflow',
@@ -194,14 +198,26 @@ function buildProgram(stdout: TextSink, stderr: TextSink): Command {
 
 interface BenchCommandOptions extends BenchOptions {
   readonly models?: boolean | undefined;
+  readonly gpu?: boolean | undefined;
+  readonly tokens?: readonly number[] | undefined;
+  readonly write?: boolean | undefined;
 }
 
-/** `bench`: single calls, or whole models. */
+/** `bench`: single calls, on the GPU with `--gpu`, or whole models. */
 function bench(
   options: BenchCommandOptions,
   terminal: Terminal,
-): Promise<BenchBody | ModelsBenchBody> {
-  const {models, precision, rounds} = options;
+): Promise<BenchBody | ModelsBenchBody | GpuBenchBody> {
+  const {models, gpu, precision, rounds} = options;
+  if (gpu === true) {
+    if (models === true || options.peers === true || options.case !== undefined) {
+      throw new CliError(
+        '--gpu has cases of its own and no peers.',
+        'Choose among them by --tokens and --precision.',
+      );
+    }
+    return runGpuBench(options, terminal);
+  }
   if (models !== true) return runBench(options, terminal);
   return runModelsBench({precision: precision?.[0], rounds}, terminal);
 }

@@ -8,7 +8,10 @@ import {
 } from '../../src/cli/bench/bench_cases.js';
 import {headsToTokens, makeBenchInputs, tokensToHeads} from '../../src/cli/bench/bench_inputs.js';
 import {median, timeInTurns, type Contender} from '../../src/cli/bench/bench_timing.js';
+import {gpuCases, markdownTable, nameOfGpuCase, topsOf} from '../../src/cli/bench/gpu.js';
+import {run} from './run.js';
 import {encodeOnnxModel} from '../../src/cli/bench/onnx_model.js';
+import {cudaEngine} from '../../src/engines/cuda.js';
 import {ortContenders, ortForms, type Ort} from '../../src/cli/bench/onnxruntime.js';
 
 const SMALL: BenchCase = {heads: 3, kvHeads: 3, headDim: 4, tokens: 5, causal: true};
@@ -229,5 +232,46 @@ describe('ONNX files', () => {
       Array(3).fill(expect.objectContaining({intraOpNumThreads: 2, interOpNumThreads: 1})),
     );
     expect(released).toBe(3);
+  });
+});
+
+describe('the benchmark of the GPU', () => {
+  it('has four sequences up to 8K, one above, and counts half under causality', () => {
+    const cases = gpuCases([1024, 8192, 16384]);
+    expect(cases).toHaveLength(2 * 2 * 3);
+    expect(cases.map(nameOfGpuCase).slice(0, 4)).toEqual([
+      'b4_h32_d128_n1024_full',
+      'b4_h32_d128_n8192_full',
+      'b1_h32_d128_n16384_full',
+      'b4_h32_d128_n1024_causal',
+    ]);
+    // 4 · 4 · 32 · 8192² · 128 operations in 4 ms
+    expect(topsOf(cases[1]!, 4)).toBeCloseTo(1099.5, 1);
+    expect(topsOf(cases[4]!, 4)).toBeCloseTo(549.8, 1);
+  });
+
+  it('writes a Markdown table', () => {
+    const text = markdownTable(
+      [
+        {
+          case: 'b4_h32_d128_n1024_full',
+          engine: 'cuda',
+          precision: 'exact',
+          deviceMs: 0.5,
+          hostMs: 20,
+          deviceTops: 137.4,
+          hostTops: 3.4,
+        },
+      ],
+      'CUDA device 0',
+    );
+    expect(text).toContain('| b4_h32_d128_n1024_full | exact | 0.500 | 137 | 20.0 | 3.4 |');
+    expect(text).toContain('CUDA device 0.');
+  });
+
+  (cudaEngine().engine === null ? it : it.skip)('says why there is none here', async () => {
+    const {code, stderr} = await run('bench', '--gpu');
+    expect(code).toBe(1);
+    expect(stderr).toContain(`No GPU to time: ${cudaEngine().reason}.`);
   });
 });

@@ -64,6 +64,8 @@ describe('refusals: exit code 1, words on stderr, nothing on stdout', () => {
     [['bench', '--case', 'n77'], `No case has 'n77' in its name`],
     [['bench', '--case', 'h1_d513_n8_full'], 'head_dim up to 512'],
     [['bench', '--case', 'h0_d64_n8_full'], 'sizes above 0'],
+    [['bench', '--gpu', '--peers'], '--gpu has cases of its own'],
+    [['bench', '--gpu', '--tokens', '0'], 'whole number >= 1'],
     [
       ['setup-tensorflow', '--wheel', '/no/such.whl'],
       '--wheel /no/such.whl: there is no such file',
