@@ -91,12 +91,12 @@ list(APPEND sage_engine_objects $<TARGET_OBJECTS:sage_engine>)
 # The CUDA engine, csrc/cuda/. The runtime library is linked in; the driver is looked up at run time.
 if(sage_with_cuda)
   file(GLOB_RECURSE sage_cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cu")
-  # What only sm_90a has: csrc/cuda/sm90, and the *_sm90.cu elsewhere.
-  set(sage_sm90_sources ${sage_cuda_sources})
   # What has no kernels, and needs the CPU engine's threads beside them.
   set(sage_cuda_host_sources ${sage_cuda_sources})
   list(FILTER sage_cuda_host_sources INCLUDE REGEX "/csrc/cuda/host/")
   list(FILTER sage_cuda_sources EXCLUDE REGEX "/csrc/cuda/host/")
+  # What only sm_90a has: csrc/cuda/sm90, and the *_sm90.cu elsewhere.
+  set(sage_sm90_sources ${sage_cuda_sources})
   list(FILTER sage_cuda_sources EXCLUDE REGEX "/csrc/cuda/sm90/|_sm90\\.cu$")
   add_library(sage_cuda OBJECT ${sage_cuda_sources})
   set(sage_cuda_objects $<TARGET_OBJECTS:sage_cuda>)
