@@ -225,7 +225,7 @@ export class SageKvCache {
   }
 }
 
-/** The native engine's cache, unless there is none or another engine is required. */
+/** The native engine's cache, also beside the engine `cuda`; TypeScript's where there is none or it is required. */
 function createStore({
   batch,
   kvHeads,
@@ -238,7 +238,7 @@ function createStore({
   const {engine: required} = sageConfig();
   const {engine, reason} = nativeEngine();
   const {addon} = loadAddon();
-  if (engine !== null && addon !== null && (required === 'auto' || required === 'native')) {
+  if (engine !== null && addon !== null && ['auto', 'native', 'cuda'].includes(required)) {
     return createNativeCache(addon, shape, capacity);
   }
   if (required === 'native') {

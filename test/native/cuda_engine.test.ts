@@ -7,6 +7,8 @@ import type * as CudaModule from '../../src/engines/cuda.js';
 import type * as ErrorsModule from '../../src/runtime/errors.js';
 import type * as IndexModule from '../../src/index.js';
 import type * as LoaderModule from '../../src/runtime/load_addon.js';
+import {Worker} from 'node:worker_threads';
+import {encodeProblem, PROBLEM_WORDS} from '../../src/problem.js';
 import {exactAttention} from '../../src/numerics/reference.js';
 import {resolveRecipe, type Recipe} from '../../src/numerics/recipes.js';
 import {loadAddon} from '../../src/runtime/load_addon.js';
@@ -241,4 +243,41 @@ test('the limit of device memory reaches the addon', async () => {
     cuda.cudaEngine();
     expect(limits).toEqual([256 * 2 ** 20, 2 ** 20, 0]);
   });
+});
+
+/** Asks for the state, computes if it can, and ends without giving anything back. */
+const WORKER = `
+const {parentPort, workerData} = require('node:worker_threads');
+const addon = require(workerData.path);
+const {q, words} = workerData;
+const o = new Float32Array(q.length);
+let code = 'computed';
+try {
+  addon.cudaForward(words, q, q, q, null, o, null);
+} catch (error) {
+  code = error.code;
+}
+parentPort.postMessage({code, o, available: addon.cudaState().available});
+`;
+
+test('environments come and go, and the device is one', async () => {
+  const {path} = loadAddon().attempts.at(-1)!;
+  const words = encodeProblem(
+    {...problem, batch: 1, qHeads: 1, kvHeads: 1, wantLse: false},
+    new Float64Array(PROBLEM_WORDS),
+  );
+  const run = () =>
+    new Promise<{code: string; available: boolean}>((resolve, reject) => {
+      const worker = new Worker(WORKER, {eval: true, workerData: {path, q: inputs.q, words}});
+      let answer: {code: string; available: boolean} | null = null;
+      worker.on('message', (message: typeof answer) => (answer = message));
+      worker.on('error', reject);
+      worker.on('exit', () => (answer === null ? reject(new Error('no answer')) : resolve(answer)));
+    });
+  for (const answers of [await Promise.all([run(), run(), run()]), [await run()]]) {
+    for (const answer of answers) {
+      expect(answer).toMatchObject({available, code: available ? 'computed' : 'SAGE_UNSUPPORTED'});
+    }
+  }
+  expect(real.cudaState().available).toBe(available);
 });
