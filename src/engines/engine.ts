@@ -1,6 +1,6 @@
 /**
  * What an engine is: something that computes attention on plain buffers, given a problem. It knows no tensor class.
- * Which engine serves which backend and recipe is the table in `choose_engine.ts`.
+ * Which engine serves which backend and recipe is the table in `engine_table.ts`.
  */
 import type {AttentionProblem} from '../problem.js';
 import type {Precision} from '../numerics/recipes.js';

@@ -1,6 +1,6 @@
 /**
  * Kernels for every backend without one of its own: a composition of tfjs ops, or an engine on host copies
- * of the tensors where the table of choose_engine.ts says so.
+ * of the tensors where the table of engine_table.ts says so.
  */
 import {
   getBackend,

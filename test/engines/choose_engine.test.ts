@@ -1,13 +1,7 @@
 /** The table of engines, row by row, and what the configuration changes about it. */
 import * as tf from '@tensorflow/tfjs-core';
-import {
-  chooseEngine,
-  ENGINE_TABLE,
-  engineChoices,
-  engineOf,
-  findEngine,
-  type EngineFacts,
-} from '../../src/engines/choose_engine';
+import {chooseEngine, engineChoices, engineOf} from '../../src/engines/choose_engine';
+import {ENGINE_TABLE, findEngine, type EngineFacts} from '../../src/engines/engine_table';
 import type {Engine} from '../../src/engines/engine';
 import {typescriptEngine} from '../../src/engines/typescript/typescript_engine';
 import {
