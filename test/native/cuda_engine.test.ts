@@ -18,7 +18,7 @@ import {CASES, makeInputs, problemOf} from '../cases.js';
 const {addon} = loadAddon();
 if (addon === null) throw new Error('build/Release holds no addon: npm run build:native');
 const real: NativeAddon = addon;
-const {available} = real.cudaState();
+const available = real.cudaChooseDevice('') === null;
 
 interface Fresh {
   readonly chooser: typeof Chooser;

@@ -163,10 +163,15 @@ Status HostDevice::Check() {
 }
 
 CudaHostState HostDevice::State() {
-  const Status status = Check();
   CudaHostState state = {};
-  state.available = status.ok();
-  state.reason = status.ok() ? reason_.load() : status.message;
+  if (index() < 0) {
+    const CudaInfo& info = DetectCuda();
+    state.reason = info.device_count == 0 ? info.reason : "no device has been chosen yet";
+  } else {
+    const Status status = Check();
+    state.available = status.ok();
+    state.reason = status.ok() ? reason_.load() : status.message;
+  }
   state.device = index();
   state.failed = failed_.load();
   state.device_bytes = memory_.held();
@@ -197,7 +202,7 @@ Status HostDevice::Fail(cudaError_t error) {
     return {StatusCode::kInternal, reason_.load()};
   }
   if (error == cudaErrorMemoryAllocation) {
-    return {StatusCode::kOutOfMemory, "the device has no memory left"};
+    return {StatusCode::kOutOfMemory, "there is no device memory, or no page-locked memory, left"};
   }
   return {StatusCode::kInternal, cudaGetErrorString(error)};
 }

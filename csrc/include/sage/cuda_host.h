@@ -29,9 +29,10 @@ struct CudaDevice {
 // Fills at most `most`; how many there are. 0 without a driver.
 int ListCudaDevices(CudaDevice* devices, int most);
 
-// The device of all calls below, as a number or UUID; "" is the first that the kernels run on. The
+// The device of all calls, as a number or UUID; "" is the first that the kernels run on. The
 // first choice holds for the process: another one later is kInvalidArgument, as is a text that
-// names no device. kUnsupported where no device can be used. `message` has static storage.
+// names no device. A call that comes before any choice takes "". kUnsupported where no device can
+// be used. `message` has static storage.
 Status ChooseCudaDevice(const char* wanted);
 
 struct CudaHostState {

@@ -243,9 +243,9 @@ int Failures(const char* self) {
 int Main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
   if (mode != "failures") {
-    const sage::CudaHostState state = sage::GetCudaHostState();
-    if (!state.available) {
-      std::printf("%s\n", state.reason);
+    const Status status = sage::ChooseCudaDevice("");
+    if (!status.ok()) {
+      std::printf("%s\n", status.message);
       return 77;
     }
   }
