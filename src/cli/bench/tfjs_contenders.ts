@@ -29,7 +29,14 @@ export function sageContender(
   {q, k, v}: BenchTensors,
   c: BenchCase,
 ): Contender {
-  const {engine} = chooseEngine(tf.getBackend(), precision);
+  const {heads, tokens, headDim} = c;
+  const sizes = {batch: 1, qHeads: heads, kvHeads: heads, qLen: tokens, kvLen: tokens};
+  const {engine} = chooseEngine(
+    tf.getBackend(),
+    precision,
+    {...sizes, qkDim: headDim, vDim: headDim},
+    c.causal,
+  );
   const options = {precision, isCausal: c.causal};
   return ofTensors({engine, precision, group: 'sage'}, () => sageAttention(q, k, v, options));
 }
