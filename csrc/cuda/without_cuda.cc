@@ -2,6 +2,7 @@
 // why.
 #include "sage/cuda_attention.h"
 #include "sage/cuda_host.h"
+#include "sage/cuda_kv_cache.h"
 
 namespace sage {
 namespace {
@@ -46,5 +47,27 @@ Status CudaHostBackward(const Problem&, const BackwardBuffers&, const CudaHostOp
   return NoCuda();
 }
 Status TimeCudaForward(const Problem&, const ForwardBuffers&, int, float*) { return NoCuda(); }
+
+struct CudaCacheMemory {};
+
+bool CudaKvCacheSupports(const KvCacheShape&, const char** reason) {
+  if (reason != nullptr) *reason = kReason;
+  return false;
+}
+
+CudaKvCache::CudaKvCache(const KvCacheShape& shape) : shape_(shape) {}
+CudaKvCache::~CudaKvCache() = default;
+Status CudaKvCache::Create(const KvCacheShape&, int64_t, std::unique_ptr<CudaKvCache>*) {
+  return NoCuda();
+}
+Status CudaKvCache::Append(const float*, const TokenStrides&, const float*, const TokenStrides&,
+                           int64_t, void*) {
+  return NoCuda();
+}
+Status CudaKvCache::Attend(const Problem&, const ForwardBuffers&, void*) { return NoCuda(); }
+Status CudaKvCache::Truncate(int64_t) { return NoCuda(); }
+Status CudaKvCache::Inspect(int64_t, int64_t, const CacheCodes&) const { return NoCuda(); }
+int64_t CudaKvCache::capacity() const { return 0; }
+int64_t CudaKvCache::bytes() const { return 0; }
 
 }  // namespace sage
