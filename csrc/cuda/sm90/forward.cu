@@ -94,7 +94,9 @@ Workspace LayOut(const Problem& p, void* base) {
   const int64_t tiles = kv_heads * w.tiles, channels = kv_heads * w.dim;
   Carver carver = {static_cast<uint8_t*>(base), 0};
   w.schedule = carver.Take<uint32_t>(2);
+  w.ticket = carver.Take<uint32_t>(1);
   w.arrived = carver.Take<uint32_t>(kv_heads);
+  w.ready = carver.Take<uint32_t>(kv_heads);
   w.not_finite = carver.Take<uint32_t>(kv_heads);
   w.v_largest = carver.Take<uint32_t>(channels);
   w.zeroed_bytes = carver.used;

@@ -11,7 +11,7 @@
 namespace sage {
 namespace sm90 {
 
-// Statistics and quantisation: two launches after one clearing of `zeroed_bytes`.
+// Statistics and quantisation: one launch after a clearing of `zeroed_bytes`.
 cudaError_t Prepass(const Problem& problem, const ForwardBuffers& buffers, const Workspace& space,
                     cudaStream_t stream);
 

@@ -40,7 +40,9 @@ constexpr int kRowMultiple64 = 384;  // where head_dim is at most 64
 struct Workspace {
   // Zeroed before the pre-pass, in this order.
   uint32_t* schedule;    // [2] next tile of work; blocks that are done
+  uint32_t* ticket;      // [1] of the pre-pass, next to be drawn
   uint32_t* arrived;     // [B·Hkv] tiles whose statistics are written
+  uint32_t* ready;       // [B·Hkv] whether the statistics of the head are complete
   uint32_t* not_finite;  // [B·Hkv] bits of `marks` over all tokens
   uint32_t* v_largest;   // [B·Hkv][D] largest |v'|, as bits
   int64_t zeroed_bytes;

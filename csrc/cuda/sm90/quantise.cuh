@@ -1,0 +1,297 @@
+// Rounding q, k and v to codes, tile by tile, in the order that attention reads (workspace.h).
+// Codes and scales are those of docs/numerics.md 4, bit for bit; warp = 16 tokens of a tile, lane =
+// D / 32 channels. Means and scales come from blocks of the same launch, hence loads past L1.
+//
+// Rows are taken to be whole and finite; where the largest magnitude says that they are not, they
+// are read again and looked at one by one. |x · (top / max |x|)| rounds to at most top, so that
+// nothing needs clamping, and adding 1.5 · 2^23 leaves the rounded integer in the lowest bits.
+#ifndef SAGE_CUDA_SM90_QUANTISE_CUH_
+#define SAGE_CUDA_SM90_QUANTISE_CUH_
+
+#include <cstdint>
+
+#include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/statistics.cuh"
+#include "cuda/sm90/workspace.h"
+
+namespace sage {
+namespace sm90 {
+
+constexpr int kWarps = kPrepassThreads / 32;
+constexpr int kWarpTokens = kTile / kWarps;  // 16
+
+// Shared memory of one block.
+template <int D>
+struct QuantiseShared {
+  // Codes of v, [channel][word of 4 tokens]; words exchanged so that neither the writes by channel
+  // nor the reads by word meet in one bank.
+  uint32_t words[D * 32];
+  uint32_t largest[kWarps];
+};
+
+// This lane's channels of 16 rows from `token` on, read for the last time; zeros outside the
+// tensor.
+template <int kChannels>
+SAGE_DEVICE void LoadRows(const Source& source, int batch_head, int token, int lane,
+                          float (&x)[kWarpTokens][kChannels]) {
+  const float* row = source.Row(batch_head, token) + lane * kChannels;
+  const int rows = source.tokens - token;
+  if (source.vectors && rows >= kWarpTokens) {
+#pragma unroll
+    for (int i = 0; i < kWarpTokens; ++i) {
+      const float* at = row + i * source.strides.token;
+      if constexpr (kChannels == 4) {
+        const float4 y = __ldcs(reinterpret_cast<const float4*>(at));
+        x[i][0] = y.x, x[i][1] = y.y, x[i][2] = y.z, x[i][3] = y.w;
+      } else {
+        const float2 y = __ldcs(reinterpret_cast<const float2*>(at));
+        x[i][0] = y.x, x[i][1] = y.y;
+      }
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kWarpTokens; ++i) {
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      x[i][c] = i < rows && lane * kChannels + c < source.dim
+                    ? __ldcs(row + i * source.strides.token + c)
+                    : 0.0f;
+    }
+  }
+}
+
+// Largest magnitude of one row's channels.
+template <int kChannels>
+SAGE_DEVICE uint32_t Largest(uint32_t most, const float (&x)[kChannels]) {
+#pragma unroll
+  for (int c = 0; c < kChannels; c += 2) {
+    most = __vimax3_u32(most, Magnitude(x[c]), Magnitude(x[c + 1]));
+  }
+  return most;
+}
+
+// Stores this lane's codes of one row in its swizzled place.
+template <int D, int kChannels>
+SAGE_DEVICE void StoreCodes(uint8_t* rows, int row, int lane, const float (&x)[kChannels],
+                            float inverse) {
+  constexpr float kRound = 12582912.0f;
+  uint32_t bits[kChannels];
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    bits[c] = __float_as_uint(__fadd_rn(__fmul_rn(x[c], inverse), kRound));
+  }
+  const int byte = lane * kChannels;
+  uint8_t* at = rows + row * D + SwizzledChunk<D>(row, byte >> 4) * 16 + (byte & 15);
+  const uint32_t low = __byte_perm(bits[0], bits[1], 0x0040);
+  if constexpr (kChannels == 4) {
+    *reinterpret_cast<uint32_t*>(at) =
+        __byte_perm(low, __byte_perm(bits[2], bits[3], 0x0040), 0x5410);
+  } else {
+    *reinterpret_cast<uint16_t*>(at) = static_cast<uint16_t>(low);
+  }
+}
+
+template <int D>
+SAGE_DEVICE void QuantiseQ(const PrepassArguments& a, int block) {
+  constexpr int kChannels = D / 32;
+  const int head = block / a.q_blocks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int first = block % a.q_blocks * kTile + warp * kWarpTokens;
+  const int kv_head = head / a.group;  // the query heads of a group are next to each other
+  const int64_t row0 = static_cast<int64_t>(head) * a.space.q_rows + first;
+  uint8_t* codes = a.space.q_codes + row0 * D;
+  float x[kWarpTokens][kChannels];
+  LoadRows(a.q, head, first, lane, x);
+  float mean[kChannels];
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    mean[c] =
+        a.want_lse
+            ? __ldcg(a.space.k_mean + static_cast<int64_t>(kv_head) * D + lane * kChannels + c)
+            : 0.0f;
+  }
+  float my_scale = 0.0f, my_shift = 0.0f;  // of row `lane`
+#pragma unroll
+  for (int i = 0; i < kWarpTokens; ++i) {
+    uint32_t most = __reduce_max_sync(~0u, Largest(0u, x[i]));
+    const bool finite = most < kInfBits;
+    if (!finite) {
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) x[i][c] = Finite(x[i][c]) ? x[i][c] : 0.0f;
+      most = __reduce_max_sync(~0u, Largest(0u, x[i]));
+    }
+    if (a.want_lse) {
+      double shift = 0.0;
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        shift += static_cast<double>(x[i][c]) * static_cast<double>(mean[c]);
+      }
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) shift += __shfl_xor_sync(~0u, shift, step);
+      if (lane == i) my_shift = static_cast<float>(a.scale * shift);
+    }
+    const float2 pair = ScaleOf(most, kInt8Top);
+    StoreCodes<D>(codes, i, lane, x[i], a.sign * pair.y);
+    if (lane == i) my_scale = finite ? pair.x : __uint_as_float(0x7fc00000u);
+  }
+  if (lane >= kWarpTokens) return;
+  a.space.q_scale[row0 + lane] = my_scale;
+  if (a.want_lse) a.space.lse_shift[row0 + lane] = my_shift;
+}
+
+template <int D>
+SAGE_DEVICE void QuantiseK(const PrepassArguments& a, int head, int tile, uint32_t* largest,
+                           uint32_t* tile_not_finite) {
+  constexpr int kChannels = D / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int first = tile * kTile + warp * kWarpTokens;
+  const int64_t block = static_cast<int64_t>(head) * a.space.tiles + tile;
+  float x[kWarpTokens][kChannels], mean[kChannels];
+  LoadRows(a.k, head, first, lane, x);
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    mean[c] = __ldcg(a.space.k_mean + static_cast<int64_t>(head) * D + lane * kChannels + c);
+  }
+  uint32_t most = 0;
+#pragma unroll
+  for (int i = 0; i < kWarpTokens; ++i) {
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) x[i][c] = __fsub_rn(x[i][c], mean[c]);
+    most = Largest(most, x[i]);
+  }
+  most = __reduce_max_sync(~0u, most);
+  if (first + kWarpTokens > a.k.tokens || most >= kInfBits) {
+    LoadRows(a.k, head, first, lane, x);
+    most = 0;
+#pragma unroll
+    for (int i = 0; i < kWarpTokens; ++i) {
+      bool finite = true;
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        const bool number = Finite(x[i][c]);
+        finite &= number;
+        // Rows past the end are not tokens: they stay zero, not minus the mean.
+        x[i][c] = number && first + i < a.k.tokens ? __fsub_rn(x[i][c], mean[c]) : 0.0f;
+      }
+      most = Largest(most, x[i]);
+      if (!__all_sync(~0u, finite)) *tile_not_finite |= 1u << i;
+    }
+    most = __reduce_max_sync(~0u, most);
+  }
+  if (lane == 0) largest[warp] = most;
+  __syncthreads();
+  const float2 pair = ScaleOf(max(largest[warp & ~1], largest[warp | 1]), kInt8Top);
+  if (lane == 0 && (warp & 1) == 0) a.space.k_scale[block * 4 + warp / 2] = pair.x;
+  uint8_t* codes = a.space.k_codes + block * kTile * D;
+#pragma unroll
+  for (int i = 0; i < kWarpTokens; ++i) {
+    const int t = warp % 2 * kWarpTokens + i;  // of 32; see workspace.h for the order of rows
+    StoreCodes<D>(codes, 8 * (t / 2) + 2 * (warp / 2) + t % 2, lane, x[i], pair.y);
+  }
+}
+
+template <int D>
+SAGE_DEVICE void QuantiseV(const PrepassArguments& a, int head, int tile, uint32_t* words,
+                           uint32_t* tile_not_finite) {
+  constexpr int kChannels = D / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int first = tile * kTile + warp * kWarpTokens;
+  const int64_t block = static_cast<int64_t>(head) * a.space.tiles + tile;
+  const int64_t head_channel = static_cast<int64_t>(head) * D + lane * kChannels;
+  float x[kWarpTokens][kChannels], mean[kChannels], inverse[kChannels];
+  LoadRows(a.v, head, first, lane, x);
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    mean[c] = __ldcg(a.space.v_mean + block * D + lane * kChannels + c);
+    inverse[c] = __ldcg(a.space.v_inverse + head_channel + c);
+  }
+  uint32_t most = 0;
+#pragma unroll
+  for (int i = 0; i < kWarpTokens; ++i) {
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      x[i][c] = __fmul_rn(__fsub_rn(x[i][c], mean[c]), inverse[c]);
+    }
+    most = Largest(most, x[i]);
+  }
+  if (first + kWarpTokens > a.v.tokens || __any_sync(~0u, most >= kInfBits)) {
+    LoadRows(a.v, head, first, lane, x);
+#pragma unroll
+    for (int i = 0; i < kWarpTokens; ++i) {
+      bool finite = true;
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        const bool number = Finite(x[i][c]);
+        finite &= number;
+        x[i][c] = number && first + i < a.v.tokens
+                      ? __fmul_rn(__fsub_rn(x[i][c], mean[c]), inverse[c])
+                      : 0.0f;
+      }
+      if (!__all_sync(~0u, finite)) *tile_not_finite |= 0x10000u << i;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kWarpTokens; i += 4) {
+    // Token 16 warp + i = 32c + 8s + 4h lies at byte 32s + 16h + 4c.
+    const int word = 8 * (warp % 2 * 2 + i / 8) + 4 * (i / 4 % 2) + warp / 2;
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      words[(lane * kChannels + c) * 32 + (word ^ lane)] =
+          PackE4m3(x[i][c], x[i + 1][c], x[i + 2][c], x[i + 3][c]);
+    }
+  }
+  __syncthreads();
+  uint32_t* out = reinterpret_cast<uint32_t*>(a.space.v_codes + block * kTile * D);
+  for (int d = warp; d < D; d += kWarps) {
+    out[d * 32 + SwizzledChunk<128>(d, lane / 4) * 4 + lane % 4] =
+        words[d * 32 + (lane ^ (d / kChannels))];
+  }
+}
+
+// The means of one tile of v in units of v_scale, as B fragments: lane (g, c) of a warp reads
+// channel 8j + g of tiles c and c + 4 of a group of 8, two j at a time.
+template <int D>
+SAGE_DEVICE void StoreMeans(const PrepassArguments& a, int head, int tile) {
+  const int d = threadIdx.x;
+  if (d >= D) return;
+  const float scale = __ldcg(a.space.v_scale + static_cast<int64_t>(head) * D + d);
+  const float mean =
+      __ldcg(a.space.v_mean + (static_cast<int64_t>(head) * a.space.tiles + tile) * D + d);
+  float in_units = __fdiv_rn(mean, scale == 0.0f ? 1.0f : scale);
+  in_units = fmaxf(-3e38f, fminf(3e38f, in_units));
+  float* image =
+      a.space.mean_image +
+      (static_cast<int64_t>(head) * a.space.mean_groups + tile / kMeanTiles) * (kMeanTiles * D);
+  const int j = d / 8, g = d % 8;
+  // Tiles past the end of the last group are zero.
+  const int end = tile + 1 == a.space.tiles ? kMeanTiles : tile % kMeanTiles + 1;
+  for (int s = tile % kMeanTiles; s < end; ++s) {
+    image[(j / 2 * 32 + g * 4 + s % 4) * 4 + j % 2 * 2 + s / 4] =
+        __uint_as_float(s == tile % kMeanTiles ? RoundTf32(in_units) : 0u);
+  }
+}
+
+// One tile of k and v of a head whose statistics are ready.
+template <int D>
+SAGE_DEVICE void QuantiseTile(const PrepassArguments& a, int head, int tile,
+                              QuantiseShared<D>* shared) {
+  uint32_t not_finite = 0;  // bit i: k of this warp's token i; bit 16 + i: v
+  QuantiseK<D>(a, head, tile, shared->largest, &not_finite);
+  QuantiseV<D>(a, head, tile, shared->words, &not_finite);
+  StoreMeans<D>(a, head, tile);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (lane < kWarpTokens) {
+    const uint32_t mark = (not_finite >> lane & 1u) | (not_finite >> (16 + lane) & 1u) << 1;
+    a.space.marks[(static_cast<int64_t>(head) * a.space.tiles + tile) * kTile + warp * kWarpTokens +
+                  lane] = static_cast<uint8_t>(mark);
+  }
+  if (lane == 0 && not_finite != 0) {
+    atomicOr(a.space.not_finite + head,
+             ((not_finite & 0xffffu) != 0 ? 1u : 0u) | ((not_finite >> 16) != 0 ? 2u : 0u));
+  }
+}
+
+}  // namespace sm90
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM90_QUANTISE_CUH_

@@ -1,0 +1,218 @@
+// What the pre-pass knows of k and v before it quantises them (docs/numerics.md 2 and 3).
+//
+//   thread = channel of k or of v, 128 tokens of one head in token order
+//   k: float64 sum and count; v: mean of the block, largest |v - mean| (subtraction rounds
+//   monotonically, so the extremes of v give it in one pass)
+//   the last block of a head adds the sums in block order: mean of k, scales of v
+//
+// No arithmetic here may be contracted: products and differences are rounded one by one.
+#ifndef SAGE_CUDA_SM90_STATISTICS_CUH_
+#define SAGE_CUDA_SM90_STATISTICS_CUH_
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/workspace.h"
+#include "sage/problem.h"
+
+namespace sage {
+namespace sm90 {
+
+constexpr int kPrepassThreads = 256;
+constexpr uint32_t kInfBits = 0x7f800000;          // exponent all ones: not finite from here on
+constexpr uint32_t kTinyBits = (127 - 110) << 23;  // 2^-110
+constexpr float kInt8Top = 127.0f;
+constexpr float kE4m3Top = 448.0f;
+
+struct Source {
+  const float* data;
+  TokenStrides strides;
+  int heads, tokens, dim;
+  bool vectors;  // rows of D floats, aligned for the widest loads
+
+  __device__ const float* Row(int batch_head, int token) const {
+    const int64_t batch = batch_head / heads, head = batch_head % heads;
+    return data + batch * strides.batch + head * strides.head + token * strides.token;
+  }
+};
+
+struct PrepassArguments {
+  Source q, k, v;
+  Workspace space;
+  int q_heads, group, kv_count;  // query heads, query heads per kv head, B·Hkv
+  int q_blocks;                  // 128-row blocks of q
+  int lead;                      // tickets of statistics before the first of quantisation
+  bool smooth_k, smooth_v, want_lse;
+  float sign;  // of the scale: carried by the codes of q
+  double scale;
+};
+
+SAGE_DEVICE uint32_t Magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
+SAGE_DEVICE bool Finite(float x) { return Magnitude(x) < kInfBits; }
+
+// docs/numerics.md 4.2 and 4.6: largest magnitude to scale and inverse.
+SAGE_DEVICE float2 ScaleOf(uint32_t largest, float top) {
+  if (largest < kTinyBits) return make_float2(0.0f, 0.0f);
+  const float amax = __uint_as_float(largest);
+  return make_float2(__fdiv_rn(amax, top), __fdiv_rn(top, amax));
+}
+
+// Tiles of one ticket, so that all threads have a channel.
+template <int D>
+constexpr int kStatisticsTiles = kPrepassThreads / (2 * D);
+
+// Sums of the head's blocks in their order, and its scales.
+template <int D>
+SAGE_DEVICE void FinishHead(const PrepassArguments& a, int head, bool is_v, int d) {
+  const int64_t head_channel = static_cast<int64_t>(head) * D + d;
+  if (is_v) {
+    const float2 pair = ScaleOf(__ldcg(a.space.v_largest + head_channel), kE4m3Top);
+    a.space.v_scale[head_channel] = pair.x;
+    a.space.v_inverse[head_channel] = pair.y;
+    return;
+  }
+  constexpr int kBatch = 8;
+  double total = 0.0;
+  int64_t finite = 0;
+  const int64_t base = static_cast<int64_t>(head) * a.space.tiles * D + d;
+  for (int t = 0; t < a.space.tiles; t += kBatch) {
+    double sums[kBatch];
+    int counts[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const bool inside = t + i < a.space.tiles;
+      sums[i] = inside ? __ldcg(a.space.k_sum + base + static_cast<int64_t>(t + i) * D) : 0.0;
+      counts[i] = inside ? __ldcg(a.space.k_count + base + static_cast<int64_t>(t + i) * D) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (t + i < a.space.tiles) total += sums[i];
+      finite += counts[i];
+    }
+  }
+  a.space.k_mean[head_channel] =
+      a.smooth_k && finite > 0 ? static_cast<float>(total / static_cast<double>(finite)) : 0.0f;
+}
+
+// One channel of a tile: its sum in token order, how many values are finite, their extremes.
+struct Channel {
+  double sum = 0.0;
+  int count = 0;
+  float low = INFINITY, high = -INFINITY;
+};
+
+// `rows` values, `stride` apart.
+template <bool kExtremes>
+SAGE_DEVICE Channel ReadChannel(const float* at, int64_t stride, int rows) {
+  constexpr int kBatch = 32;  // loads in flight per thread
+  Channel c;
+  for (int t = 0; t < rows; t += kBatch) {
+    float x[kBatch];
+    if (t + kBatch <= rows) {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) x[i] = __ldg(at + (t + i) * stride);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        x[i] = t + i < rows ? __ldg(at + (t + i) * stride) : __uint_as_float(kInfBits);
+      }
+    }
+    uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < kBatch; i += 2) {
+      most = __vimax3_u32(most, Magnitude(x[i]), Magnitude(x[i + 1]));
+    }
+    if (most < kInfBits) {
+      c.count += kBatch;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        c.sum += static_cast<double>(x[i]);
+        if constexpr (kExtremes) {
+          c.low = fminf(c.low, x[i]);
+          c.high = fmaxf(c.high, x[i]);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (!Finite(x[i])) continue;
+        c.sum += static_cast<double>(x[i]);
+        ++c.count;
+        c.low = fminf(c.low, x[i]);
+        c.high = fmaxf(c.high, x[i]);
+      }
+    }
+  }
+  return c;
+}
+
+// Tiles [first, first + kStatisticsTiles) of a head. `last` is in shared memory.
+template <int D>
+SAGE_DEVICE void Statistics(const PrepassArguments& a, int head, int first_tile, bool* last) {
+  const int tile = first_tile + static_cast<int>(threadIdx.x) / (2 * D);
+  const int tiles = min(kStatisticsTiles<D>, a.space.tiles - first_tile);
+  const bool is_v = threadIdx.x / D % 2 != 0, exists = tile < a.space.tiles;
+  const int d = threadIdx.x % D;
+  const Source& x = is_v ? a.v : a.k;
+  const int first = tile * kTile, rows = exists && d < x.dim ? min(kTile, x.tokens - first) : 0;
+  Channel channel;
+  if (rows > 0) {
+    const float* at = x.Row(head, first) + d;
+    channel = is_v ? ReadChannel<true>(at, x.strides.token, rows)
+                   : ReadChannel<false>(at, x.strides.token, rows);
+  }
+  const double sum = channel.sum;
+  const int count = channel.count;
+  if (exists) {
+    const int64_t block_channel = (static_cast<int64_t>(head) * a.space.tiles + tile) * D + d;
+    if (!is_v) {
+      a.space.k_sum[block_channel] = sum;
+      a.space.k_count[block_channel] = count;
+    } else {
+      const float mean =
+          a.smooth_v && count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : 0.0f;
+      a.space.v_mean[block_channel] = mean;
+      if (count > 0) {
+        const uint32_t largest =
+            max(Magnitude(__fsub_rn(channel.high, mean)), Magnitude(__fsub_rn(channel.low, mean)));
+        atomicMax(a.space.v_largest + static_cast<int64_t>(head) * D + d, largest);
+      }
+    }
+  }
+
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const uint32_t before = atomicAdd(a.space.arrived + head, static_cast<uint32_t>(tiles));
+    *last = before + tiles == static_cast<uint32_t>(a.space.tiles);
+  }
+  __syncthreads();
+  if (!*last) return;
+  __threadfence();
+  if (threadIdx.x < 2 * D) FinishHead<D>(a, head, is_v, d);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicExch(a.space.ready + head, 1u);
+}
+
+// Until FinishHead of this head is done, by whichever block.
+SAGE_DEVICE void AwaitHead(const PrepassArguments& a, int head) {
+  if (threadIdx.x == 0) {
+    uint32_t ready = 0;
+    while (true) {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                   : "=r"(ready)
+                   : "l"(a.space.ready + head)
+                   : "memory");
+      if (ready != 0) break;
+      __nanosleep(200);
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace sm90
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM90_STATISTICS_CUH_
