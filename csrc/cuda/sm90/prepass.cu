@@ -10,9 +10,9 @@
 //   at the end       Q Q Q ...
 //
 // S runs ahead of Q by one head and a little, the least that lets Q find its head finished, if L2
-// holds that. A Q
-// whose head is not yet waits, for S tickets of lower numbers only. Blocks finish their tickets in
-// order, so the lowest unfinished ticket is always being worked on: there is always progress.
+// holds that; else all S come first. A Q whose head is not finished waits, for S tickets of lower
+// numbers only. Blocks finish their tickets in order, so the lowest unfinished ticket is always
+// being worked on: there is always progress.
 #include <algorithm>
 
 #include "cuda/sm90/launch.h"
