@@ -16,13 +16,14 @@
 //
 // Between them 8 words of digits per 4 rows go to the lanes that B wants them in (8 shuffles).
 //
-// Block: up to 16 warps, each with pages of its own (page w, w + W, ...) and its own copy ring
-// (page_stream.cuh), so that nothing but the end of a unit synchronises. At the end of a unit the
-// warps' sums are added in order; if the unit was cut, the last of its blocks adds the parts in
+// Block: up to 16 warps in teams. Each team has pages of its own (page t, t + teams, ...) and its
+// own stream of them (page_stream.cuh), so that nothing but the end of a unit synchronises the
+// block; the warps of a team share its pages and have rows of their own. At the end of a unit the
+// teams' sums are added in order; if the unit was cut, the last of its blocks adds the parts in
 // order, so that results do not depend on timing.
 //
-// Shared memory: W pages | q digits [tile][dims / 32][lane][8 B] | sums [rows][v_dims] | per warp
-// and row m, l | per row c, first key, end key, mask row, lse shift | barriers
+// Shared memory: a page per team | q digits [tile][dims / 32][lane][8 B] | sums [rows][v_dims] |
+// per team and row m, l | per row c, first key, end key, mask row, lse shift | barriers
 #ifndef SAGE_CUDA_CACHE_ATTEND_PAGES_CUH_
 #define SAGE_CUDA_CACHE_ATTEND_PAGES_CUH_
 
@@ -34,7 +35,6 @@
 
 namespace sage::cuda {
 
-constexpr int kMostWarps = 16;
 constexpr float kQTop = 8191.0f, kPTop = 16383.0f;
 
 struct RowRecord {
@@ -45,20 +45,19 @@ struct RowRecord {
   int unused;
 };
 
-// Shared memory behind the pages of `warps` warps.
-template <int kTiles>
+// Shared memory behind the pages of `teams` teams, for units of kRows rows.
+template <int kRows>
 struct AttendShared {
   int digits, sums, tops, lasts, records, barriers, bytes;
 
-  __host__ __device__ AttendShared(const CachePageLayout& layout, int warps) {
-    constexpr int kRows = 4 * kTiles;
-    digits = warps * layout.PageBytes();
-    sums = digits + kTiles * layout.k_dims * 8;
+  __host__ __device__ AttendShared(const CachePageLayout& layout, int teams) {
+    digits = teams * layout.PageBytes();
+    sums = digits + kRows * layout.k_dims * 2;
     tops = sums + kRows * layout.v_dims * 4;
-    lasts = tops + kMostWarps * kRows * 4;
-    records = lasts + kMostWarps * kRows * 4;
+    lasts = tops + teams * kRows * 4;
+    records = lasts + teams * kRows * 4;
     barriers = records + kRows * static_cast<int>(sizeof(RowRecord));
-    bytes = barriers + kMostWarps * 16 + 16;
+    bytes = barriers + teams * 16;
   }
 };
 
@@ -72,94 +71,84 @@ __device__ __forceinline__ void MultiplyInt8(int (&c)[4], const uint4& a, uint32
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
 
+// The first of a block's pages, and the block that a page belongs to.
+__device__ __forceinline__ int RangeBegin(const AttendPlan& plan, int block) {
+  return block * plan.range + min(block, plan.longer);
+}
+__device__ __forceinline__ int BlockOf(const AttendPlan& plan, int flat) {
+  const int in_longer = plan.longer * (plan.range + 1);
+  return flat < in_longer ? flat / (plan.range + 1) : plan.longer + (flat - in_longer) / plan.range;
+}
+
 // A unit of work (rows of a head) and the pages of it that this block reads.
 struct Segment {
-  int64_t unit, head;
-  int first, end;     // pages; nothing to read where end <= first
-  int parts;          // blocks that share the unit
-  int64_t next_flat;  // where the next segment begins; the range's end ends the block
+  int unit, head, row;  // the first row
+  int first, end;       // pages; nothing to read where end <= first
+  int next_flat;        // where the next segment begins; the range's end ends the block
 };
 
-__device__ __forceinline__ int FirstPage(const AttendPlan& plan, int first_row) {
-  return plan.visibility.FirstKey(first_row / plan.group) / kPageTokens;
-}
-__device__ __forceinline__ int EndPage(const AttendPlan& plan, int first_row, int rows) {
-  const int last = min(first_row + rows, plan.rows) - 1;
-  return (plan.visibility.EndKey(last / plan.group) + kPageTokens - 1) / kPageTokens;
-}
-
-// The block whose range [b total / blocks, (b + 1) total / blocks) holds `flat`.
-__device__ __forceinline__ int64_t BlockOf(const AttendPlan& plan, int64_t flat) {
-  return ((flat + 1) * gridDim.x - 1) / (plan.heads * plan.row_groups * plan.pages);
-}
-
-// `flat` counts the pages of all units one after the other.
-__device__ __forceinline__ Segment SegmentAt(const AttendPlan& plan, int unit_rows, int64_t flat,
-                                             int64_t flat_end) {
+__device__ __forceinline__ Segment SegmentAt(const AttendPlan& plan, int unit_rows, int flat,
+                                             int flat_end) {
   Segment s;
   s.unit = flat / plan.pages;
   s.head = s.unit / plan.row_groups;
-  const int64_t unit_begin = s.unit * plan.pages, unit_end = unit_begin + plan.pages;
-  s.next_flat = min(unit_end, flat_end);
-  const int row = static_cast<int>(s.unit - s.head * plan.row_groups) * unit_rows;
-  s.first = max(plan.first_page + static_cast<int>(flat - unit_begin), FirstPage(plan, row));
-  s.end = min(plan.first_page + static_cast<int>(s.next_flat - unit_begin),
-              EndPage(plan, row, unit_rows));
-  s.parts = static_cast<int>(BlockOf(plan, unit_end - 1) - BlockOf(plan, unit_begin)) + 1;
+  s.row = (s.unit - s.head * plan.row_groups) * unit_rows;
+  const int begin = s.unit * plan.pages;
+  s.next_flat = min(begin + plan.pages, flat_end);
+  const Visibility& see = plan.visibility;
+  const int last = min(s.row + unit_rows, plan.rows) - 1;
+  s.first = max(plan.first_page + flat - begin, see.FirstKey(s.row / plan.group) / kPageTokens);
+  s.end = min(plan.first_page + s.next_flat - begin,
+              (see.EndKey(last / plan.group) + kPageTokens - 1) / kPageTokens);
   return s;
 }
 
-// The pages of one warp, through all segments of the block.
+// The pages of one team of warps, through all segments of the block.
 struct PageCursor {
-  int64_t flat;
   Segment segment;
   int page;
   bool done;
 
-  __device__ __forceinline__ void Begin(const AttendPlan& plan, int unit_rows, int64_t from,
-                                        int64_t to, int warp) {
-    flat = from;
+  __device__ __forceinline__ void Begin(const AttendPlan& plan, int unit_rows, int from, int to,
+                                        int team) {
     done = from >= to;
     if (done) return;
-    segment = SegmentAt(plan, unit_rows, flat, to);
-    page = segment.first + warp;
-    Settle(plan, unit_rows, to, warp);
+    segment = SegmentAt(plan, unit_rows, from, to);
+    page = segment.first + team;
+    Settle(plan, unit_rows, to, team);
   }
-  __device__ __forceinline__ void Advance(const AttendPlan& plan, int unit_rows, int64_t to,
-                                          int warp, int warps) {
-    page += warps;
-    Settle(plan, unit_rows, to, warp);
+  __device__ __forceinline__ void Advance(const AttendPlan& plan, int unit_rows, int to, int team,
+                                          int teams) {
+    page += teams;
+    Settle(plan, unit_rows, to, team);
   }
   __device__ __forceinline__ const uint8_t* Data(const AttendPlan& plan) const {
     return done ? nullptr : plan.slabs.Page(plan.layout, segment.head, page);
   }
 
  private:
-  // To the next segment that has a page for this warp.
-  __device__ __forceinline__ void Settle(const AttendPlan& plan, int unit_rows, int64_t to,
-                                         int warp) {
+  // To the next segment that has a page for this team.
+  __device__ __forceinline__ void Settle(const AttendPlan& plan, int unit_rows, int to, int team) {
     while (!done && page >= segment.end) {
-      flat = segment.next_flat;
-      done = flat >= to;
+      done = segment.next_flat >= to;
       if (done) return;
-      segment = SegmentAt(plan, unit_rows, flat, to);
-      page = segment.first + warp;
+      segment = SegmentAt(plan, unit_rows, segment.next_flat, to);
+      page = segment.first + team;
     }
   }
 };
 
-// Digits and record of one row of q, by one warp.
-template <int kTiles>
-__device__ __forceinline__ void PrepareRow(const AttendPlan& plan, int64_t unit, int r, int lane,
-                                           uint8_t* digits, RowRecord* record) {
-  const int row = static_cast<int>(unit % plan.row_groups) * 4 * kTiles + r;
-  const int64_t head = unit / plan.row_groups, batch = head / plan.kv_heads;
+// Digits and record of row r of a unit, by one warp.
+__device__ __forceinline__ void PrepareRow(const AttendPlan& plan, const Segment& segment, int r,
+                                           int lane, uint8_t* digits, RowRecord* record) {
+  const int row = segment.row + r, head = segment.head;
+  const int64_t batch = head / plan.kv_heads;
   const bool exists = row < plan.rows;
   const int query = row / plan.group;
   const int64_t q_head = head % plan.kv_heads * plan.group + row % plan.group;
   const float* q = plan.q + batch * plan.q_strides.batch + q_head * plan.q_strides.head +
                    query * plan.q_strides.token;
-  const float* mean = plan.k_mean + head * plan.layout.k_dims;
+  const float* mean = plan.k_mean + static_cast<int64_t>(head) * plan.layout.k_dims;
   float x[kCacheDims / 32];
   bool finite = true;
   uint32_t most = 0;
@@ -447,9 +436,9 @@ __device__ __forceinline__ void AttendPage(const AttendPlan& plan, const uint8_t
 
 // o and lse of one row from its sums, by a warp; lane l asks `o` for dims l, l + 32, ...
 template <class Sums>
-__device__ __forceinline__ void WriteRow(const AttendPlan& plan, int64_t unit, int row, float top,
+__device__ __forceinline__ void WriteRow(const AttendPlan& plan, int head, int row, float top,
                                          float sum, double shift, int lane, Sums o) {
-  const int64_t head = unit / plan.row_groups, batch = head / plan.kv_heads;
+  const int64_t batch = head / plan.kv_heads;
   const int64_t q_head = head % plan.kv_heads * plan.group + row % plan.group;
   const int query = row / plan.group;
   float* out = plan.o + batch * plan.o_strides.batch + q_head * plan.o_strides.head +

@@ -27,7 +27,8 @@ struct StorePlan {
 };
 
 // One pass over the cache. Rows are (query, head of the group) pairs of a key/value head, query by
-// query; kRows of them are one unit of work, and units are cut into ranges of pages.
+// query; a fixed number of them is one unit of work. The pages of all units, one unit after the
+// other, are cut into ranges of equal length, one per block; `flat` counts them.
 struct AttendPlan {
   CacheSlabs slabs;
   CachePageLayout layout;
@@ -39,25 +40,25 @@ struct AttendPlan {
   double scale;  // natural-log domain
   int64_t heads;
   int kv_heads, group, qk_dim, v_dim;
-  int rows;         // group * q_len
-  int row_groups;   // units of a head
-  int first_page;   // of those that any row sees
-  int pages;        // from there
-  bool split;       // blocks take equal ranges of all pages of all units; else a unit each
-  float* partial;   // [block + unit][rows of a unit][v_dims + 2], only with split
-  uint32_t* taken;  // [units], zero before and after
+  int rows;           // group * q_len
+  int row_groups;     // units of a head
+  int first_page;     // of those that any row sees
+  int pages;          // from there
+  int range, longer;  // pages of a range; the first `longer` ranges have one more
+  float* partial;     // [block + unit][rows of a unit][v_dims + 2], of units that are cut
+  uint32_t* taken;    // [units], zero before and after
 };
 
-// Each block's warps stream pages of their own; rows per unit by group * q_len and head dims.
-int AttendRows(int rows, const CachePageLayout& layout);
-// Bytes of `partial` and elements of `taken` that suffice for any problem on this device.
-int64_t AttendPartialBytes(const CachePageLayout& layout);
+// Floats of `partial` that a pass needs; elements of `taken` that suffice for any; whether it can
+// be done in one pass.
+int64_t AttendPartialFloats(const AttendPlan& plan);
 int64_t AttendMostUnits();
+bool AttendFits(const AttendPlan& plan);
 
 cudaError_t LaunchFreezeMean(const StorePlan& plan, cudaStream_t stream);
 cudaError_t LaunchStoreTokens(const StorePlan& plan, cudaStream_t stream);
-// Sets row_groups and split itself.
-cudaError_t LaunchAttendPages(AttendPlan plan, cudaStream_t stream);
+// Sets row_groups, range and longer itself.
+cudaError_t LaunchAttendPages(const AttendPlan& plan, cudaStream_t stream);
 
 }  // namespace sage::cuda
 

@@ -52,6 +52,7 @@ struct CudaCacheMemory {
   uint32_t* arrived = nullptr;  // [heads] of FreezeMean
   uint32_t* taken = nullptr;    // of AttendPages
   float* partial = nullptr;
+  int64_t partial_floats = 0;
   int64_t bytes = 0;
 
   ~CudaCacheMemory() {
@@ -75,6 +76,19 @@ struct CudaCacheMemory {
     *out = static_cast<T*>(memory);
     bytes += size;
     return cudaSuccess;
+  }
+
+  // At least `floats` for the parts of units. Freeing waits for the device, so that no kernel still
+  // uses what goes; a step like the last one finds what it needs.
+  cudaError_t HoldPartial(int64_t floats) {
+    if (floats <= partial_floats) return cudaSuccess;
+    bytes -= partial_floats * static_cast<int64_t>(sizeof(float));
+    partial_floats = 0;
+    cudaFree(partial);
+    partial = nullptr;
+    const cudaError_t error = Take(floats, &partial);
+    if (error == cudaSuccess) partial_floats = floats;
+    return error;
   }
 
   // One more slab, of at least `more` pages.
@@ -132,9 +146,6 @@ Status CudaKvCache::Create(const KvCacheShape& shape, int64_t capacity,
   cudaError_t error = memory.Take(heads * memory.layout.k_dims, &memory.k_mean);
   if (error == cudaSuccess) error = memory.Take(heads, &memory.arrived);
   if (error == cudaSuccess) error = memory.Take(cuda::AttendMostUnits(), &memory.taken);
-  if (error == cudaSuccess) {
-    error = memory.Take(cuda::AttendPartialBytes(memory.layout) / 4, &memory.partial);
-  }
   if (error != cudaSuccess) return StatusOf(error);
   if (capacity > 0) {
     const Status status = memory.Grow(heads, PagesFor(capacity));
@@ -195,9 +206,8 @@ Status CudaKvCache::Attend(const Problem& problem, const ForwardBuffers& buffers
   }
   if (problem.batch == 0 || problem.q_heads == 0 || problem.q_len == 0) return Status::Ok();
   const int64_t heads = shape_.batch * shape_.kv_heads, rows = problem.group() * problem.q_len;
-  if (rows > kMostTokens || heads * (rows / 4 + 1) > kMostBlocks) {
-    return {StatusCode::kUnsupported, "more queries than a cache in device memory takes"};
-  }
+  constexpr char kTooMany[] = "more queries than a cache in device memory takes at once";
+  if (rows > kMostTokens) return {StatusCode::kUnsupported, kTooMany};
   cudaGetLastError();
   cuda::AttendPlan plan = {};
   plan.slabs = memory_->slabs;
@@ -221,6 +231,9 @@ Status CudaKvCache::Attend(const Problem& problem, const ForwardBuffers& buffers
   const int64_t end_page = PagesFor(problem.EndKey(problem.q_len - 1));
   // Where nothing is seen, one page that no row reads: zeros are written all the same.
   plan.pages = static_cast<int>(std::max<int64_t>(1, end_page - plan.first_page));
+  if (!cuda::AttendFits(plan)) return {StatusCode::kUnsupported, kTooMany};
+  const cudaError_t held = memory_->HoldPartial(cuda::AttendPartialFloats(plan));
+  if (held != cudaSuccess) return StatusOf(held);
   plan.partial = memory_->partial;
   plan.taken = memory_->taken;
   return StatusOf(cuda::LaunchAttendPages(plan, static_cast<cudaStream_t>(stream)));

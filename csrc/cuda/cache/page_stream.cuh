@@ -1,6 +1,6 @@
-// A warp's stream of pages into its own piece of shared memory: K part and V part of one page, each
-// copied again for the next page as soon as it is read. One bulk copy a part where the device has
-// it (sm_90), else 16-byte copies by all lanes; the waits hide which.
+// A stream of pages into shared memory for a team of warps: K part and V part of one page, each
+// copied again for the next page as soon as the team has read it. One bulk copy a part where the
+// device has it (sm_90), else 16-byte copies by the lanes of one warp; the waits hide which.
 #ifndef SAGE_CUDA_CACHE_PAGE_STREAM_CUH_
 #define SAGE_CUDA_CACHE_PAGE_STREAM_CUH_
 
@@ -16,25 +16,27 @@ namespace sage::cuda {
 #endif
 
 // Parts alternate: K, V, K, V; every Wait is for the older of the two that may be on their way.
+template <int kTeam>
 class PageStream {
  public:
-  // `barriers`: two of 8 bytes, of this warp alone.
-  __device__ __forceinline__ PageStream(uint32_t barriers, int lane)
-      : barriers_(barriers), lane_(lane) {
+  // `barriers`: two of 8 bytes, of this team alone; initialised before anyone waits.
+  __device__ __forceinline__ PageStream(uint32_t barriers, int team, int member, int lane)
+      : barriers_(barriers), team_(team), copies_(member == 0), lane_(lane) {
 #ifdef SAGE_BULK_COPIES
-    if (lane == 0) {
+    if (copies_ && lane == 0) {
       sm90::BarrierInit(barriers, 1);
       sm90::BarrierInit(barriers + 8, 1);
       sm90::BarrierInitFence();
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
-    __syncwarp();
 #endif
   }
 
-  // All lanes have read what lies at `to`. A null `from` keeps the order of parts, no more.
+  // Copies a part when the whole team is done with what lies at `to`. A null `from` keeps the order
+  // of parts, no more.
   __device__ __forceinline__ void Copy(int part, uint32_t to, const uint8_t* from, int bytes) {
-    __syncwarp();
+    Meet();
+    if (!copies_) return;
 #ifdef SAGE_BULK_COPIES
     if (from == nullptr || lane_ != 0) return;
     sm90::BarrierExpect(barriers_ + 8 * part, bytes);
@@ -52,13 +54,24 @@ class PageStream {
 #ifdef SAGE_BULK_COPIES
     sm90::BarrierWait(barriers_ + 8 * part, round & 1);
 #else
-    WaitForCopies<1>();
-    __syncwarp();
+    if (copies_) WaitForCopies<1>();
+    Meet();
 #endif
   }
 
  private:
+  __device__ __forceinline__ void Meet() {
+    if constexpr (kTeam == 1) {
+      __syncwarp();
+    } else {
+      // Barrier 0 is the block's.
+      asm volatile("bar.sync %0, %1;" ::"r"(team_ + 1), "n"(32 * kTeam) : "memory");
+    }
+  }
+
   uint32_t barriers_;
+  int team_;
+  bool copies_;
   int lane_;
 };
 
