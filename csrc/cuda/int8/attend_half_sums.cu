@@ -1,0 +1,16 @@
+// int8 scores, P·V by halves with sums in halves: the published forms of int8_fp16.
+#include "cuda/int8/attend.cuh"
+
+namespace sage::cuda::int8 {
+
+void LaunchHalfSums(const Form& form, const AttendPlan& plan, cudaStream_t stream) {
+  if (form.values == Values::kHalfSums) {
+    LaunchInstance<Instance<128, false, Values::kHalfSums>>(plan, stream);
+  } else if (form.dim == 64) {
+    LaunchInstance<Instance<64, false, Values::kHalfBy64>>(plan, stream);
+  } else {
+    LaunchInstance<Instance<128, false, Values::kHalfBy64>>(plan, stream);
+  }
+}
+
+}  // namespace sage::cuda::int8

@@ -1,0 +1,138 @@
+// Which rows a block owns, what they see, and their outputs.
+#ifndef SAGE_CUDA_INT8_FINISH_CUH_
+#define SAGE_CUDA_INT8_FINISH_CUH_
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/int8/attend_plan.h"
+#include "cuda/tensor_core.cuh"
+
+namespace sage::cuda::int8 {
+
+constexpr uint32_t kInfBits = 0x7f800000;
+
+struct Block {
+  int64_t head, kv_head;  // of B·Hq, of B·Hkv
+  int query0;
+
+  // Groups of heads one after the other, so that their k and v stay in the L2 cache; inside a group
+  // the blocks that see the most keys first.
+  __device__ __forceinline__ Block(const AttendPlan& plan, int rows) {
+    const int64_t id = blockIdx.x;
+    const int64_t group_blocks = static_cast<int64_t>(plan.heads_at_once) * plan.query_tiles;
+    const int64_t group = id / group_blocks, first = group * plan.heads_at_once;
+    const int count = static_cast<int>(min(static_cast<int64_t>(plan.heads_at_once),
+                                           plan.heads - first));
+    const int64_t in_group = id - group * group_blocks;
+    const int rank = static_cast<int>(in_group / count);
+    head = first + in_group % count;
+    query0 = (plan.see.window_right >= 0 ? plan.query_tiles - 1 - rank : rank) * rows;
+    kv_head = head / plan.group;  // Hq is a multiple of the group
+  }
+};
+
+// Hides what causality, window and mask hide from one query, and adds the mask. The query's scores
+// are columns e, e + 1 of each accumulator, of the keys key0 + 8 j + 2 (lane % 4) + {0, 1}.
+template <int kColumns>
+__device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& block, int row,
+                                           int key0, int e, int (&x)[kColumns][4]) {
+  const Visibility& see = plan.see;
+  // Rows past the end see what the last one sees: their results are dropped.
+  const int query = min(block.query0 + row, see.q_len - 1);
+  const int first = see.FirstKey(query), end = see.EndKey(query);
+  const int lane_key = key0 + static_cast<int>(threadIdx.x) % 4 * 2;
+  const int64_t mask_row =
+      see.MaskRow(block.head / plan.q_heads, block.head % plan.q_heads, query);
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int key = lane_key + j * 8 + n;
+      float score = __int_as_float(x[j][e + n]);
+      if (key < first || key >= end) {
+        score = -INFINITY;
+      } else if (see.mask_kind != MaskKind::kNone) {
+        const float bias = see.Bias(mask_row, key);
+        score = bias == -INFINITY ? -INFINITY : fmaf(bias, kLog2E, score);
+      }
+      x[j][e + n] = __float_as_int(score);
+    }
+  }
+}
+
+// Rare: NaN over what the row's attended tokens spoil (docs/numerics.md 2). The four threads of the
+// row share the keys; its results are already written.
+inline __device__ __noinline__ void MarkRow(const AttendPlan& plan, const Block& block, int query,
+                                     float* o, float* lse) {
+  const Visibility& see = plan.see;
+  const Workspace& space = plan.space;
+  const float nan = __uint_as_float(0x7fc00000u);
+  const int64_t token0 = block.kv_head * space.tiles * kTileTokens;
+  const int64_t batch = block.head / plan.q_heads, head = block.head % plan.q_heads;
+  const int64_t mask_row = see.MaskRow(batch, head, query);
+  const float* v = plan.v + batch * plan.v_strides.batch + head / plan.group * plan.v_strides.head;
+  const int end = see.EndKey(query);
+  for (int j = see.FirstKey(query) + static_cast<int>(threadIdx.x) % 4; j < end; j += 4) {
+    const bool bad_k = space.k_marks[token0 + j] != 0, bad_v = space.v_marks[token0 + j] != 0;
+    if (!(bad_k || bad_v) || see.Bias(mask_row, j) == -INFINITY) continue;
+    for (int d = 0; d < plan.v_dim; ++d) {
+      const float x = v[j * plan.v_strides.token + d];
+      if (bad_k || (__float_as_uint(x) & 0x7fffffffu) >= kInfBits) o[d] = nan;
+    }
+    if (bad_k && lse != nullptr) *lse = nan;
+  }
+}
+
+// o and lse of one query, rows `half` of each accumulator; the four lanes of the row together.
+template <int D>
+__device__ __forceinline__ void WriteRow(const AttendPlan& plan, const Block& block, int query,
+                                         const float (&o)[D / 8][4], int half, float m, float sum) {
+  const Workspace& space = plan.space;
+  const bool exists = query < plan.see.q_len;
+  const int c = static_cast<int>(threadIdx.x) % 4;
+  const int64_t row = block.head * space.q_rows + query;
+  const float q_scale = exists ? space.q_scale[row] : 0.0f;
+  float* out = plan.o + block.head / plan.q_heads * plan.o_strides.batch +
+               block.head % plan.q_heads * plan.o_strides.head +
+               static_cast<int64_t>(query) * plan.o_strides.token;
+  float* lse = plan.lse == nullptr ? nullptr : plan.lse + block.head * plan.see.q_len + query;
+  // Nothing attended to: o = 0, lse = -Infinity. A query that is not finite: NaN.
+  const bool empty = sum == 0.0f;
+  float inverse = empty ? 0.0f : 1.0f / sum;
+  if (!empty && q_scale != q_scale) inverse = q_scale;
+  if (exists) {
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j) {
+      const int d = j * 8 + c * 2;
+      if (d >= plan.v_dim) break;
+      // Channels without a scale have codes 0, and means in units of 1.
+      float2 unit =
+          __ldg(reinterpret_cast<const float2*>(space.v_scale + block.kv_head * D + d));
+      unit.x = unit.x == 0.0f ? 1.0f : unit.x;
+      unit.y = unit.y == 0.0f ? 1.0f : unit.y;
+      const float x = empty ? 0.0f : o[j][half * 2] * inverse * unit.x;
+      const float y = empty ? 0.0f : o[j][half * 2 + 1] * inverse * unit.y;
+      if (plan.o_pairs) {
+        *reinterpret_cast<float2*>(out + d) = make_float2(x, y);
+      } else {
+        out[d] = x;
+        if (d + 1 < plan.v_dim) out[d + 1] = y;
+      }
+    }
+    if (lse != nullptr && c == 0) {
+      const float value = static_cast<float>(
+          0.69314718055994531 * (static_cast<double>(m) + static_cast<double>(log2f(sum))) +
+          static_cast<double>(space.lse_shift[row]));
+      *lse = empty ? -INFINITY : q_scale != q_scale ? q_scale : value;
+    }
+  }
+  if (space.not_finite[block.kv_head] != 0) {
+    __syncwarp();
+    if (exists) MarkRow(plan, block, query, out, lse);
+  }
+}
+
+}  // namespace sage::cuda::int8
+
+#endif  // SAGE_CUDA_INT8_FINISH_CUH_

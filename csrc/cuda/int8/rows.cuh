@@ -1,0 +1,62 @@
+// What both launches of the pre-pass read: rows of float32 in any strides, their magnitudes, and
+// the scales of integer codes.
+#ifndef SAGE_CUDA_INT8_ROWS_CUH_
+#define SAGE_CUDA_INT8_ROWS_CUH_
+
+#include <cstdint>
+
+#include "cuda/int8/finish.cuh"
+#include "cuda/int8/plan.h"
+
+namespace sage::cuda::int8 {
+
+constexpr uint32_t kTinyBits = (127 - 110) << 23;  // 2^-110 (docs/numerics.md 4)
+
+struct Source {
+  const float* data;
+  TokenStrides strides;
+  int heads, tokens, dim;
+  bool vectors;  // rows are whole aligned 16-byte vectors
+
+  __device__ __forceinline__ const float* Row(int64_t batch_head, int64_t token) const {
+    return data + batch_head / heads * strides.batch + batch_head % heads * strides.head +
+           token * strides.token;
+  }
+};
+
+struct PrepassPlan {
+  Source q, k, v;
+  Workspace space;
+  int q_heads, group;  // query heads; query heads per kv head
+  int kv_count;        // B·Hkv
+  int q_blocks;        // of 128 rows in a query head
+  TokenGroup q_group, k_group;
+  float qk_top;  // 127 or 7
+  float v_top;   // 0: v is halves with a power of two per channel
+  int smooth_q;  // rows per mean of q, 0 = off
+  bool smooth_k, smooth_v, want_lse, away, int4, bytes, e4m3;
+  float sign;  // of the scale: carried by the codes and means of q
+  double scale;
+};
+
+__device__ __forceinline__ uint32_t Magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
+__device__ __forceinline__ bool Finite(float x) { return Magnitude(x) < kInfBits; }
+
+// docs/numerics.md 4.2 and 4.6: from the largest magnitude to scale and inverse.
+__device__ __forceinline__ float2 ScaleOf(uint32_t largest, float top) {
+  if (largest < kTinyBits) return make_float2(0.0f, 0.0f);
+  const float amax = __uint_as_float(largest);
+  return make_float2(__fdiv_rn(amax, top), __fdiv_rn(top, amax));
+}
+
+// The largest power of two that is at most x; 1 for 0.
+__device__ __forceinline__ float PowerBelow(float x) {
+  return x == 0.0f ? 1.0f : fmaxf(0x1p-126f, __uint_as_float(__float_as_uint(x) & kInfBits));
+}
+
+void LaunchStatistics(const PrepassPlan& plan, int dim, cudaStream_t stream);
+void LaunchQuantise(const PrepassPlan& plan, int dim, cudaStream_t stream);
+
+}  // namespace sage::cuda::int8
+
+#endif  // SAGE_CUDA_INT8_ROWS_CUH_

@@ -1,0 +1,161 @@
+// First launch of the pre-pass: means of k, means of v per 128 tokens, scales of v (docs/numerics.md
+// 3 and 4.6). Also assembles the plan of both launches.
+//
+// Block = 128 tokens of one kv head, thread = channel of k or of v. k: float64 sum over the tokens in
+// order; v: mean of the block and largest |v - mean|, which the extremes of v give in one pass,
+// because subtraction rounds monotonically. The last block of a head adds the sums in block order.
+// No arithmetic here may be contracted: every difference is rounded by itself.
+#include "cuda/int8/rows.cuh"
+
+namespace sage::cuda::int8 {
+namespace {
+
+constexpr float kHalfMost = 65504.0f;
+
+// Scale and inverse of one channel of v from its largest magnitude.
+__device__ float2 ScaleOfChannel(uint32_t largest, float top) {
+  if (top > 0.0f) return ScaleOf(largest, top);
+  // Halves: a power of two, so that values within their range keep every bit.
+  float scale = 1.0f;
+  while (__fdiv_rn(__uint_as_float(largest), scale) > kHalfMost) scale *= 2.0f;
+  return make_float2(scale, __fdiv_rn(1.0f, scale));
+}
+
+template <int D>
+__global__ void __launch_bounds__(2 * D) Statistics(const __grid_constant__ PrepassPlan a) {
+  constexpr int kBatch = 16;  // loads in flight per thread
+  const Workspace& space = a.space;
+  const int tile = blockIdx.x % space.tiles, head = blockIdx.x / space.tiles;
+  const bool is_v = threadIdx.x >= D;
+  const int d = threadIdx.x % D;
+  const Source& x = is_v ? a.v : a.k;
+  const int first = tile * kTileTokens, rows = min(kTileTokens, x.tokens - first);
+  double sum = 0.0;
+  int count = 0;
+  float low = __uint_as_float(kInfBits), high = -low;
+  if (d < x.dim) {
+    const float* at = x.Row(head, first) + d;
+    for (int t = 0; t < rows; t += kBatch) {
+      float batch[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        batch[i] = t + i < rows ? __ldg(at + (t + i) * x.strides.token) : __uint_as_float(kInfBits);
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (!Finite(batch[i])) continue;
+        sum += static_cast<double>(batch[i]);
+        ++count;
+        low = fminf(low, batch[i]);
+        high = fmaxf(high, batch[i]);
+      }
+    }
+  }
+  const int64_t block_channel = static_cast<int64_t>(blockIdx.x) * D + d;
+  if (!is_v) {
+    space.k_sum[block_channel] = sum;
+    space.k_count[block_channel] = count;
+  } else {
+    const float mean =
+        a.smooth_v && count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : 0.0f;
+    space.v_mean[block_channel] = mean;
+    if (count > 0) {
+      const uint32_t largest =
+          max(Magnitude(__fsub_rn(high, mean)), Magnitude(__fsub_rn(low, mean)));
+      atomicMax(space.v_largest + static_cast<int64_t>(head) * D + d, largest);
+    }
+  }
+
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(space.arrived + head, 1u) + 1 == space.tiles;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  const int64_t head_channel = static_cast<int64_t>(head) * D + d;
+  if (is_v) {
+    const float2 pair = ScaleOfChannel(__ldcg(space.v_largest + head_channel), a.v_top);
+    space.v_scale[head_channel] = pair.x;
+    space.v_inverse[head_channel] = pair.y;
+    return;
+  }
+  double total = 0.0;
+  int64_t finite = 0;
+  const int64_t base = static_cast<int64_t>(head) * space.tiles * D + d;
+  for (int t = 0; t < space.tiles; t += 8) {
+    double sums[8];
+    int counts[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const bool inside = t + i < space.tiles;
+      sums[i] = inside ? __ldcg(space.k_sum + base + static_cast<int64_t>(t + i) * D) : 0.0;
+      counts[i] = inside ? __ldcg(space.k_count + base + static_cast<int64_t>(t + i) * D) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (t + i < space.tiles) total += sums[i];
+      finite += counts[i];
+    }
+  }
+  space.k_mean[head_channel] =
+      a.smooth_k && finite > 0 ? static_cast<float>(total / static_cast<double>(finite)) : 0.0f;
+}
+
+Source SourceOf(const float* data, const TokenStrides& strides, int64_t heads, int64_t tokens,
+                int64_t dim) {
+  Source source = {};
+  source.data = data;
+  source.strides = strides;
+  source.heads = static_cast<int>(heads);
+  source.tokens = static_cast<int>(tokens);
+  source.dim = static_cast<int>(dim);
+  source.vectors = dim % 4 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+                   strides.batch % 4 == 0 && strides.head % 4 == 0 && strides.token % 4 == 0;
+  return source;
+}
+
+}  // namespace
+
+void LaunchStatistics(const PrepassPlan& plan, int dim, cudaStream_t stream) {
+  const unsigned blocks = static_cast<unsigned>(plan.kv_count) * plan.space.tiles;
+  if (dim == 64) {
+    Statistics<64><<<blocks, 128, 0, stream>>>(plan);
+  } else {
+    Statistics<128><<<blocks, 256, 0, stream>>>(plan);
+  }
+}
+
+cudaError_t Prepass(const Problem& p, const Form& form, const ForwardBuffers& buffers,
+                    const Workspace& space, cudaStream_t stream) {
+  PrepassPlan a = {};
+  a.q = SourceOf(buffers.q, p.q, p.q_heads, p.q_len, p.qk_dim);
+  a.k = SourceOf(buffers.k, p.k, p.kv_heads, p.kv_len, p.qk_dim);
+  a.v = SourceOf(buffers.v, p.v, p.kv_heads, p.kv_len, p.v_dim);
+  a.space = space;
+  a.q_heads = static_cast<int>(p.q_heads);
+  a.group = static_cast<int>(p.group());
+  a.kv_count = static_cast<int>(p.batch * p.kv_heads);
+  a.q_blocks = space.q_rows / kTileTokens;
+  a.q_group = p.recipe.q_group;
+  a.k_group = p.recipe.k_group;
+  a.qk_top = p.recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f;
+  a.e4m3 = p.recipe.pv == PvFormat::kE4m3;
+  a.v_top = a.e4m3 ? p.recipe.v_top : 0.0f;
+  a.smooth_q = p.recipe.smooth_q;
+  a.smooth_k = p.recipe.smooth_k;
+  a.smooth_v = p.recipe.smooth_v > 0;
+  a.want_lse = p.want_lse;
+  a.away = p.recipe.rounding == Rounding::kAway;
+  a.int4 = form.int4;
+  a.bytes = ValuesAreBytes(form.values);
+  a.sign = p.scale < 0.0 ? -1.0f : 1.0f;
+  a.scale = p.scale;
+  const cudaError_t cleared = cudaMemsetAsync(space.arrived, 0, space.zeroed_bytes, stream);
+  if (cleared != cudaSuccess) return cleared;
+  LaunchStatistics(a, form.dim, stream);
+  LaunchQuantise(a, form.dim, stream);
+  return cudaGetLastError();
+}
+
+}  // namespace sage::cuda::int8
