@@ -27,11 +27,6 @@ struct AttendPlan {
   float scale;                // |scale| · log2(e)
 };
 
-// Rows of q that a block of an instance owns.
-constexpr int RowsOf(Values values) {
-  return values == Values::kHalfBy64 || values == Values::kHalfSums ? 64 : 128;
-}
-
 // Launch one instance in `stream`; errors show in cudaGetLastError. One file per family, so that
 // they compile apart.
 void LaunchHalf(const Form& form, const AttendPlan& plan, cudaStream_t stream);

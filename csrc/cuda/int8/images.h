@@ -50,13 +50,14 @@ SAGE_HOST_DEVICE constexpr int KOffset(int token, int d) {
   return ((token / 8 * kPairs + step / 2) * 32 + lane) * 16 + step % 2 * 8 + half * 4 + byte;
 }
 
-// v as halves: [d / 8][lane][b0, b1 of tokens 0..15, of tokens 16..31] of m16n8k16.
+// v as halves: [token / 16][d / 16][lane][b0, b1 of d / 8 even, of d / 8 odd] of m16n8k16.
 template <int D>
 constexpr int kVHalfImageBytes = kStepTokens * D * 2;
 template <int D>
 SAGE_HOST_DEVICE constexpr int VHalfOffset(int token, int d) {
   const int lane = d % 8 * 4 + token % 8 / 2;
-  return (d / 8 * 32 + lane) * 16 + (token / 16 * 2 + token / 8 % 2) * 4 + token % 2 * 2;
+  return ((token / 16 * (D / 16) + d / 16) * 32 + lane) * 16 + d / 8 % 2 * 8 +
+         token / 8 % 2 * 4 + token % 2 * 2;
 }
 
 // v as bytes: [d / 16][lane][b0, b1 of d / 8 even, of d / 8 odd] of m16n8k32.

@@ -334,48 +334,46 @@ __device__ void QuantiseV(const PrepassPlan& a, int head, int tile) {
   __syncthreads();
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   const float* origin = a.v.Row(head, first);
-  // Channel and first token of a B fragment's columns.
-  const auto channel = [&](int n8, int step, float (&x)[8]) {
+  // kTokens tokens of one channel as B fragments hold them: 2c, 2c + 1 of each eight.
+  const auto channel = [&](int n8, int token0_of_tile, auto& x) {
     const int d = n8 * 8 + g;
     const float m = mean[d], inv = inverse[d];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      // Tokens 2c, 2c + 1 of each eight.
-      const int token = step * kStepTokens + i / 2 * 8 + 2 * c + i % 2;
+    for (int i = 0; i < static_cast<int>(sizeof(x) / sizeof(x[0])); ++i) {
+      const int token = token0_of_tile + i / 2 * 8 + 2 * c + i % 2;
       x[i] = LoadV(a.v, origin + d, token, d, m, inv, first, marks);
     }
   };
-  if (a.bytes) {
-    constexpr int kPieces = D / 16;
-    for (int n = threadIdx.x / 32; n < kTileTokens / kStepTokens * kPieces; n += kWarps) {
-      const int step = n / kPieces, piece = n % kPieces;
-      uint32_t word[4];
+  constexpr int kPieces = D / 16;
+  // Tokens of an image's 16 bytes: 32 as bytes, 16 as halves.
+  const int tokens = a.bytes ? 32 : 16;
+  uint8_t* images = space.v_codes + token0 * D * (a.bytes ? 1 : 2);
+  for (int n = threadIdx.x / 32; n < kTileTokens / tokens * kPieces; n += kWarps) {
+    const int step = n / kPieces, piece = n % kPieces;
+    uint32_t word[4];
+    if (a.bytes) {
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         float x[8];
-        channel(piece * 2 + odd, step, x);
+        channel(piece * 2 + odd, step * 32, x);
         word[odd * 2] = PackE4m3(x[0], x[1], x[2], x[3]);
         word[odd * 2 + 1] = PackE4m3(x[4], x[5], x[6], x[7]);
       }
-      uint8_t* image = space.v_codes + (token0 / kStepTokens + step) * kVByteImageBytes<D>;
-      reinterpret_cast<uint4*>(image)[piece * 32 + lane] =
-          make_uint4(word[0], word[1], word[2], word[3]);
-    }
-  } else {
-    constexpr int kPieces = D / 8;
-    for (int n = threadIdx.x / 32; n < kTileTokens / kStepTokens * kPieces; n += kWarps) {
-      const int step = n / kPieces, piece = n % kPieces;
-      float x[8];
-      channel(piece, step, x);
-      if (a.e4m3) {
+    } else {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) x[i] = RoundE4m3(x[i]);
+      for (int odd = 0; odd < 2; ++odd) {
+        float x[4];
+        channel(piece * 2 + odd, step * 16, x);
+        if (a.e4m3) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) x[i] = RoundE4m3(x[i]);
+        }
+        word[odd * 2] = PackHalves(x[0], x[1]);
+        word[odd * 2 + 1] = PackHalves(x[2], x[3]);
       }
-      uint8_t* image = space.v_codes + (token0 / kStepTokens + step) * kVHalfImageBytes<D>;
-      reinterpret_cast<uint4*>(image)[piece * 32 + lane] =
-          make_uint4(PackHalves(x[0], x[1]), PackHalves(x[2], x[3]), PackHalves(x[4], x[5]),
-                     PackHalves(x[6], x[7]));
     }
+    reinterpret_cast<uint4*>(images)[n * 32 + lane] =
+        make_uint4(word[0], word[1], word[2], word[3]);
   }
   for (int d = threadIdx.x; d < D; d += kThreads) {
     const float scale = space.v_scale[static_cast<int64_t>(head) * D + d];

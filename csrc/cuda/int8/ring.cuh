@@ -1,11 +1,9 @@
-// The copies of one block: steps of k and v arrive in rings of shared memory, v one step after k,
-// because P·V of a step runs under the scores of the next.
+// The copies of one block: 64 keys of k and v at a time arrive in rings of shared memory.
 //
-//   group i of copies: k of step i, v of step i - 1, means of v if step i - 1 begins 128 tokens
-//   before products of step i: wait for group i; barrier; start group i + kAhead
+//   before the products of tile n: wait for its copies; barrier; start the copies of tile n + 1
 //
-// After the barrier nobody reads k of step i - 1 nor v of step i - 2 any more, so rings of
-// kAhead + 1 slots suffice.
+// P·V of a step runs under the scores of the next one, so after the barrier nobody reads k of tile
+// n - 1 nor v of tile n - 2 any more, but v of tile n - 1: two slots for k, three for v.
 #ifndef SAGE_CUDA_INT8_RING_CUH_
 #define SAGE_CUDA_INT8_RING_CUH_
 
@@ -16,47 +14,49 @@
 
 namespace sage::cuda::int8 {
 
+constexpr int kTileKeys = 64;
+
 template <int kBytes, int kThreads>
 __device__ __forceinline__ void CopyBlock(uint32_t to, const uint8_t* from) {
   static_assert(kBytes % 16 == 0, "whole vectors");
+  const int mine = static_cast<int>(threadIdx.x) * 16;
 #pragma unroll
   for (int at = 0; at < kBytes; at += kThreads * 16) {
-    const int mine = at + static_cast<int>(threadIdx.x) * 16;
-    if (at + kThreads * 16 <= kBytes || mine < kBytes) CopyAsync16(to + mine, from + mine, true);
+    if (at + kThreads * 16 <= kBytes || at + mine < kBytes)
+      CopyAsync16(to + at + mine, from + at + mine, true);
   }
 }
 
-template <int D, int kStep, int kKBytes, int kVBytes, int kAhead, int kThreads>
+// kKBytes, kVBytes: of a tile.
+template <int D, int kKBytes, int kVBytes, int kThreads>
 struct Ring {
-  static constexpr int kSlots = kAhead + 1;
+  static constexpr int kKSlots = 2, kVSlots = 3;
   static constexpr int kMeanBytes = D * 4;
   static constexpr int kK = 0;
-  static constexpr int kV = kK + kSlots * kKBytes;
-  static constexpr int kMeans = kV + kSlots * kVBytes;  // two blocks of 128 tokens
+  static constexpr int kV = kK + kKSlots * kKBytes;
+  static constexpr int kMeans = kV + kVSlots * kVBytes;  // two blocks of 128 tokens
   static constexpr int kBytes = kMeans + 2 * kMeanBytes;
-  static constexpr int kStepsPerMean = kTileTokens / kStep;
+  static constexpr int kTilesPerMean = kTileTokens / kTileKeys;
 
   uint32_t base;
   const uint8_t *k, *v;  // of the kv head
   const float* means;    // null = v is not smoothed
-  int first, end;        // steps
+  int first, end;        // tiles
 
-  __device__ __forceinline__ uint32_t K(int slot) const { return base + kK + slot * kKBytes; }
-  __device__ __forceinline__ uint32_t V(int slot) const { return base + kV + slot * kVBytes; }
-  __device__ __forceinline__ uint32_t Means(int step) const {
-    return base + kMeans + step / kStepsPerMean % 2 * kMeanBytes;
-  }
+  static constexpr int Means(int tile) { return kMeans + tile / kTilesPerMean % 2 * kMeanBytes; }
 
-  // Starts group i; slots of k and v are those of steps i and i - 1.
-  __device__ __forceinline__ void Start(int i, int k_slot, int v_slot) const {
-    if (i < end) CopyBlock<kKBytes, kThreads>(K(k_slot), k + static_cast<int64_t>(i) * kKBytes);
-    if (i > first && i <= end) {
-      CopyBlock<kVBytes, kThreads>(V(v_slot), v + static_cast<int64_t>(i - 1) * kVBytes);
-      if (means != nullptr && ((i - 1) % kStepsPerMean == 0 || i - 1 == first)) {
-        const int block = (i - 1) / kStepsPerMean;
+  // Starts the copies of a tile; past the end there are none.
+  __device__ __forceinline__ void Start(int tile, int k_slot, int v_slot) const {
+    if (tile < end) {
+      CopyBlock<kKBytes, kThreads>(base + kK + k_slot * kKBytes,
+                                   k + static_cast<int64_t>(tile) * kKBytes);
+      CopyBlock<kVBytes, kThreads>(base + kV + v_slot * kVBytes,
+                                   v + static_cast<int64_t>(tile) * kVBytes);
+      if (means != nullptr && (tile % kTilesPerMean == 0 || tile == first)) {
         CopyBlock<kMeanBytes, kThreads>(
-            Means(i - 1),
-            reinterpret_cast<const uint8_t*>(means + static_cast<int64_t>(block) * D));
+            base + Means(tile),
+            reinterpret_cast<const uint8_t*>(means +
+                                             static_cast<int64_t>(tile / kTilesPerMean) * D));
       }
     }
     CommitCopies();
