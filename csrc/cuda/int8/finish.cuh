@@ -32,16 +32,25 @@ struct Block {
   }
 };
 
-// Hides what causality, window and mask hide from one query, and adds the mask. The query's scores
-// are columns e, e + 1 of each accumulator, of the keys key0 + 8 j + 2 (lane % 4) + {0, 1}.
+// Hides what causality, window and mask hide from one query, and adds the mask. x: its scores in
+// log2 units, of the keys key0 + 8 j + 2 (lane % 4) + {0, 1}.
 template <int kColumns>
 __device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& block, int row,
-                                           int key0, int e, int (&x)[kColumns][4]) {
+                                           int key0, float (&x)[kColumns][2]) {
   const Visibility& see = plan.see;
   // Rows past the end see what the last one sees: their results are dropped.
   const int query = min(block.query0 + row, see.q_len - 1);
   const int first = see.FirstKey(query), end = see.EndKey(query);
   const int lane_key = key0 + static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int key = lane_key + j * 8 + n;
+      if (key < first || key >= end) x[j][n] = -INFINITY;
+    }
+  }
+  if (see.mask_kind == MaskKind::kNone) return;
   const int64_t mask_row =
       see.MaskRow(block.head / plan.q_heads, block.head % plan.q_heads, query);
 #pragma unroll
@@ -49,14 +58,9 @@ __device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& 
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const int key = lane_key + j * 8 + n;
-      float score = __int_as_float(x[j][e + n]);
-      if (key < first || key >= end) {
-        score = -INFINITY;
-      } else if (see.mask_kind != MaskKind::kNone) {
-        const float bias = see.Bias(mask_row, key);
-        score = bias == -INFINITY ? -INFINITY : fmaf(bias, kLog2E, score);
-      }
-      x[j][e + n] = __float_as_int(score);
+      if (key < first || key >= end) continue;
+      const float bias = see.Bias(mask_row, key);
+      x[j][n] = bias == -INFINITY ? -INFINITY : fmaf(bias, kLog2E, x[j][n]);
     }
   }
 }

@@ -22,16 +22,16 @@ namespace sage::cuda::int8 {
 constexpr int kRowImage = 16;    // rows of q
 constexpr int kStepTokens = 32;  // tokens of k and v
 
-// Bytes of an image of q: [k32 or k64 step][row / 8][lane][a0, a2 | a1, a3].
+// Bytes of an image of q: [k32 or k64 step][lane][a0, a1, a2, a3].
 template <int D, bool kInt4>
 constexpr int kQImageBytes = kRowImage * D / (kInt4 ? 2 : 1);
 
-// Byte of (row, d), d a multiple of 4 (int8: its 4 bytes; int4: its 2 bytes, low nibble first).
+// Byte of the code (row, d): int8 a byte, int4 a nibble, the low one where d is even.
 template <int D, bool kInt4>
 SAGE_HOST_DEVICE constexpr int QOffset(int row, int d) {
   constexpr int kWord = kInt4 ? 8 : 4;  // codes of a register
   const int step = d / (8 * kWord), half = d / (4 * kWord) % 2, c = d / kWord % 4;
-  return ((step * 2 + row / 8) * 32 + row % 8 * 4 + c) * 8 + half * 4 + d % kWord / (kWord / 4);
+  return (step * 32 + row % 8 * 4 + c) * 16 + (half * 2 + row / 8) * 4 + d % kWord / (kWord / 4);
 }
 
 // Bytes of an image of k: [token / 8][pair of k32 steps][lane][b0, b1, b0', b1'], with nibbles

@@ -17,13 +17,21 @@ namespace sage::cuda::int8 {
 constexpr float kMagic = 12582912.0f;
 constexpr int kMagicBits = 0x4B400000;
 
+// kMagicBits four times over, in registers that stay: the assembler would write the constant anew
+// for every product that starts from it.
+__device__ __forceinline__ void LoadMagic(int (&magic)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) asm volatile("mov.b32 %0, %1;" : "=r"(magic[e]) : "n"(kMagicBits));
+}
+
 // s = kMagic + a b, and s += a b; 16 x 8 by 32 dims of int8.
 __device__ __forceinline__ void StartInt8(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
-                                          uint32_t b1) {
+                                          uint32_t b1, const int (&magic)[4]) {
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%10,%10,%10,%10};\n"
+      "{%10,%11,%12,%13};\n"
       : "=r"(s[0]), "=r"(s[1]), "=r"(s[2]), "=r"(s[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(kMagicBits));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(magic[0]), "r"(magic[1]),
+        "r"(magic[2]), "r"(magic[3]));
 }
 __device__ __forceinline__ void AddInt8(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
                                         uint32_t b1) {
@@ -35,11 +43,12 @@ __device__ __forceinline__ void AddInt8(int (&s)[4], const uint32_t (&a)[4], uin
 
 // The same by 64 dims of int4.
 __device__ __forceinline__ void StartInt4(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
-                                          uint32_t b1) {
+                                          uint32_t b1, const int (&magic)[4]) {
   asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%10,%10,%10,%10};\n"
+      "{%10,%11,%12,%13};\n"
       : "=r"(s[0]), "=r"(s[1]), "=r"(s[2]), "=r"(s[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(kMagicBits));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(magic[0]), "r"(magic[1]),
+        "r"(magic[2]), "r"(magic[3]));
 }
 __device__ __forceinline__ void AddInt4(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
                                         uint32_t b1) {

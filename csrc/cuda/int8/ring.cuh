@@ -1,9 +1,6 @@
-// The copies of one block: 64 keys of k and v at a time arrive in rings of shared memory.
+// The copies of one block: 64 keys of k and v at a time, into two slots in turns.
 //
-//   before the products of tile n: wait for its copies; barrier; start the copies of tile n + 1
-//
-// P·V of a step runs under the scores of the next one, so after the barrier nobody reads k of tile
-// n - 1 nor v of tile n - 2 any more, but v of tile n - 1: two slots for k, three for v.
+//   step i: wait for its copies; barrier; start the copies of step i + 1; compute
 #ifndef SAGE_CUDA_INT8_RING_CUH_
 #define SAGE_CUDA_INT8_RING_CUH_
 
@@ -14,7 +11,7 @@
 
 namespace sage::cuda::int8 {
 
-constexpr int kTileKeys = 64;
+constexpr int kTileKeys = 64;  // of a step
 
 template <int kBytes, int kThreads>
 __device__ __forceinline__ void CopyBlock(uint32_t to, const uint8_t* from) {
@@ -27,36 +24,34 @@ __device__ __forceinline__ void CopyBlock(uint32_t to, const uint8_t* from) {
   }
 }
 
-// kKBytes, kVBytes: of a tile.
 template <int D, int kKBytes, int kVBytes, int kThreads>
 struct Ring {
-  static constexpr int kKSlots = 2, kVSlots = 3;
   static constexpr int kMeanBytes = D * 4;
-  static constexpr int kK = 0;
-  static constexpr int kV = kK + kKSlots * kKBytes;
-  static constexpr int kMeans = kV + kVSlots * kVBytes;  // two blocks of 128 tokens
+  static constexpr int kMeans = 2 * (kKBytes + kVBytes);  // two blocks of 128 tokens
   static constexpr int kBytes = kMeans + 2 * kMeanBytes;
-  static constexpr int kTilesPerMean = kTileTokens / kTileKeys;
+  static constexpr int kStepsPerMean = kTileTokens / kTileKeys;
 
   uint32_t base;
   const uint8_t *k, *v;  // of the kv head
   const float* means;    // null = v is not smoothed
-  int first, end;        // tiles
+  int first, end;        // steps
 
-  static constexpr int Means(int tile) { return kMeans + tile / kTilesPerMean % 2 * kMeanBytes; }
+  __device__ __forceinline__ static int K(int slot) { return slot * kKBytes; }
+  __device__ __forceinline__ static int V(int slot) { return 2 * kKBytes + slot * kVBytes; }
+  __device__ __forceinline__ static int Means(int step) {
+    return kMeans + step / kStepsPerMean % 2 * kMeanBytes;
+  }
 
-  // Starts the copies of a tile; past the end there are none.
-  __device__ __forceinline__ void Start(int tile, int k_slot, int v_slot) const {
-    if (tile < end) {
-      CopyBlock<kKBytes, kThreads>(base + kK + k_slot * kKBytes,
-                                   k + static_cast<int64_t>(tile) * kKBytes);
-      CopyBlock<kVBytes, kThreads>(base + kV + v_slot * kVBytes,
-                                   v + static_cast<int64_t>(tile) * kVBytes);
-      if (means != nullptr && (tile % kTilesPerMean == 0 || tile == first)) {
+  // Starts the copies of a step; past the end there are none.
+  __device__ __forceinline__ void Start(int step, int slot) const {
+    if (step < end) {
+      CopyBlock<kKBytes, kThreads>(base + K(slot), k + static_cast<int64_t>(step) * kKBytes);
+      CopyBlock<kVBytes, kThreads>(base + V(slot), v + static_cast<int64_t>(step) * kVBytes);
+      if (means != nullptr && (step % kStepsPerMean == 0 || step == first)) {
         CopyBlock<kMeanBytes, kThreads>(
-            base + Means(tile),
+            base + Means(step),
             reinterpret_cast<const uint8_t*>(means +
-                                             static_cast<int64_t>(tile / kTilesPerMean) * D));
+                                             static_cast<int64_t>(step / kStepsPerMean) * D));
       }
     }
     CommitCopies();

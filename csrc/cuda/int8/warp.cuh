@@ -1,0 +1,408 @@
+// What one warp computes in a step of 32 or 64 keys: scores, offsets, softmax, outputs. attend.cuh has
+// the picture and the loop.
+#ifndef SAGE_CUDA_INT8_WARP_CUH_
+#define SAGE_CUDA_INT8_WARP_CUH_
+
+#include <cmath>
+
+#include "cuda/int8/finish.cuh"
+#include "cuda/int8/form.cuh"
+#include "cuda/int8/products.cuh"
+
+namespace sage::cuda::int8 {
+
+__device__ __forceinline__ void Unpack(const uint4& from, uint32_t (&to)[4]) {
+  to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
+}
+
+// Row r of a thread's kRows is 8 r + lane / 4 of the warp's rows; its columns of an n8 tile are
+// 2 (lane % 4) and the next.
+template <class Form>
+struct Warp {
+  static constexpr int kTiles = Form::kTiles, kRows = 2 * kTiles;
+  static constexpr int kColumns = Form::kKeys / 8, kTables = Form::kKeys / kStepTokens;
+  static constexpr int D = Form::kDim;
+
+  float o[kTiles][D / 8][4];
+  uint32_t o_half[Form::kSumsInHalves ? kTiles : 1][D / 8][2];
+  float q_scale[kRows];  // times the scale, log2 units
+  float m[kRows];        // offset
+  float part[kRows];  // sums of P over the current block of 128 keys; those before: shared memory
+
+  // Scores of a step: int32 sums from kMagicBits on, or, after ToLog2, floats in log2 units.
+  int s[kTiles][kColumns][4];
+  bool log2;             // s holds floats
+  float table[kTables];  // scales of k by 32 keys for this lane
+  int magic[4];          // what scores start from
+
+  __device__ __forceinline__ float Score(int r, int column, int e) const {
+    return __int_as_float(s[r / 2][column][r % 2 * 2 + e]);
+  }
+
+  // s = q k^T of the keys whose images lie at `k`; `q`: images of this warp's rows.
+  __device__ __forceinline__ void Scores(const uint8_t* k, const uint8_t* q) {
+    const int lane = threadIdx.x % 32;
+    const uint4* b_at = reinterpret_cast<const uint4*>(k) + lane;
+    const uint4* a_at = reinterpret_cast<const uint4*>(q) + lane;
+    constexpr int kSteps = Form::kQSteps;
+    // 16 bytes of k: two steps of one n8 tile, or one step of two.
+    constexpr int kStepsAtOnce = kSteps >= 2 ? 2 : 1, kGroup = 4;
+#pragma unroll
+    for (int pair = 0; pair < kSteps / kStepsAtOnce; ++pair) {
+      uint32_t a[kStepsAtOnce][kTiles][4];
+#pragma unroll
+      for (int n = 0; n < kStepsAtOnce; ++n) {
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t)
+          Unpack(a_at[(t * kSteps + pair * kStepsAtOnce + n) * 32], a[n][t]);
+      }
+#pragma unroll
+      for (int column = 0; column < kColumns; column += kGroup) {
+        uint32_t b[kGroup][4];  // [column][b0, b1, b0', b1'], or two columns in each
+#pragma unroll
+        for (int j = 0; j < kGroup * kStepsAtOnce / 2; ++j) {
+          Unpack(kStepsAtOnce == 2 ? b_at[((column + j) * (kSteps / 2) + pair) * 32]
+                                   : b_at[(column / 2 + j) * 32],
+                 b[j]);
+        }
+#pragma unroll
+        for (int n = 0; n < kStepsAtOnce; ++n) {
+#pragma unroll
+          for (int j = 0; j < kGroup; ++j) {
+            const uint32_t b0 = kStepsAtOnce == 2 ? b[j][2 * n] : b[j / 2][j % 2 * 2];
+            const uint32_t b1 = kStepsAtOnce == 2 ? b[j][2 * n + 1] : b[j / 2][j % 2 * 2 + 1];
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t) {
+              if (pair == 0 && n == 0) {
+                Form::StartScores(s[t][column + j], a[n][t], b0, b1, magic);
+              } else {
+                Form::AddScores(s[t][column + j], a[n][t], b0, b1);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // x = s f + c in log2 units over m. c is exact: f keeps 22 bits, and m is a multiple of a power of
+  // two near f.
+  struct Line {
+    float f, c;
+  };
+  __device__ __forceinline__ Line LineOf(int r, int h) const {
+    const float f =
+        log2 ? 1.0f : __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
+    return {f, fmaf(log2 ? 0.0f : -kMagic, f, -m[r])};
+  }
+
+  // Largest score of each row of this thread, as scores stand; one or two groups of 32 keys.
+  // Integer scores are bits of positive floats: their order is that of the floats.
+  __device__ __forceinline__ void Largest(float (&most)[kTables][kRows]) const {
+#pragma unroll
+    for (int h = 0; h < kTables; ++h) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const int t = r / 2, e = r % 2 * 2;
+        int x = max(s[t][4 * h][e], s[t][4 * h][e + 1]);
+#pragma unroll
+        for (int j = 4 * h + 1; j < 4 * h + 4; ++j) x = __vimax3_s32(x, s[t][j][e], s[t][j][e + 1]);
+        most[h][r] = __int_as_float(x);
+      }
+    }
+  }
+  // The same of scores in log2 units.
+  __device__ __forceinline__ void LargestOfLog2(float (&most)[kTables][kRows]) const {
+#pragma unroll
+    for (int h = 0; h < kTables; ++h) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        float x = -INFINITY;
+#pragma unroll
+        for (int j = 4 * h; j < 4 * h + 4; ++j) x = fmaxf(x, fmaxf(Score(r, j, 0), Score(r, j, 1)));
+        most[h][r] = x;
+      }
+    }
+  }
+
+  // Whether none of these takes P out of its range.
+  __device__ __forceinline__ bool Fits(const float (&most)[kTables][kRows]) const {
+    bool fits = true;
+#pragma unroll
+    for (int h = 0; h < kTables; ++h) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Line line = LineOf(r, h);
+        fits &= fmaf(most[h][r], line.f, line.c) <= Form::kRoom;
+      }
+    }
+    return fits;
+  }
+
+  // Moves the offsets of the rows to their maxima, O and the sums with them. `sums`: this thread's
+  // sums of P in shared memory.
+  __device__ __forceinline__ void Move(const float (&largest)[kTables][kRows], float largest_k,
+                                       float* sums) {
+    float alpha[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float most = -INFINITY;
+#pragma unroll
+      for (int h = 0; h < kTables; ++h)
+        most = fmaxf(most, (largest[h][r] - (log2 ? 0.0f : kMagic)) * LineOf(r, h).f);
+      most = QuadMax(most) - Form::kStart;
+      // m stays a multiple of the power of two above every f of the row, where that is finite.
+      const float unit = __uint_as_float(__float_as_uint(q_scale[r] * largest_k) & kInfBits) * 2.0f;
+      if (unit < 0x1p90f && fabsf(most) < INFINITY)
+        most = __fsub_rn(__fadd_rn(most, kMagic * unit), kMagic * unit);
+      const float now = fmaxf(m[r], most);
+      alpha[r] = Exp2(m[r] - now);
+      m[r] = now;
+      sums[r * Form::kThreads] *= alpha[r];
+      part[r] *= alpha[r];
+    }
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int j = 0; j < D / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) o[t][j][e] *= alpha[2 * t + e / 2];
+        if constexpr (Form::kSumsInHalves) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const __half2 a = __float2half2_rn(alpha[2 * t + h]);
+            const __half2 x = __hmul2(*reinterpret_cast<const __half2*>(&o_half[t][j][h]), a);
+            o_half[t][j][h] = *reinterpret_cast<const uint32_t*>(&x);
+          }
+        }
+      }
+    }
+  }
+
+  // Integer scores to log2 units: scales of k by key, means of q, masks, edges.
+  // `shift`: what the means of q add to the scores of this warp's rows, by key; null without.
+  __device__ __forceinline__ void ToLog2(const AttendPlan& plan, const Block& block, int warp_row,
+                                         int key0, const float* shift) {
+    const int lane = threadIdx.x % 32;
+    const float* k_scale = plan.space.k_scale +
+                           block.kv_head * plan.space.tiles * kTileTokens + key0 + lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      const float2 scale = __ldg(reinterpret_cast<const float2*>(k_scale + j * 8));
+      float2 add = make_float2(0.0f, 0.0f);
+      if (shift != nullptr) add = *reinterpret_cast<const float2*>(shift + j * 8 + lane % 4 * 2);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float factor = q_scale[2 * t + e / 2] * (e % 2 == 0 ? scale.x : scale.y);
+          s[t][j][e] = __float_as_int(fmaf(__int_as_float(s[t][j][e]) - kMagic, factor,
+                                           e % 2 == 0 ? add.x : add.y));
+        }
+      }
+    }
+    const int first = block.query0 + warp_row, rows = min(8 * kRows, plan.see.q_len - first);
+    if (plan.see.SeesAll(first, rows, key0, Form::kKeys)) return;
+#pragma unroll 1
+    for (int r = 0; r < kRows; ++r) {
+      // One copy of the code for all rows: their registers pass through it.
+      float x[kColumns][2];
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        if (n != r) continue;
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) x[j][0] = Score(n, j, 0), x[j][1] = Score(n, j, 1);
+      }
+      HideScores(plan, block, warp_row + 8 * r + lane / 4, key0, x);
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        if (n != r) continue;
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          s[n / 2][j][n % 2 * 2] = __float_as_int(x[j][0]);
+          s[n / 2][j][n % 2 * 2 + 1] = __float_as_int(x[j][1]);
+        }
+      }
+    }
+  }
+
+  // P of eight keys of row r, in place, and its sum.
+  __device__ __forceinline__ void Softmax(int r, int column, const Line& line) {
+    const int e = r % 2 * 2;
+    int(&x)[4] = s[r / 2][column];
+    const float p0 = Exp2InOrder(fmaf(__int_as_float(x[e]), line.f, line.c));
+    const float p1 = Exp2InOrder(fmaf(__int_as_float(x[e + 1]), line.f, line.c));
+    part[r] += p0 + p1;
+    x[e] = __float_as_int(p0);
+    x[e + 1] = __float_as_int(p1);
+  }
+
+  // Fragments of P: 16 keys of halves from column 2 i, or 32 of e4m3 from column 4 i.
+  __device__ __forceinline__ void Pack(int t, int i, uint32_t (&p)[4]) const {
+    const auto value = [&](int r, int column, int e) {
+      const float x = Score(2 * t + r, column, e);
+      return Form::kRoundsToE4m3 ? RoundToE4m3(x) : x;
+    };
+#pragma unroll
+    for (int a = 0; a < 4; ++a) {
+      const int r = a % 2;
+      if constexpr (Form::kBytes) {
+        const int j = i * 4 + a / 2 * 2;
+        p[a] = PackE4m3(value(r, j, 0), value(r, j, 1), value(r, j + 1, 0), value(r, j + 1, 1));
+      } else {
+        p[a] = PackHalves(value(r, i * 2 + a / 2, 0), value(r, i * 2 + a / 2, 1));
+      }
+    }
+  }
+
+  // O += P v of the keys whose images lie at `v`.
+  __device__ __forceinline__ void Outputs(const uint8_t* v) {
+    const uint4* at = reinterpret_cast<const uint4*>(v) + threadIdx.x % 32;
+    if constexpr (!Form::kBytes && !Form::kHalfAccumulator) {
+      // 16 keys at a time: the softmax of the next 16 runs under the products of these.
+      SoftmaxOf(0, 2);
+#pragma unroll
+      for (int i = 0; i < kColumns / 2; ++i) {
+        uint32_t p[kTiles][4];
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) Pack(t, i, p[t]);
+        // Rows and columns of the next softmax, spread over the channels.
+        constexpr int kPieces = D / 16, kPairs = kRows * 2;
+#pragma unroll
+        for (int piece = 0; piece < kPieces; ++piece) {
+          uint32_t b[4];
+          Unpack(at[(i * kPieces + piece) * 32], b);
+#pragma unroll
+          for (int odd = 0; odd < 2; ++odd) {
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t)
+              MultiplyHalves(o[t][piece * 2 + odd], p[t], b[odd * 2], b[odd * 2 + 1]);
+          }
+          if (i + 1 == kColumns / 2) continue;
+#pragma unroll
+          for (int n = piece * kPairs / kPieces; n < (piece + 1) * kPairs / kPieces; ++n)
+            Softmax(n / 2, 2 * i + 2 + n % 2, LineOf(n / 2, (i + 1) / 2));
+        }
+      }
+    } else {
+      // Sums of 64 keys need all of P.
+      constexpr int kImages = Form::kBytes ? kTables : kColumns / 2, kPieces = D / 16;
+      SoftmaxOf(0, kColumns);
+      uint32_t p[kTiles][kImages][4];
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int i = 0; i < kImages; ++i) Pack(t, i, p[t][i]);
+      }
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) {
+        uint32_t b[kImages][4];
+#pragma unroll
+        for (int i = 0; i < kImages; ++i) Unpack(at[(i * kPieces + piece) * 32], b[i]);
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+#pragma unroll
+          for (int t = 0; t < kTiles; ++t) AddColumn(t, piece * 2 + odd, p[t], b, odd * 2);
+        }
+      }
+    }
+  }
+
+  // Closes a block of 128 keys: its sums of P, times the means of v when there are any.
+  __device__ __forceinline__ void EndBlock(const float* means, float* sums) {
+    if (means != nullptr) {
+      float weight[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) weight[r] = QuadSum(part[r]);
+      const float2* at = reinterpret_cast<const float2*>(means) + threadIdx.x % 4;
+#pragma unroll
+      for (int j = 0; j < D / 8; ++j) {
+        const float2 mean = at[j * 4];
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            o[t][j][e] = fmaf(weight[2 * t + e / 2], e % 2 == 0 ? mean.x : mean.y, o[t][j][e]);
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      sums[r * Form::kThreads] += part[r];
+      part[r] = 0.0f;
+    }
+  }
+
+  // All sums of P·V into O.
+  __device__ __forceinline__ void EndSums() {
+    if constexpr (Form::kSumsInHalves) {
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int j = 0; j < D / 8; ++j) AddUnpacked(o[t][j], o_half[t][j]);
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void SoftmaxOf(int from, int to) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int column = from; column < to; ++column)
+        Softmax(r, column, LineOf(r, column / 4));
+    }
+  }
+
+  __device__ __forceinline__ static void AddUnpacked(float (&o1)[4], const uint32_t (&halves)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float2 x = UnpackHalves(halves[h]);
+      o1[2 * h] += x.x;
+      o1[2 * h + 1] += x.y;
+    }
+  }
+
+  // O of channels 8 j.. and one m16 tile; b0, b1 of v stand at [.][at].
+  template <int kImages>
+  __device__ __forceinline__ void AddColumn(int t, int j, const uint32_t (&p)[kImages][4],
+                                            const uint32_t (&b)[kImages][4], int at) {
+    float(&o1)[4] = o[t][j];
+    if constexpr (Form::kSumsInHalves) {
+#pragma unroll
+      for (int i = 0; i < kImages; ++i) MultiplyInHalves(o_half[t][j], p[i], b[i][at], b[i][at + 1]);
+    } else if constexpr (Form::kHalfAccumulator) {
+      uint32_t fresh[2] = {0, 0};
+#pragma unroll
+      for (int i = 0; i < kImages; ++i) {
+        if constexpr (Form::kBytes) {
+          MultiplyE4m3InHalves(fresh, p[i], b[i][at], b[i][at + 1]);
+        } else {
+          MultiplyInHalves(fresh, p[i], b[i][at], b[i][at + 1]);
+        }
+      }
+      AddUnpacked(o1, fresh);
+    } else if constexpr (Form::kTwoLevel) {
+      float fresh[4] = {};
+#pragma unroll
+      for (int i = 0; i < kImages; ++i) MultiplyE4m3(fresh, p[i], b[i][at], b[i][at + 1]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) o1[e] += fresh[e];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kImages; ++i) {
+        MultiplyE4m3(o1, p[i], b[i][at], b[i][at + 1]);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+        // Hopper computes this instruction by halves and exact sums: cut them as the 13 bits of
+        // mantissa do that the instruction has where it is one.
+#pragma unroll
+        for (int e = 0; e < 4; ++e) o1[e] = __uint_as_float(__float_as_uint(o1[e]) & ~0x3ffu);
+#endif
+      }
+    }
+  }
+};
+
+}  // namespace sage::cuda::int8
+
+#endif  // SAGE_CUDA_INT8_WARP_CUH_
