@@ -4,6 +4,7 @@
 
 #include "cuda/device.h"
 #include "cuda/exact/plan.h"
+#include "cuda/int8/forward.h"
 #include "sage/cuda_attention.h"
 #ifdef SAGE_WITH_SM90
 #include "cuda/sm90/forward.h"
@@ -47,11 +48,20 @@ Status RunSm90(const Problem& problem, const ForwardBuffers& buffers, void* work
 }
 #endif
 
+Status RunInt8(const Problem& problem, const ForwardBuffers& buffers, void* workspace,
+               void* stream) {
+  return cuda::Int8Forward(problem, buffers, workspace, static_cast<cudaStream_t>(stream));
+}
+
+// The first row that supports a problem serves it.
 constexpr RecipeKernels kRecipes[] = {
     {Precision::kExact, ServesAll, cuda::ExactForwardWorkspace, RunExact},
 #ifdef SAGE_WITH_SM90
     {Precision::kInt8Fp8, Sm90Supports, Sm90Workspace, RunSm90},
 #endif
+    {Precision::kInt8Fp16, cuda::Int8Supports, cuda::Int8Workspace, RunInt8},
+    {Precision::kInt8Fp8, cuda::Int8Supports, cuda::Int8Workspace, RunInt8},
+    {Precision::kInt4Fp8, cuda::Int8Supports, cuda::Int8Workspace, RunInt8},
 };
 
 const RecipeKernels* KernelsOf(const Problem& problem, const char** reason) {

@@ -73,7 +73,8 @@ export const IN_PLACE: readonly string[] = ['cpu', 'wasm'];
 /** Takes the place of a recipe without CUDA kernels where the engine was asked for by name, or is TensorFlow's device. */
 const EXACT_INSTEAD = {
   precision: 'exact',
-  because: 'there are no CUDA kernels of this recipe yet',
+  because:
+    'no CUDA kernels compute it on this device (int16, int8_int16, int8_bf16 and int8 are recipes for CPUs)',
 } as const;
 
 export const ENGINE_TABLE: readonly EngineRow[] = [

@@ -1,6 +1,6 @@
 // Attention over quantised operands by mma.sync: int8 or int4 products for the scores, halves or
-// e4m3 for P·V. One block owns 256 (or 128) rows of one head, 8 warps of 32 (16) each, and runs over
-// the keys in steps of 64:
+// e4m3 for P·V. One block owns 256 rows of one head, 8 warps of 32 (or half of that: form.cuh), and
+// runs over the keys in steps of 64, whose scores are held 32 or 64 keys at a time:
 //
 //   S = q_codes k_codes^T           int32, from kMagic on, so that its bits read as a float
 //   x = S f + c                     f = scale q_scale k_scale, c = -(kMagic f + m): log2 units
@@ -16,8 +16,8 @@
 // into log2 units first (f = 1, c = -m from there); the rest is the same code.
 //
 //          keys, 64 a step                registers of a thread at D = 128 and 32 rows:
-//        +------------------+               O 128, S 64, of which P is made 16 keys at a time
-//   256  | warp 0: 32 rows  |             shared memory:
+//        +------------------+               O 128, S 32 (64 where P·V sums 64 keys)
+//   256  | warp 0: 32 rows  |             shared memory, P·V by halves:
 //  rows  | ...              |               k 2 x 8, v 2 x 16 KiB (ring.cuh), q 32 KiB,
 //        +------------------+               sums of P 4 KiB, scores of q's means 4 KiB
 #ifndef SAGE_CUDA_INT8_ATTEND_CUH_

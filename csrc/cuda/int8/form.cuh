@@ -10,7 +10,8 @@
 
 namespace sage::cuda::int8 {
 
-template <int D, bool kInt4, Values kValues>
+// kWarps_: 8 fit a multiprocessor by their registers, as one block or as two.
+template <int D, bool kInt4, Values kValues, int kWarps_ = 8>
 struct Instance {
   static constexpr int kDim = D;
   static constexpr bool kBytes = ValuesAreBytes(kValues);
@@ -22,17 +23,11 @@ struct Instance {
   static constexpr bool kRoundsToE4m3 = kValues == Values::kE4m3InHalf;
   static constexpr bool kIsE4m3 = kBytes || kRoundsToE4m3;
 
-#ifndef SAGE_D64
-#define SAGE_D64 64
-#endif
   // Keys whose scores are held at once: sums of 64 need all of their P.
-  static constexpr int kKeys = kBytes || kHalfAccumulator || D == SAGE_D64 ? 64 : 32;
+  static constexpr int kKeys = kBytes || kHalfAccumulator || D == 64 ? 64 : 32;
   // m16 tiles of a warp: one where sums in halves stand beside those of v's means.
   static constexpr int kTiles = kSumsInHalves ? 1 : 2;
-#ifndef SAGE_WARPS
-#define SAGE_WARPS 8
-#endif
-  static constexpr int kWarps = SAGE_WARPS;
+  static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * 32, kBlocks = 8 / kWarps;  // of a multiprocessor
   static constexpr int kBlockRows = kWarps * 16 * kTiles;
 

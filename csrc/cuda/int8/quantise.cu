@@ -65,17 +65,6 @@ __device__ __forceinline__ void LoadRow(const Source& source, int64_t batch_head
   }
 }
 
-__device__ __forceinline__ int RoundCode(float x, float inverse, int top, bool away) {
-  const float y = __fmul_rn(x, inverse);
-  int code = __float2int_rn(y);
-  if (away) {
-    // 0.5 less one unit in the last place: RoundHalfAway of formats/integers.h.
-    const int rounded = __float2int_rz(__fadd_rn(fabsf(y), 0x1.fffffep-2f));
-    code = y < 0.0f ? -rounded : rounded;
-  }
-  return max(-top, min(top, code));
-}
-
 // Stores the codes of kChannels neighbouring channels where the first of them lies in its image.
 template <int kChannels>
 __device__ __forceinline__ void StoreCodes(uint8_t* at, const int (&code)[kChannels], bool int4) {

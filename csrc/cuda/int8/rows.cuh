@@ -54,6 +54,18 @@ __device__ __forceinline__ float PowerBelow(float x) {
   return x == 0.0f ? 1.0f : fmaxf(0x1p-126f, __uint_as_float(__float_as_uint(x) & kInfBits));
 }
 
+// x · inverse rounded to a code of at most `top`: to nearest even, or half away from zero.
+__device__ __forceinline__ int RoundCode(float x, float inverse, int top, bool away) {
+  const float y = __fmul_rn(x, inverse);
+  int code = __float2int_rn(y);
+  if (away) {
+    // 0.5 less one unit in the last place: RoundHalfAway of formats/integers.h.
+    const int rounded = __float2int_rz(__fadd_rn(fabsf(y), 0x1.fffffep-2f));
+    code = y < 0.0f ? -rounded : rounded;
+  }
+  return max(-top, min(top, code));
+}
+
 void LaunchStatistics(const PrepassPlan& plan, int dim, cudaStream_t stream);
 void LaunchQuantise(const PrepassPlan& plan, int dim, cudaStream_t stream);
 
