@@ -98,7 +98,7 @@ const ROWS: Row[] = [
     'wasm',
     'int8',
     onGpu('exact'),
-    `'int8' runs as 'exact': there are no CUDA kernels of this recipe yet`,
+    `'int8' runs as 'exact': no CUDA kernels compute it on this device`,
   ],
   [
     'required',
