@@ -81,7 +81,8 @@ napi_value Configure(napi_env raw_env, napi_callback_info info) {
       return Throw(env, "SAGE_UNKNOWN_ISA", "there is no instruction set '" + name + "'");
     }
     if (!sage::CanRun(isa)) {
-      return Throw(env, "SAGE_UNSUPPORTED_ISA", "this machine cannot run '" + name + "'");
+      return Throw(env, "SAGE_UNSUPPORTED_ISA",
+                   "this machine cannot run '" + name + "': " + sage::IsaRefusal(isa));
     }
   } else if (!isa_value.IsNull() && !isa_value.IsUndefined()) {
     return Throw(env, "SAGE_INVALID_ARGUMENT", "configure: isa must be a string");
@@ -118,7 +119,7 @@ napi_value Capabilities(napi_env raw_env, napi_callback_info info) {
   Napi::Object isa = Napi::Object::New(env);
   isa.Set("detected", sage::IsaName(sage::DetectIsa()));
   isa.Set("chosen", sage::IsaName(state->isa));
-  isa.Set("kernels", sage::IsaName(sage::KernelIsa(state->isa)));
+  isa.Set("kernels", sage::IsaName(state->isa));
   isa.Set("available", available);
 
   Napi::Object threads = Napi::Object::New(env);

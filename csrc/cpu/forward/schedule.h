@@ -15,8 +15,17 @@ namespace {
 // of the caller's memory.
 constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
-// 16 register tiles of rows share one pass over a block of keys: K and V stay in L2 meanwhile.
-constexpr int64_t kRowsPerTask = 96;
+// Tiles of rows that share one pass over a block of keys: K and V stay in L2 meanwhile.
+constexpr int64_t kRowsPerTask = kRows == 32 ? 128 : 96;
+
+// Rows of a task that is cut to occupy more threads: below, preparing a task and reading K and V
+// for it cost more than the thread gains.
+constexpr int64_t kLeastRowsPerTask = kRows == 32 ? 32 : 24;
+
+// What a task holds while it runs the tile kernels of `Kernels`; specialised where an instruction
+// set has state of its own.
+template <class Kernels>
+struct TaskScope {};
 
 SAGE_INLINE int LargestPowerOfTwoDividing(int x) { return x & -x; }
 
@@ -57,7 +66,7 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
   const int64_t heads = p.batch * p.kv_heads;
   int64_t row_blocks = (plan.rows + kRowsPerTask - 1) / kRowsPerTask;
   const int64_t wanted = options.threads > 1 ? (2 * options.threads + heads - 1) / heads : 1;
-  const int64_t most_blocks = (plan.rows + 4 * kRows - 1) / (4 * kRows);
+  const int64_t most_blocks = (plan.rows + kLeastRowsPerTask - 1) / kLeastRowsPerTask;
   row_blocks = MaxOf(row_blocks, MinOf(wanted, most_blocks));
   plan.row_block = RoundUp((plan.rows + row_blocks - 1) / row_blocks, kRows);
   plan.row_blocks = (plan.rows + plan.row_block - 1) / plan.row_block;
@@ -150,6 +159,7 @@ SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
       Carver carver = {worker_memory + worker * worker_bytes, 0};
       CarvePrepass(plan, &carver);
       const AttendScratch scratch = CarveAttend<Kernels>(plan, &carver);
+      [[maybe_unused]] const TaskScope<Kernels> scope;
       AttendTask<Kernels>(plan, list[task % count], task / count, scratch);
     });
     if (options.cancelled != nullptr && options.cancelled->load(std::memory_order_relaxed)) {
