@@ -97,6 +97,26 @@ void SeveralCallersAndNestedCalls() {
   Check(sum == 4 * 200 * 5 * 3, "tasks lost among several callers");
 }
 
+// Several JavaScript threads at once: whoever computes alone takes the place of a helper, so no
+// more tasks run at a time than one call may have threads. A helper ends its task first, hence a
+// few tasks begin above the limit whenever a caller comes.
+void CallersTakeThePlaceOfHelpers() {
+  constexpr int kThreads = 4, kCallers = 3, kTasks = 100;
+  std::atomic<int> running{0}, above{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&] {
+      ParallelFor(kTasks, kThreads, [&](int64_t, int) {
+        if (running.fetch_add(1) >= kThreads) ++above;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        running.fetch_sub(1);
+      });
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  Check(above <= 8 * kCallers, "more tasks at a time than threads, for long");
+}
+
 // The caller ends first and has to wait, awake or asleep, for a helper in a long task.
 void WaitsForASlowHelper() {
   for (const int helper_ms : {0, 1, 20}) {
@@ -208,6 +228,7 @@ int main(int count, char** arguments) {
   ThreadsStartAsAskedFor();
   SurvivesEveryRhythm();
   SeveralCallersAndNestedCalls();
+  CallersTakeThePlaceOfHelpers();
   WaitsForASlowHelper();
   AForkedChildStartsAfresh();
   ReadsRegistersRight();

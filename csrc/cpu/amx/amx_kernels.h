@@ -26,7 +26,8 @@ struct AmxKernels {
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
   static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.qk_dims; }
-  static int64_t PBytes() { return 0; }
+  // S and P, in one place.
+  static int64_t PBytes() { return kRows * kScoreBytes; }
 
   static void PackK(const Plan& plan, const Head& head, int64_t block, int /*rows*/, int padded,
                     const float* x, const float* /*copy*/) {
@@ -34,11 +35,13 @@ struct AmxKernels {
   }
 
   static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
-    uint8_t* out = head.v + block * kBlock * plan.v_dims * Values::kBytes;
-    const int64_t v_stride = plan.v_dims / 16 * kTileBytes;
-    for (int t = 0; t < plan.v_dims / 16; ++t) {
-      Values::PackValues(x + 16 * t, plan.v_dims, padded, v_stride, out + t * kTileBytes);
-    }
+    ForEachValuePanel(plan.v_dims, [&](int t, int width) {
+      uint8_t* panel = head.v + (t * plan.keys + block * kBlock * width) * 16 * Values::kBytes;
+      for (int i = 0; i < width; ++i) {
+        Values::PackValues(x + 16 * (t + i), plan.v_dims, padded, width * kTileBytes,
+                           panel + i * kTileBytes);
+      }
+    });
   }
 
   static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
@@ -112,13 +115,13 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, flo
   if (empty != 0) {
     for (int r = 0; r < 16; ++r) {
       if (!(empty >> r & 1)) continue;
-      for (int j = 0; j < count; j += 16) Store(s + r * kScoreStride + j, Zero());
+      for (int j = 0; j < count; j += 16) Store(s + r * kScorePitch + j, Zero());
     }
   }
   F32 low[16], high[16], exact[16];
   const int half = count < kBlock ? count : kBlock;
   for (int r = 0; r < 16; ++r) {
-    float* row = s + r * kScoreStride;
+    float* row = s + r * kScorePitch;
     exact[r] = Zero();
     low[r] = Values::Row(row, 0, half, factor[r], shift[r], &exact[r]);
     high[r] = Values::Row(row, half, count, factor[r], shift[r], &exact[r]);
@@ -155,27 +158,27 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
                              const AttendScratch& scratch) {
   constexpr int kActive = kBoth ? 32 : 16;
   const int64_t r0 = g * kRows;
-  float* s = scratch.s;
+  float* s = reinterpret_cast<float*>(scratch.p);
   ScoreTiles<kBoth>(scratch.q + r0 * plan.qk_dims, head.k + j0 * plan.qk_dims, plan.qk_dims, count,
                     s);
   F32 most[kActive];
   const float* k_scale = head.k_scale + j0;
-  for (int r = 0; r < kActive; ++r) most[r] = ScaleRow(s + r * kScoreStride, k_scale, count);
+  for (int r = 0; r < kActive; ++r) most[r] = ScaleRow(s + r * kScorePitch, k_scale, count);
   if (clip || plan.problem->mask_kind != MaskKind::kNone) {
     for (int r = 0; r < kActive; ++r) {
       // Rows of padding repeat the last one; their results are dropped.
       most[r] = HideScores(plan, head, row0 + MinOf(r0 + r, rows - 1), scratch.c[r0 + r], j0, count,
-                           s + r * kScoreStride);
+                           s + r * kScorePitch);
     }
   }
   alignas(64) float alpha[kRows];
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
-    SoftmaxRows<Values>(plan, scratch, s + 16 * half * kScoreStride, r0 + 16 * half, count,
+    SoftmaxRows<Values>(plan, scratch, s + 16 * half * kScorePitch, r0 + 16 * half, count,
                         most + 16 * half, alpha + 16 * half, sums[half]);
   }
-  Values::template Accumulate<kBoth>(s, head.v + j0 * plan.v_dims * Values::kBytes, plan.v_dims,
-                                     count, scratch.o + r0 * plan.v_dims, alpha, scratch.partial);
+  Values::template Accumulate<kBoth>(plan, head, s, j0, count, scratch.o + r0 * plan.v_dims, alpha,
+                                     scratch.partial);
   if (plan.problem->recipe.smooth_v > 0) {
     AddMeans(plan, head, j0, count, scratch.o_mean + r0 * plan.v_dims, alpha, sums, kActive);
   }

@@ -3,7 +3,7 @@
 // Layouts, d in chunks of 64 dims (head_dim is padded with zeros to a multiple of 64):
 //   Q  [row][dims]                                one tile = 16 rows x 64 dims, stride dims
 //   K  [keys/16][dims/64][16 dwords][16 keys][4]  one tile = 16 keys x 64 dims, 1 KiB in one piece
-//   S  int32 [32][256]                            one tile = 16 rows x 16 keys, stride 1 KiB
+//   S  int32 [32][272]                            one tile = 16 rows x 16 keys, stride 1,088
 //
 // Tiles, by head_dim:  64        Q0 Q1 | K0 K1 | S00 S01 S10 S11: Q stays, 2 loads for 4 products
 //                      128       Q00 Q01 Q10 Q11 | K0 K1 | S0 S1: the same, 16 keys at a time
@@ -21,7 +21,12 @@ namespace sage {
 namespace {
 
 constexpr int kDimChunk = 64;
-constexpr int64_t kScoreBytes = kScoreStride * 4;
+
+// A row of scores and the next lie 17 cache lines apart: at 16, the 16 rows of a tile would share
+// four sets of L1, and rows four apart the low 12 bits of their addresses, which makes loads wait
+// for stores that do not concern them.
+constexpr int kScorePitch = kScoreStride + 16;
+constexpr int64_t kScoreBytes = kScorePitch * 4;
 
 // 64 codes held as floats become 64 bytes.
 SAGE_INLINE __m512i CodesToBytes(const float* x) {

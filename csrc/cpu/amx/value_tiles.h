@@ -2,7 +2,8 @@
 // O. A half supplies what a format needs:
 //
 //   kBytes per element of P and V, kStep keys of one product
-//   PackValues   V to [keys/step][dims/16][16 lines][16 dims][64/16 bytes], 1 KiB a tile
+//   PackValues   V to [panel of 32 dims][keys/step][2][16 lines][16 dims][4 bytes]: a product reads
+//                two tiles, 2 KiB in one piece, and the next product the next 2 KiB
 //   Row          the softmax of one row, in place: element j of P overwrites what was read of S,
 //                so scores and probabilities share one buffer of 32 KiB and both stay in L1
 //   Accumulate   o = alpha o + p v
@@ -33,7 +34,7 @@ SAGE_INLINE F32 Exp2Floor(F32 x) {
 }
 
 // Rows of one panel: tiles of O from memory, products over the keys, back to memory. Dots supplies
-// the product, kLoadO whether sums start from o (else from zero), kPair whether 32 dims or 16.
+// the product and kFromMemory, whether sums start from o or from zero; kPair is 32 dims or 16.
 template <class Dots, bool kBoth, bool kPair>
 SAGE_INLINE void ValuePanel(const uint8_t* p, const uint8_t* v, int64_t v_stride, int steps,
                             uint8_t* o, int64_t o_stride) {
@@ -71,22 +72,29 @@ SAGE_INLINE void ValuePanel(const uint8_t* p, const uint8_t* v, int64_t v_stride
   if (kBoth && kPair) StoreTile<7>(o1 + 64, o_stride);
 }
 
-// All panels: sums over `steps` products into o (float or int32), [rows][v_dims].
-template <class Dots, bool kBoth>
-SAGE_INLINE void ValuePanels(const float* p, const uint8_t* v, int v_dims, int steps, void* o) {
-  const uint8_t* weights = reinterpret_cast<const uint8_t*>(p);
-  uint8_t* out = static_cast<uint8_t*>(o);
+// fn(first tile, tiles) for each panel: pairs of tiles, and a last one alone.
+template <class Fn>
+SAGE_INLINE void ForEachValuePanel(int v_dims, const Fn& fn) {
   const int tiles = v_dims / 16;
-  const int64_t v_stride = int64_t{tiles} * kTileBytes, o_stride = int64_t{v_dims} * 4;
-  int t = 0;
-  for (; t + 2 <= tiles; t += 2) {
-    ValuePanel<Dots, kBoth, true>(weights, v + t * kTileBytes, v_stride, steps, out + 64 * t,
-                                  o_stride);
-  }
-  if (t < tiles) {
-    ValuePanel<Dots, kBoth, false>(weights, v + t * kTileBytes, v_stride, steps, out + 64 * t,
-                                   o_stride);
-  }
+  for (int t = 0; t < tiles; t += 2) fn(t, t + 2 <= tiles ? 2 : 1);
+}
+
+// All panels: sums over keys [j0, j0 + count) into o (float or int32), [rows][v_dims].
+template <class Values, bool kBoth>
+SAGE_INLINE void ValuePanels(const Plan& plan, const Head& head, const float* p, int64_t j0,
+                             int count, void* o) {
+  const uint8_t* weights = reinterpret_cast<const uint8_t*>(p);
+  const int64_t o_stride = int64_t{plan.v_dims} * 4;
+  const int steps = count / Values::kStep;
+  ForEachValuePanel(plan.v_dims, [&](int t, int width) {
+    const uint8_t* panel = head.v + (t * plan.keys + j0 * width) * 16 * Values::kBytes;
+    uint8_t* out = static_cast<uint8_t*>(o) + 64 * t;
+    if (width == 2) {
+      ValuePanel<Values, kBoth, true>(weights, panel, 2 * kTileBytes, steps, out, o_stride);
+    } else {
+      ValuePanel<Values, kBoth, false>(weights, panel, kTileBytes, steps, out, o_stride);
+    }
+  });
 }
 
 // P and V in bf16, O summed in float32 across blocks of keys.
@@ -130,8 +138,9 @@ struct ValuesBf16 {
   }
 
   template <bool kBoth>
-  SAGE_NOINLINE void Accumulate(const float* p, const uint8_t* v, int v_dims, int count, float* o,
-                                const float* alpha, float* /*partial*/) {
+  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* p, int64_t j0,
+                                int count, float* o, const float* alpha, float* /*partial*/) {
+    const int v_dims = plan.v_dims;
     for (int r = 0; r < (kBoth ? 32 : 16); ++r) {
       // The maximum of most rows stands after a few blocks.
       if (alpha[r] == 1.0f) continue;
@@ -139,7 +148,7 @@ struct ValuesBf16 {
       float* row = o + r * v_dims;
       for (int d = 0; d < v_dims; d += 16) Store(row + d, Mul(a, Load(row + d)));
     }
-    ValuePanels<ValuesBf16, kBoth>(p, v, v_dims, count / kStep, o);
+    ValuePanels<ValuesBf16, kBoth>(plan, head, p, j0, count, o);
   }
 };
 
@@ -191,9 +200,10 @@ struct ValuesBytes {
   }
 
   template <bool kBoth>
-  SAGE_NOINLINE void Accumulate(const float* p, const uint8_t* v, int v_dims, int count, float* o,
-                                const float* alpha, float* partial) {
-    ValuePanels<ValuesBytes, kBoth>(p, v, v_dims, count / kStep, partial);
+  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* p, int64_t j0,
+                                int count, float* o, const float* alpha, float* partial) {
+    const int v_dims = plan.v_dims;
+    ValuePanels<ValuesBytes, kBoth>(plan, head, p, j0, count, partial);
     for (int r = 0; r < (kBoth ? 32 : 16); ++r) {
       const F32 a = Set1(alpha[r]);
       float* row = o + r * v_dims;
