@@ -1,5 +1,5 @@
-// The phases of a forward call over waves of key/value heads: statistics, reduction, packing,
-// attention.
+// The phases of a forward call: statistics, reduction, packing, attention. Either each worker takes
+// whole key/value heads, or all workers share the phases of a wave of heads.
 #ifndef SAGE_CPU_FORWARD_SCHEDULE_H_
 #define SAGE_CPU_FORWARD_SCHEDULE_H_
 
@@ -17,6 +17,13 @@ constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
 // 16 register tiles of rows share one pass over a block of keys: K and V stay in L2 meanwhile.
 constexpr int64_t kRowsPerTask = 96;
+
+// Whether workers take whole heads: only if that leaves none idle for long at the end, when a head
+// is a task of a size that grows with N^2. With 4 heads for each worker a last one alone costs an
+// eighth on average; a number of heads that the workers divide costs nothing.
+SAGE_INLINE bool HeadsAreTasks(int64_t heads, int threads) {
+  return threads <= 1 || heads % threads == 0 || heads >= 4 * static_cast<int64_t>(threads);
+}
 
 SAGE_INLINE int LargestPowerOfTwoDividing(int x) { return x & -x; }
 
@@ -56,7 +63,8 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
   // Even blocks of rows, and enough of them to occupy every thread.
   const int64_t heads = p.batch * p.kv_heads;
   int64_t row_blocks = (plan.rows + kRowsPerTask - 1) / kRowsPerTask;
-  const int64_t wanted = options.threads > 1 ? (2 * options.threads + heads - 1) / heads : 1;
+  const int64_t wanted =
+      HeadsAreTasks(heads, options.threads) ? 1 : (2 * options.threads + heads - 1) / heads;
   const int64_t most_blocks = (plan.rows + 4 * kRows - 1) / (4 * kRows);
   row_blocks = MaxOf(row_blocks, MinOf(wanted, most_blocks));
   plan.row_block = RoundUp((plan.rows + row_blocks - 1) / row_blocks, kRows);
@@ -91,42 +99,111 @@ SAGE_INLINE Head CarveHead(const Plan& plan, Carver* carver) {
   return head;
 }
 
+// Sizes of what a call holds besides its plan.
+struct Footprint {
+  int64_t head;    // packed operands and statistics of one key/value head
+  int64_t worker;  // scratch of one worker
+};
+
+template <class Kernels>
+SAGE_INLINE Footprint MeasureFootprint(const Plan& plan) {
+  Carver carver = {nullptr, 0};
+  CarveHead<Kernels>(plan, &carver);
+  const int64_t head = static_cast<int64_t>(carver.used);
+  carver.used = 0;
+  CarvePrepass(plan, &carver);
+  CarveAttend<Kernels>(plan, &carver);
+  return {head, static_cast<int64_t>(carver.used)};
+}
+
+template <class Kernels>
+SAGE_INLINE Head HeadAt(const Plan& plan, int64_t number, uint8_t* memory) {
+  Carver carver = {memory, 0};
+  Head head = CarveHead<Kernels>(plan, &carver);
+  head.batch = number / plan.problem->kv_heads;
+  head.kv_head = number % plan.problem->kv_heads;
+  return head;
+}
+
+template <class Kernels>
+SAGE_INLINE AttendScratch AttendScratchAt(const Plan& plan, uint8_t* memory) {
+  Carver carver = {memory, 0};
+  CarvePrepass(plan, &carver);
+  return CarveAttend<Kernels>(plan, &carver);
+}
+
+// One worker computes a head from beginning to end: its keys and values are read from memory once
+// and stay in the worker's cache, packed, for all of the head's rows.
+template <class Kernels>
+SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, uint8_t* head_memory,
+                           uint8_t* scratch_memory) {
+  Head head = HeadAt<Kernels>(plan, number, head_memory);
+  Carver carver = {scratch_memory, 0};
+  const PrepassScratch prepass = CarvePrepass(plan, &carver);
+  if (plan.kv_stats) {
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+      KvStatistics(plan, &head, block, prepass);
+    }
+  }
+  if (plan.q_stats) {
+    for (int64_t at = 0; at < plan.group * plan.q_blocks; ++at) {
+      QStatistics(plan, &head, at / plan.q_blocks, at % plan.q_blocks, prepass);
+    }
+  }
+  ReduceStatistics(plan, &head);
+  for (int64_t block = 0; block < plan.blocks; ++block) {
+    PackBlock<Kernels>(plan, &head, block, prepass);
+  }
+  const AttendScratch scratch = AttendScratchAt<Kernels>(plan, scratch_memory);
+  for (int64_t task = 0; task < plan.row_blocks; ++task) {
+    AttendTask<Kernels>(plan, head, task, scratch);
+  }
+}
+
+SAGE_INLINE bool IsCancelled(const Plan& plan) {
+  return plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed);
+}
+
 template <class Kernels>
 SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
                                 const InspectionBuffers* inspect, const EngineOptions& options,
                                 Workspace* workspace) {
   const Plan plan = MakePlan<Kernels>(p, buffers, inspect, options);
   const int64_t heads = p.batch * p.kv_heads;
+  const Footprint bytes = MeasureFootprint<Kernels>(plan);
+  const Status no_memory = {StatusCode::kOutOfMemory, "no memory for the packed keys and values"};
 
-  Carver measure = {nullptr, 0};
-  CarveHead<Kernels>(plan, &measure);
-  const int64_t head_bytes = static_cast<int64_t>(measure.used);
-  measure.used = 0;
-  CarvePrepass(plan, &measure);
-  CarveAttend<Kernels>(plan, &measure);
-  const int64_t worker_bytes = static_cast<int64_t>(measure.used);
-  const int64_t wave = MinOf(heads, MaxOf(1, kWaveBytes / head_bytes));
+  if (HeadsAreTasks(heads, options.threads)) {
+    const int threads = static_cast<int>(MinOf(options.threads, heads));
+    const int64_t each = bytes.head + bytes.worker;
+    uint8_t* memory = workspace->Reserve(static_cast<size_t>(threads * each));
+    if (memory == nullptr) return no_memory;
+    ParallelFor(heads, threads, [&](int64_t task, int worker) {
+      if (IsCancelled(plan)) return;
+      uint8_t* own = memory + worker * each;
+      RunHead<Kernels>(plan, task, own, own + bytes.head);
+    });
+    return IsCancelled(plan) ? Status{StatusCode::kCancelled, "cancelled"} : Status{};
+  }
+
+  const int64_t wave = MinOf(heads, MaxOf(1, kWaveBytes / bytes.head));
   const int threads =
       static_cast<int>(MinOf(options.threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
   const int64_t list_bytes = RoundUp(wave * static_cast<int64_t>(sizeof(Head)), 64);
   uint8_t* memory = workspace->Reserve(
-      static_cast<size_t>(list_bytes + wave * head_bytes + threads * worker_bytes));
-  if (memory == nullptr)
-    return {StatusCode::kOutOfMemory, "no memory for the packed keys and values"};
+      static_cast<size_t>(list_bytes + wave * bytes.head + threads * bytes.worker));
+  if (memory == nullptr) return no_memory;
 
   Head* list = reinterpret_cast<Head*>(memory);
-  uint8_t* worker_memory = memory + list_bytes + wave * head_bytes;
+  uint8_t* worker_memory = memory + list_bytes + wave * bytes.head;
   const auto prepass_scratch = [&](int worker) {
-    Carver carver = {worker_memory + worker * worker_bytes, 0};
+    Carver carver = {worker_memory + worker * bytes.worker, 0};
     return CarvePrepass(plan, &carver);
   };
   for (int64_t first = 0; first < heads; first += wave) {
     const int64_t count = MinOf(wave, heads - first);
     for (int64_t h = 0; h < count; ++h) {
-      Carver carver = {memory + list_bytes + h * head_bytes, 0};
-      list[h] = CarveHead<Kernels>(plan, &carver);
-      list[h].batch = (first + h) / p.kv_heads;
-      list[h].kv_head = (first + h) % p.kv_heads;
+      list[h] = HeadAt<Kernels>(plan, first + h, memory + list_bytes + h * bytes.head);
     }
     if (plan.kv_stats) {
       ParallelFor(count * plan.blocks, threads, [&](int64_t task, int worker) {
@@ -147,14 +224,11 @@ SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
                          prepass_scratch(worker));
     });
     ParallelFor(count * plan.row_blocks, threads, [&](int64_t task, int worker) {
-      Carver carver = {worker_memory + worker * worker_bytes, 0};
-      CarvePrepass(plan, &carver);
-      const AttendScratch scratch = CarveAttend<Kernels>(plan, &carver);
+      const AttendScratch scratch =
+          AttendScratchAt<Kernels>(plan, worker_memory + worker * bytes.worker);
       AttendTask<Kernels>(plan, list[task % count], task / count, scratch);
     });
-    if (options.cancelled != nullptr && options.cancelled->load(std::memory_order_relaxed)) {
-      return {StatusCode::kCancelled, "cancelled"};
-    }
+    if (IsCancelled(plan)) return {StatusCode::kCancelled, "cancelled"};
   }
   return Status{};
 }
