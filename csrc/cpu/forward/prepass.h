@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "cpu/forward/column_statistics.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/quantize_rows.h"
 
@@ -44,21 +45,28 @@ SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_
           p.q.token, static_cast<int>(rows), static_cast<int>(p.qk_dim)};
 }
 
+// Copies a row, zeros up to dims; returns the largest magnitude in each lane (MaxMagnitude).
+SAGE_INLINE F32 LoadRow(const float* row, int dim, int dims, F32 most, float* out) {
+  int d = 0;
+  for (; d + kLanes <= dim; d += kLanes) {
+    const F32 value = LoadU(row + d);
+    most = MaxMagnitude(most, value);
+    StoreU(out + d, value);
+  }
+  if (d < dim) most = MaxMagnitude(most, LoadFirst(row + d, dim - d));
+  for (; d < dim; ++d) out[d] = row[d];
+  for (; d < dims; ++d) out[d] = 0.0f;
+  return most;
+}
+
 // Copies the rows to x[row * dims + d], zeros beyond dim; returns the largest magnitude's bits (>=
 // kInfBits: not finite).
 SAGE_INLINE int32_t LoadRows(const Source& source, int dims, float* x) {
-  int32_t most = 0;
+  F32 most = Zero();
   for (int t = 0; t < source.rows; ++t) {
-    const float* row = source.base + t * source.stride;
-    float* out = x + t * dims;
-    for (int d = 0; d < source.dim; ++d) {
-      out[d] = row[d];
-      const int32_t bits = MagnitudeBits(row[d]);
-      most = bits > most ? bits : most;
-    }
-    for (int d = source.dim; d < dims; ++d) out[d] = 0.0f;
+    most = LoadRow(source.base + t * source.stride, source.dim, dims, most, x + t * dims);
   }
-  return most;
+  return ReduceMaxBits(most);
 }
 
 SAGE_INLINE bool IsFiniteValue(float value) { return MagnitudeBits(value) < kInfBits; }
@@ -80,16 +88,6 @@ SAGE_NOINLINE float LargestFinite(const Source& source) {
       const float value = fabsf(source.base[t * source.stride + d]);
       if (IsFiniteValue(value) && value > most) most = value;
     }
-  }
-  return most;
-}
-
-// Largest magnitude's bits of the rows (>= kInfBits: not finite).
-SAGE_INLINE int32_t LargestBits(const Source& source) {
-  int32_t most = 0;
-  for (int t = 0; t < source.rows; ++t) {
-    const int32_t bits = MaxBits(source.base + t * source.stride, source.dim);
-    most = bits > most ? bits : most;
   }
   return most;
 }
@@ -120,7 +118,10 @@ SAGE_INLINE float MeanOf(double sum, double count) {
 
 SAGE_INLINE void SubtractMean(float* x, int rows, int dim, int dims, const float* mean) {
   for (int t = 0; t < rows; ++t) {
-    for (int d = 0; d < dim; ++d) x[t * dims + d] = x[t * dims + d] - mean[d];
+    float* row = x + t * dims;
+    int d = 0;
+    for (; d + kLanes <= dim; d += kLanes) StoreU(row + d, Sub(LoadU(row + d), LoadU(mean + d)));
+    for (; d < dim; ++d) row[d] = row[d] - mean[d];
   }
 }
 
@@ -149,8 +150,14 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
   const Recipe& recipe = plan.problem->recipe;
   const Source k = KSource(plan, *head, block);
   if (recipe.smooth_k || recipe.head_exponent) {
-    const int32_t bits = LargestBits(k);
-    SumRows(k, bits < kInfBits, head->k_sum + block * k.dim, head->k_count + block * k.dim);
+    double* sum = head->k_sum + block * k.dim;
+    double* count = head->k_count + block * k.dim;
+    const int32_t bits = SumColumns(k.base, k.stride, k.rows, k.dim, sum);
+    if (bits >= kInfBits) {
+      SumRows(k, false, sum, count);
+    } else {
+      for (int d = 0; d < k.dim; ++d) count[d] = k.rows;
+    }
     head->block_max[2 * block] =
         bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
   }
@@ -158,17 +165,12 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
   const Source v = VSource(plan, *head, block);
   int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
   for (int d = 0; d < plan.v_dims; ++d) most[d] = 0;
-  int32_t bits = LargestBits(v);
+  const int32_t bits = ColumnMaxima(v.base, v.stride, v.rows, v.dim, most);
   const bool finite = bits < kInfBits;
   head->block_max[2 * block + 1] =
       finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(v);
-  const float* x = v.base;
-  int64_t stride = v.stride;
-  if (recipe.smooth_v > 0 || !finite) {
-    LoadRows(v, plan.v_dims, scratch.x);
-    x = scratch.x;
-    stride = plan.v_dims;
-  }
+  if (recipe.smooth_v == 0 && finite) return;
+  LoadRows(v, plan.v_dims, scratch.x);
   if (recipe.smooth_v > 0) {
     float* mean = head->v_mean + block * plan.v_dims;
     SumRows(v, finite, scratch.sum, scratch.count);
@@ -178,13 +180,7 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
     SubtractMean(scratch.x, v.rows, v.dim, plan.v_dims, mean);
   }
   if (!finite) ScrubRows(v, plan.v_dims, scratch.x);
-  for (int t = 0; t < v.rows; ++t) {
-    const float* row = x + t * stride;
-    for (int d = 0; d < v.dim; ++d) {
-      const int32_t magnitude = MagnitudeBits(row[d]);
-      most[d] = magnitude > most[d] ? magnitude : most[d];
-    }
-  }
+  ColumnMaxima(scratch.x, plan.v_dims, v.rows, v.dim, most);
 }
 
 // Phase 1, Q: means of blocks of rows, group scales that span rows, head maxima.
@@ -365,9 +361,12 @@ SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, 
           for (int i = t * dims; i < t * dims + count; ++i) x[i] = x[i] * pair.scale;
         }
       } else if (recipe.rounding == Rounding::kEven) {
+        // dims of V are whole vectors.
         for (int t = 0; t < v.rows; ++t) {
-          for (int d = 0; d < dims; ++d)
-            x[t * dims + d] = RoundHalfEven(x[t * dims + d] * inverse[d]);
+          float* row = x + t * dims;
+          for (int d = 0; d < dims; d += kLanes) {
+            StoreU(row + d, RoundCodes(Mul(LoadU(row + d), LoadU(inverse + d))));
+          }
         }
       } else {
         for (int t = 0; t < v.rows; ++t) {

@@ -40,7 +40,7 @@ SAGE_INLINE int GroupInBlock(TokenGroup kind, int t) {
 
 SAGE_INLINE void RoundRow(float* x, int dims, float inverse, Rounding rounding) {
   if (rounding == Rounding::kEven) {
-    for (int d = 0; d < dims; ++d) x[d] = RoundCode(x[d] * inverse);
+    RoundCodes(x, dims, inverse);
   } else {
     for (int d = 0; d < dims; ++d) x[d] = RoundHalfAway(x[d] * inverse);
   }
@@ -126,8 +126,9 @@ SAGE_INLINE float QuantizeByNorm(float* x, int dims, NormRule rule) {
     return 0.0f;
   }
   const float amax = BitsToFloat(static_cast<uint32_t>(bits));
-  const float unit = 1.0f / amax;
-  for (int d = 0; d < dims; ++d) x[d] = x[d] * unit;
+  // dims is a multiple of 32.
+  const F32 unit = Set1(1.0f / amax);
+  for (int d = 0; d < dims; d += kLanes) StoreU(x + d, Mul(LoadU(x + d), unit));
   float most = 0.0f, total = 0.0f;
   for (int g = 0; g < dims; g += 32) {
     float lane[2];
@@ -153,7 +154,7 @@ SAGE_INLINE float QuantizeByNorm(float* x, int dims, NormRule rule) {
       limit = by_pair < limit ? by_pair : limit;
     }
   }
-  for (int d = 0; d < dims; ++d) x[d] = RoundCode(x[d] * limit);
+  RoundCodes(x, dims, limit);
   return amax / limit;
 }
 

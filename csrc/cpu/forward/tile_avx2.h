@@ -108,14 +108,14 @@ struct QkPairBytes256 {
     // Sums of all segments; in memory, since 12 accumulators and 12 sums do not fit in 16
     // registers.
     alignas(32) int32_t total[kRows][16];
-    const int segments = dims / 32;
-    for (int segment = 0; segment < segments; ++segment) {
+    const int last = dims / 32 - 1;
+    for (int segment = 0;; ++segment) {
       __m256i acc[kRows][2];
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r)
         acc[r][0] = acc[r][1] = Broadcast4(corrections + segment * kRows + r);
-#pragma GCC unroll 1
-      for (int d = segment * 8; d < segment * 8 + 8; ++d) {
+#pragma GCC unroll 8
+      for (int d = 0; d < 8; ++d) {
         const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64));
         const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64 + 32));
 #pragma GCC unroll 6
@@ -125,20 +125,34 @@ struct QkPairBytes256 {
           MultiplyAddBytes(&acc[r][1], k1, query);
         }
       }
+      k += 8 * 64;
+      q += 8 * 4 * kRows;
+      if (segment == last) {
+        const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+          __m256i sum[2];
+#pragma GCC unroll 2
+          for (int t = 0; t < 2; ++t) {
+            sum[t] = _mm256_madd_epi16(acc[r][t], ones);
+            if (last > 0) {
+              const __m256i* before = reinterpret_cast<const __m256i*>(total[r] + 8 * t);
+              sum[t] = _mm256_add_epi32(sum[t], _mm256_load_si256(before));
+            }
+          }
+          StoreScores(sum[0], sum[1], scale0, scale1, s + r * kScoreStride, &most[r]);
+        }
+        return;
+      }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
         for (int t = 0; t < 2; ++t) {
           __m256i* sum = reinterpret_cast<__m256i*>(total[r] + 8 * t);
           const __m256i wide = _mm256_madd_epi16(acc[r][t], ones);
-          *sum = segment == 0 ? wide : _mm256_add_epi32(*sum, wide);
+          _mm256_store_si256(sum, segment == 0 ? wide : _mm256_add_epi32(*sum, wide));
         }
       }
-    }
-    const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const __m256i* sum = reinterpret_cast<const __m256i*>(total[r]);
-      StoreScores(sum[0], sum[1], scale0, scale1, s + r * kScoreStride, &most[r]);
     }
   }
 };
@@ -171,16 +185,20 @@ struct QkWords256 {
     __m256i acc[kRows][2];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
-#pragma GCC unroll 1
-    for (int d = 0; d < dims / 2; ++d) {
-      const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64));
-      const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64 + 32));
+    for (int d = 0; d < dims; d += 8) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) {
+        const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + u * 64));
+        const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + u * 64 + 32));
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m256i query = Broadcast4(q + (d * kRows + r) * 4);
-        MultiplyAddWords(&acc[r][0], k0, query);
-        MultiplyAddWords(&acc[r][1], k1, query);
+        for (int r = 0; r < kRows; ++r) {
+          const __m256i query = Broadcast4(q + (u * kRows + r) * 4);
+          MultiplyAddWords(&acc[r][0], k0, query);
+          MultiplyAddWords(&acc[r][1], k1, query);
+        }
       }
+      k += 4 * 64;
+      q += 4 * 4 * kRows;
     }
     const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
 #pragma GCC unroll 6
@@ -236,6 +254,7 @@ struct PvWords256 {
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
                            const float* alpha) {
+    const __m256i* values = reinterpret_cast<const __m256i*>(v);
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
       __m256i acc[kRows][kCount];
@@ -244,18 +263,21 @@ struct PvWords256 {
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) acc[r][t] = _mm256_setzero_si256();
       }
-#pragma GCC unroll 1
-      for (int j = first; j < end; j += 2) {
-        const __m256i* values = reinterpret_cast<const __m256i*>(v + j / 2 * kCount * 32);
-        __m256i value[kCount];
+      for (int j = first; j < end; j += 8) {
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; ++u) {
+          __m256i value[kCount];
 #pragma GCC unroll 2
-        for (int t = 0; t < kCount; ++t) value[t] = _mm256_load_si256(values + t);
+          for (int t = 0; t < kCount; ++t) value[t] = _mm256_load_si256(values + u * kCount + t);
 #pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) {
-          const __m256i weight = Broadcast4(p + (r * kScoreStride + j) * 2);
+          for (int r = 0; r < kRows; ++r) {
+            const __m256i weight = Broadcast4(p + r * kScoreStride * 2 + u * 4);
 #pragma GCC unroll 2
-          for (int t = 0; t < kCount; ++t) MultiplyAddWords(&acc[r][t], value[t], weight);
+            for (int t = 0; t < kCount; ++t) MultiplyAddWords(&acc[r][t], value[t], weight);
+          }
         }
+        values += 4 * kCount;
+        p += 16;
       }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
