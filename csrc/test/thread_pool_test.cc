@@ -1,6 +1,6 @@
 // The thread pool under every kind of caller, and CPU detection from the registers of known
 // processors. Run it under the thread sanitizer as well: cmake -S . -B build/tsan -DSAGE_TESTS=ON
-// -DSAGE_SANITIZE=thread `thread_pool_test --time` prints the latency of hand-offs instead.
+// -DSAGE_SANITIZE=thread `thread_pool_test --time` prints what hand-offs cost instead.
 #include "cpu/thread_pool.h"
 
 #include <algorithm>
@@ -214,6 +214,31 @@ void PrintHandOffLatency(int gap_us) {
               times[0], times[kRounds / 2]);
 }
 
+// Median time of a phase of 4 tasks of 20 us for each of 1 and of `threads` workers.
+void PrintPhases(int threads, int gap_us) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kRounds = 200;
+  const auto spin = [](int us) {
+    const Clock::time_point end = Clock::now() + std::chrono::microseconds(us);
+    while (Clock::now() < end) {
+    }
+  };
+  double median[2];
+  for (const int many : {0, 1}) {
+    std::vector<double> times;
+    for (int round = 0; round < kRounds; ++round) {
+      const Clock::time_point start = Clock::now();
+      ParallelFor(4 * (many ? threads : 1), many ? threads : 1, [&](int64_t, int) { spin(20); });
+      times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+      spin(gap_us);
+    }
+    std::sort(times.begin(), times.end());
+    median[many] = times[kRounds / 2];
+  }
+  std::printf("4 tasks of 20 us a worker, %4d us after the last: %.1f us with 1, %.1f us with %d\n",
+              gap_us, median[0], median[1], threads);
+}
+
 }  // namespace
 }  // namespace sage
 
@@ -221,6 +246,8 @@ int main(int count, char** arguments) {
   using namespace sage;
   if (count > 1 && std::strcmp(arguments[1], "--time") == 0) {
     for (const int gap : {0, 20, 200}) PrintHandOffLatency(gap);
+    const int threads = AvailableProcessors();
+    for (const int gap : {0, 50, 200, 2000}) PrintPhases(threads, gap);
     return 0;
   }
   OneThreadNeverTouchesThePool();
