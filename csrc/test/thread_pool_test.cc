@@ -97,24 +97,35 @@ void SeveralCallersAndNestedCalls() {
   Check(sum == 4 * 200 * 5 * 3, "tasks lost among several callers");
 }
 
-// Several JavaScript threads at once: whoever computes alone takes the place of a helper, so no
-// more tasks run at a time than one call may have threads. A helper ends its task first, hence a
-// few tasks begin above the limit whenever a caller comes.
+// Several JavaScript threads at once: whoever computes alone takes the place of a helper. With two
+// such callers beside a call of 4 threads, its helpers 2 and 3 end after the task they are in.
 void CallersTakeThePlaceOfHelpers() {
-  constexpr int kThreads = 4, kCallers = 3, kTasks = 100;
-  std::atomic<int> running{0}, above{0};
-  std::vector<std::thread> callers;
-  for (int caller = 0; caller < kCallers; ++caller) {
-    callers.emplace_back([&] {
-      ParallelFor(kTasks, kThreads, [&](int64_t, int) {
-        if (running.fetch_add(1) >= kThreads) ++above;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        running.fetch_sub(1);
+  constexpr int kThreads = 4;
+  std::atomic<bool> begun{false}, ended{false};
+  std::atomic<int> alone{0};
+  std::atomic<int> tasks[kThreads] = {};
+  const auto nap = [] { std::this_thread::sleep_for(std::chrono::microseconds(200)); };
+  std::vector<std::thread> others;
+  for (int other = 0; other < 2; ++other) {
+    others.emplace_back([&] {
+      while (!begun) nap();
+      ParallelFor(2, kThreads, [&](int64_t task, int worker) {
+        Check(worker == 0, "a caller without the pool got a helper");
+        if (task == 0) ++alone;
+        while (!ended) nap();
       });
     });
   }
-  for (std::thread& caller : callers) caller.join();
-  Check(above <= 8 * kCallers, "more tasks at a time than threads, for long");
+  ParallelFor(100, kThreads, [&](int64_t, int worker) {
+    begun = true;
+    while (alone < 2) nap();
+    ++tasks[worker];
+    nap();
+  });
+  ended = true;
+  for (std::thread& other : others) other.join();
+  Check(tasks[2] <= 1 && tasks[3] <= 1, "helpers stay where other callers need their processor");
+  Check(tasks[0] + tasks[1] >= 98, "tasks lost beside other callers");
 }
 
 // The caller ends first and has to wait, awake or asleep, for a helper in a long task.
