@@ -17,6 +17,7 @@ constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
 // 16 register tiles of rows share one pass over a block of keys: K and V stay in L2 meanwhile.
 constexpr int64_t kRowsPerTask = 96;
+static_assert(kRowsPerTask <= 64 * kRows, "AttendTask keeps a bit for each group");
 
 // Whether workers take whole heads: only if that leaves none idle for long at the end, when a head
 // is a task of a size that grows with N^2. With 4 heads for each worker a last one alone costs an
