@@ -29,7 +29,7 @@ namespace {
 // Scratch of one worker in the attention phase.
 struct AttendScratch {
   uint8_t* q;      // packed rows
-  float* x;        // one row before packing
+  float* x;        // one group of rows before packing
   float* o;        // [row_block][v_dims]
   float* o_mean;   // [row_block][v_dims], V's means times sums of P
   float* s;        // [6][kScoreStride]
@@ -52,7 +52,7 @@ template <class Kernels>
 SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
   AttendScratch scratch;
   scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
-  scratch.x = carver->Take<float>(plan.pack_dims);
+  scratch.x = carver->Take<float>(kRows * plan.pack_dims);
   scratch.o = carver->Take<float>(plan.row_block * plan.v_dims);
   scratch.o_mean =
       carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
@@ -70,6 +70,15 @@ SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
 
 SAGE_INLINE MaskRow MaskRowOf(const Plan& plan, int64_t batch, int64_t q_head, int64_t i) {
   return MaskRowOf(*plan.problem, plan.buffers->mask, batch, q_head, i);
+}
+
+// A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any
+// positive factor serves.
+SAGE_INLINE float FactorOf(float c) { return c == 0.0f ? 1e-30f : c; }
+
+// Row r of the group whose first row is row0 + r0: rows of padding repeat the task's last one.
+SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
+  return row0 + MinOf(r0 + r, rows - 1);
 }
 
 // Quantises row r of the task and packs it; returns whether every value was finite.
@@ -96,10 +105,10 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
     case QkFormat::kFloat32:
       break;
     case QkFormat::kInt16:
-      scale = QuantizeByNorm(x, dims, NormRule::kInt16);
+      QuantizeByNorm(x, 1, dims, NormRule::kInt16, &scale);
       break;
     case QkFormat::kInt8Pair:
-      scale = QuantizeByNorm(x, dims, NormRule::kPairQ);
+      QuantizeByNorm(x, 1, dims, NormRule::kPairQ, &scale);
       break;
     case QkFormat::kInt8:
     case QkFormat::kInt4: {
@@ -131,9 +140,55 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
     if (inspect->q_scale != nullptr) inspect->q_scale[at] = scale;
   }
   const float c = Kernels::PackQ(plan, scratch.q, r, x, scale, mean);
-  // A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any
-  // positive factor serves.
-  scratch.c[LaneOf(r)] = c == 0.0f ? 1e-30f : c;
+  scratch.c[LaneOf(r)] = FactorOf(c);
+}
+
+// Quantises and packs group `g` of the task. Codes with a scale for each row, by far the most
+// common forms, take all scales in one go.
+template <class Kernels>
+SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                                int64_t g, const AttendScratch& scratch) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  const int64_t r0 = g * kRows;
+  const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
+  const bool by_row = recipe.qk == QkFormat::kInt8 && recipe.q_group == TokenGroup::kToken &&
+                      recipe.rounding == Rounding::kEven;
+  const bool together = (by_norm || by_row) && recipe.smooth_q == 0 && plan.inspect == nullptr;
+  if (together) {
+    const int dims = plan.qk_dims;
+    F32 all = Zero();
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = RowOfGroup(row0, rows, r0, r);
+      const Source source = QSource(plan, head, row % plan.group, row / plan.group, 1);
+      all = LoadRow(source.base, source.dim, dims, all, scratch.x + r * dims,
+                    [](F32 value, int, int) { return value; });
+    }
+    if (ReduceMaxBits(all) < kInfBits) {
+      float scale[kRows];
+      if (by_norm) {
+        QuantizeByNorm(scratch.x, kRows, dims,
+                       recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ, scale);
+      } else {
+        RowMaxima(scratch.x, kRows, dims, scale);
+        for (int r = 0; r < kRows; ++r) {
+          const ScalePair pair = ScaleOf(MagnitudeBits(scale[r]), 127.0f);
+          RoundCodes(scratch.x + r * dims, dims, pair.inverse);
+          scale[r] = pair.scale;
+        }
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const float* x = scratch.x + r * dims;
+        const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, scale[r], nullptr);
+        scratch.c[LaneOf(r0 + r)] = FactorOf(c);
+        scratch.bad[r0 + r] = 0;
+      }
+      return;
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    PrepareRow<Kernels>(plan, head, RowOfGroup(row0, rows, r0, r), r0 + r, scratch);
+  }
 }
 
 // Marks the outputs of a row that attends to tokens of K or V with values that are not finite
@@ -209,6 +264,24 @@ SAGE_NOINLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, in
   }
 }
 
+SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                             int64_t g, const AttendScratch& scratch) {
+  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r) {
+    FinishRow(plan, head, row0 + r, r, scratch);
+  }
+}
+
+// Brings group `g` of the task that starts at row0 into L2: reading q costs a worker more than
+// quantising it.
+SAGE_INLINE void PrefetchGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g) {
+  constexpr int64_t kLineFloats = 16;
+  for (int64_t r = 0; r < kRows; ++r) {
+    const int64_t row = row0 + g * kRows + r;
+    const Source source = QSource(plan, head, row % plan.group, row / plan.group, 1);
+    for (int64_t d = 0; d < source.dim; d += kLineFloats) Prefetch(source.base + d);
+  }
+}
+
 // Keys of block j0 that 6 rows see: scores, masking, softmax, outputs.
 template <class Kernels>
 SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
@@ -226,8 +299,7 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   if (clip || masked) {
     for (int r = 0; r < kRows; ++r) {
       float* row = s + r * kScoreStride;
-      // Rows of padding repeat the last one; their results are dropped.
-      const int64_t last = row0 + MinOf(r0 + r, rows - 1);
+      const int64_t last = RowOfGroup(row0, rows, r0, r);
       const int64_t i = last / plan.group, q_head = head.kv_head * plan.group + last % plan.group;
       if (masked) {
         ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0,
@@ -238,7 +310,6 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   }
   // The rows' running values, one lane each.
   alignas(64) float factor[kLanes], shift[kLanes], alpha[kLanes];
-  alignas(64) float sum[kLanes] = {}, exact[kLanes] = {};
   const F32 old = Load(scratch.m + g * kLanes);
   // Max keeps a NaN of its second operand (an additive mask may hold one).
   const F32 top = Max(old, Mul(MaxOfSix(most), c));
@@ -250,31 +321,33 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   Store(factor, c);
   Store(shift, finite);
   Store(alpha, ratio);
-  float sums[kRows][2];
+  // Sums of P by lanes, [half of the keys][row]; horizontal sums wait for all six rows.
+  F32 sums[2][kRows], exact[kRows];
   const bool want_exact = plan.buffers->lse != nullptr && p.recipe.row_sum == RowSum::kQuantized;
   for (int r = 0; r < kRows; ++r) {
-    sums[r][0] = sums[r][1] = 0.0f;
-    Kernels::Softmax(plan, s, scratch.p, r, count, factor[r], shift[r], sums[r],
+    sums[0][r] = sums[1][r] = exact[r] = Zero();
+    Kernels::Softmax(plan, s, scratch.p, r, count, factor[r], shift[r], &sums[0][r], &sums[1][r],
                      want_exact ? &exact[r] : nullptr);
-    sum[r] = sums[r][0] + sums[r][1];
   }
+  const F32 first = SumOfSix(sums[0]), second = SumOfSix(sums[1]);
   float* l = scratch.l + g * kLanes;
-  Store(l, Add(Mul(Load(l), ratio), Load(sum)));
+  Store(l, Add(Mul(Load(l), ratio), Add(first, second)));
   if (want_exact) {
     float* unrounded = scratch.exact + g * kLanes;
-    Store(unrounded, Add(Mul(Load(unrounded), ratio), Load(exact)));
+    Store(unrounded, Add(Mul(Load(unrounded), ratio), SumOfSix(exact)));
   }
   Kernels::Accumulate(plan, head, s, scratch.p, j0, count, scratch.o + r0 * plan.v_dims, alpha,
                       scratch.partial);
   if (p.recipe.smooth_v > 0) {
+    alignas(64) float weight[2][kLanes];
+    Store(weight[0], first);
+    Store(weight[1], second);
     for (int r = 0; r < kRows; ++r) {
       float* o = scratch.o_mean + (r0 + r) * plan.v_dims;
       const float* mean = head.v_mean + j0 / kBlock * plan.v_dims;
-      const bool second = count > kBlock;
-      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] * alpha[r] + sums[r][0] * mean[d];
-      if (second) {
-        for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + sums[r][1] * mean[plan.v_dims + d];
-      }
+      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] * alpha[r] + weight[0][r] * mean[d];
+      if (count <= kBlock) continue;
+      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + weight[1][r] * mean[plan.v_dims + d];
     }
   }
 }
@@ -293,9 +366,9 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   memset(scratch.m, 0, sizeof(float) * lanes);
   memset(scratch.l, 0, sizeof(float) * lanes);
   memset(scratch.exact, 0, sizeof(float) * lanes);
-  for (int64_t r = 0; r < groups * kRows; ++r) {
-    PrepareRow<Kernels>(plan, head, row0 + MinOf(r, rows - 1), r, scratch);
-    scratch.m[LaneOf(r)] = kMinusInf;
+  for (int64_t g = 0; g < groups; ++g) {
+    PrepareGroup<Kernels>(plan, head, row0, rows, g, scratch);
+    for (int r = 0; r < kRows; ++r) scratch.m[g * kGroupLanes + r] = kMinusInf;
   }
   const size_t o_bytes = sizeof(float) * static_cast<size_t>(groups * kRows * plan.v_dims);
   memset(scratch.o, 0, o_bytes);
@@ -304,6 +377,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   const int64_t first_i = row0 / plan.group, last_i = (row0 + rows - 1) / plan.group;
   const int64_t end = EndKey(plan, last_i);
   const int64_t start = FirstKey(plan, first_i) / kScoreStride * kScoreStride;
+  uint64_t finished = 0;  // a bit for each group: kRowsPerTask allows 64
   for (int64_t j0 = start; j0 < end; j0 += kScoreStride) {
     if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
     for (int64_t g = 0; g < groups; ++g) {
@@ -318,9 +392,20 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const int64_t at = j0 + skip;
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
       AttendTile<Kernels>(plan, head, row0, g, rows, at, padded, clip, scratch);
+      if (j0 + kScoreStride >= to) {
+        // Tasks of a head come in descending order.
+        if (block > 0) PrefetchGroup(plan, head, row0 - plan.row_block, g);
+        // At once, while the outputs are in L1, and so that the writes of one group go to memory
+        // while the next computes.
+        FinishGroup(plan, head, row0, rows, g, scratch);
+        finished |= uint64_t{1} << g;
+      }
     }
   }
-  for (int64_t r = 0; r < rows; ++r) FinishRow(plan, head, row0 + r, r, scratch);
+  // Groups that attend to nothing.
+  for (int64_t g = 0; g < groups; ++g) {
+    if ((finished >> g & 1) == 0) FinishGroup(plan, head, row0, rows, g, scratch);
+  }
 }
 
 }  // namespace

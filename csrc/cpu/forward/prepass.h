@@ -9,67 +9,12 @@
 #include <string.h>
 
 #include "cpu/forward/column_statistics.h"
+#include "cpu/forward/load_rows.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/quantize_rows.h"
 
 namespace sage {
 namespace {
-
-// Rows of one operand that a phase works on: (t, d) at base[t * stride + d].
-struct Source {
-  const float* base;
-  int64_t stride;
-  int rows;
-  int dim;
-};
-
-SAGE_INLINE Source KSource(const Plan& plan, const Head& head, int64_t block) {
-  const Problem& p = *plan.problem;
-  const int64_t first = block * kBlock;
-  return {plan.buffers->k + head.batch * p.k.batch + head.kv_head * p.k.head + first * p.k.token,
-          p.k.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.qk_dim)};
-}
-
-SAGE_INLINE Source VSource(const Plan& plan, const Head& head, int64_t block) {
-  const Problem& p = *plan.problem;
-  const int64_t first = block * kBlock;
-  return {plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + first * p.v.token,
-          p.v.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.v_dim)};
-}
-
-SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_t first,
-                           int64_t rows) {
-  const Problem& p = *plan.problem;
-  const int64_t q_head = head.kv_head * plan.group + g;
-  return {plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + first * p.q.token,
-          p.q.token, static_cast<int>(rows), static_cast<int>(p.qk_dim)};
-}
-
-// Copies a row, zeros up to dims; returns the largest magnitude in each lane (MaxMagnitude).
-SAGE_INLINE F32 LoadRow(const float* row, int dim, int dims, F32 most, float* out) {
-  int d = 0;
-  for (; d + kLanes <= dim; d += kLanes) {
-    const F32 value = LoadU(row + d);
-    most = MaxMagnitude(most, value);
-    StoreU(out + d, value);
-  }
-  if (d < dim) most = MaxMagnitude(most, LoadFirst(row + d, dim - d));
-  for (; d < dim; ++d) out[d] = row[d];
-  for (; d < dims; ++d) out[d] = 0.0f;
-  return most;
-}
-
-// Copies the rows to x[row * dims + d], zeros beyond dim; returns the largest magnitude's bits (>=
-// kInfBits: not finite).
-SAGE_INLINE int32_t LoadRows(const Source& source, int dims, float* x) {
-  F32 most = Zero();
-  for (int t = 0; t < source.rows; ++t) {
-    most = LoadRow(source.base + t * source.stride, source.dim, dims, most, x + t * dims);
-  }
-  return ReduceMaxBits(most);
-}
-
-SAGE_INLINE bool IsFiniteValue(float value) { return MagnitudeBits(value) < kInfBits; }
 
 // Values that are not finite become 0 (after smoothing, so that they take no part in any scale).
 SAGE_NOINLINE void ScrubRows(const Source& source, int dims, float* x) {
@@ -114,15 +59,6 @@ SAGE_INLINE void SumRows(const Source& source, bool finite, double* sum, double*
 
 SAGE_INLINE float MeanOf(double sum, double count) {
   return count > 0.0 ? static_cast<float>(sum / count) : 0.0f;
-}
-
-SAGE_INLINE void SubtractMean(float* x, int rows, int dim, int dims, const float* mean) {
-  for (int t = 0; t < rows; ++t) {
-    float* row = x + t * dims;
-    int d = 0;
-    for (; d + kLanes <= dim; d += kLanes) StoreU(row + d, Sub(LoadU(row + d), LoadU(mean + d)));
-    for (; d < dim; ++d) row[d] = row[d] - mean[d];
-  }
 }
 
 // Scratch of one worker in the prepass: two blocks of rows (values, and the unquantised copy that
@@ -277,15 +213,14 @@ SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
   }
 }
 
-// Quantised K of one block in scratch.x (zeros from its rows up to `padded`), its scales per token,
-// and k' in scratch.copy where the Q mean needs it.
+// Quantised K of one block in scratch.x, which holds k' (zeros from its rows up to `padded`), its
+// scales per token, and k' in scratch.copy where the Q mean needs it.
 SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, bool finite,
                            int64_t block, int padded, const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
   const int dims = plan.qk_dims;
   float* x = scratch.x;
   float* scale = head.k_scale + block * kBlock;
-  if (recipe.smooth_k) SubtractMean(x, k.rows, k.dim, dims, head.k_mean);
   if (!finite) ScrubRows(k, dims, x);
   if (recipe.smooth_q > 0)
     memcpy(scratch.copy, x, sizeof(float) * static_cast<size_t>(k.rows) * dims);
@@ -295,11 +230,8 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
       break;
     case QkFormat::kInt16:
     case QkFormat::kInt8Pair:
-      for (int t = 0; t < k.rows; ++t) {
-        scale[t] =
-            QuantizeByNorm(x + t * dims, dims,
-                           recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK);
-      }
+      QuantizeByNorm(x, k.rows, dims,
+                     recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK, scale);
       break;
     case QkFormat::kInt8:
     case QkFormat::kInt4: {
@@ -321,6 +253,13 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
   }
   for (int t = k.rows; t < padded; ++t) scale[t] = 0.0f;
   memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>(padded - k.rows) * dims);
+}
+
+// Whether V's codes are integers with one scale per channel, rounded to even and not smoothed.
+SAGE_INLINE bool VCodesAreIntegers(const Recipe& recipe) {
+  return (recipe.pv == PvFormat::kInt16 || recipe.pv == PvFormat::kInt8) &&
+         recipe.v_scale == VScale::kChannel && recipe.rounding == Rounding::kEven &&
+         recipe.smooth_v == 0;
 }
 
 // Quantised V of one block in scratch.x (code values).
@@ -405,7 +344,8 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   uint8_t* marks = head->not_finite + block * kBlock;
   memset(marks, 0, kBlock);
   const Source k = KSource(plan, *head, block);
-  bool finite = LoadRows(k, plan.qk_dims, scratch.x) < kInfBits;
+  const float* k_mean = p.recipe.smooth_k ? head->k_mean : nullptr;
+  bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
   if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
   const int padded = static_cast<int>(RoundUp(k.rows, kKeyMultiple<Kernels>));
   QuantizeK(plan, *head, k, finite, block, padded, scratch);
@@ -427,9 +367,13 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   Kernels::PackK(plan, *head, block, k.rows, padded, scratch.x, scratch.copy);
 
   const Source v = VSource(plan, *head, block);
-  finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
-  if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
-  QuantizeV(plan, *head, v, finite, block, padded, scratch);
+  finite = VCodesAreIntegers(p.recipe) &&
+           LoadCodes(v, plan.v_dims, head->v_inverse, padded, scratch.x) < kInfBits;
+  if (!finite) {
+    finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
+    if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
+    QuantizeV(plan, *head, v, finite, block, padded, scratch);
+  }
   if (inspect != nullptr && inspect->v_codes != nullptr) {
     for (int t = 0; t < v.rows; ++t) {
       memcpy(inspect->v_codes + (kv_at + t) * p.v_dim, scratch.x + t * plan.v_dims,

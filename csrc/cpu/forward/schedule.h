@@ -18,6 +18,7 @@ constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
 // Tiles of rows that share one pass over a block of keys: K and V stay in L2 meanwhile.
 constexpr int64_t kRowsPerTask = kRows == 32 ? 128 : 96;
+static_assert(kRowsPerTask <= 64 * kRows, "AttendTask keeps a bit for each group");
 
 // Rows of a task that is cut to occupy more threads: below, preparing a task and reading K and V
 // for it cost more than the thread gains.

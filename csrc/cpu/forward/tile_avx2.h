@@ -5,7 +5,8 @@
 //          exact: no pair of products saturates, and a lane's final sum fits in 16 bits although
 //          sums on the way may wrap. After 32 dims (16 in each lane) one vpmaddwd by 1 widens to 32
 //          bits.
-//   int16  vpmaddwd and vpaddd.
+//   int16  vpmaddwd and vpaddd. The codes of `int8` go through these as words: their products
+//          saturate or overflow every way of adding bytes, and widening costs what words cost.
 // Register tile: 6 rows x 16 keys (or dims) = 12 accumulators.
 // Layouts: K int8 [tile][dims/4][16][4], int16 [tile][dims/2][16][2]; Q [group][dims/4][6][4],
 // [group][dims/2][6][2];
@@ -208,11 +209,14 @@ struct QkWords256 {
   }
 };
 
-// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31. kFine: a power of
-// two whose error is far below a step of P, for 16-bit scores; with 8-bit ones half a step more at
-// the row's maximum is nothing.
-template <bool kFine>
+// P = round(kTop p). kTop 8192: V in 12 bits (docs/numerics.md 4.6), 8192 · 2047 · 128 keys < 2^31.
+// kTop 255: V in 8 bits; vpmaddubsw would saturate at 2 · 255 · 127, so these are words too. kFine:
+// a power of two whose error is far below a step of P, for 16-bit scores; with 8-bit ones half a
+// step more at the row's maximum is nothing.
+template <int kTop, bool kFine>
 struct PvWords256 {
+  static_assert(kTop == 8192 || kTop == 255, "the logarithm below");
+  static constexpr float kLog2OfTop = kTop == 8192 ? 13.0f : 7.99435343685885793f;
   static constexpr int kPanel = 2;
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
@@ -230,9 +234,9 @@ struct PvWords256 {
 
   SAGE_INLINE F32 Power(F32 x) { return kFine ? Exp2Medium(x) : Exp2Coarse(x); }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* exact) {
-    const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* exact) {
+    const F32 factor = Set1(c), shift = Set1(m - kLog2OfTop);
     __m256i sum = _mm256_setzero_si256();
     F32 unrounded = Zero();
     for (int j = first; j < end; j += 16) {
@@ -245,10 +249,8 @@ struct PvWords256 {
       const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(e0, e1), 0xd8);
       _mm256_store_si256(reinterpret_cast<__m256i*>(p + 2 * j), packed);
     }
-    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 8192.0f;
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    half = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
-    return static_cast<float>(_mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 1));
+    if (exact != nullptr) *exact = Add(*exact, Mul(unrounded, Set1(1.0f / kTop)));
+    return {_mm256_cvtepi32_ps(sum)};
   }
 
   template <int kCount>

@@ -211,8 +211,8 @@ struct PvWords512 {
 
   SAGE_INLINE F32 Power(F32 x) { return kFine ? Exp2Medium(x) : Exp2Coarse(x); }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* exact) {
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m512i sum = _mm512_setzero_si512();
     F32 unrounded = Zero();
@@ -228,8 +228,8 @@ struct PvWords512 {
       sum = DotWords(sum, words, ones);
       _mm512_store_si512(p + 2 * j, words);
     }
-    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 8192.0f;
-    return static_cast<float>(_mm512_reduce_add_epi32(sum));
+    if (exact != nullptr) *exact = Add(*exact, Mul(unrounded, Set1(1.0f / 8192.0f)));
+    return {_mm512_cvtepi32_ps(sum)};
   }
 
   template <int kCount>
@@ -264,8 +264,8 @@ struct PvBytes512 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* exact) {
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* exact) {
     constexpr float kLog2Of255 = 7.99435343685885793f;
     const F32 factor = Set1(c), shift = Set1(m - kLog2Of255);
     __m512i sum = _mm512_setzero_si512();
@@ -288,8 +288,8 @@ struct PvBytes512 {
       sum = DotBytes(sum, bytes, ones);
       _mm512_store_si512(p + j, bytes);
     }
-    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 255.0f;
-    return static_cast<float>(_mm512_reduce_add_epi32(sum));
+    if (exact != nullptr) *exact = Add(*exact, Mul(unrounded, Set1(1.0f / 255.0f)));
+    return {_mm512_cvtepi32_ps(sum)};
   }
 
   template <int kCount>
@@ -317,8 +317,8 @@ struct PvBf16 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* /*exact*/) {
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* /*exact*/) {
     const F32 factor = Set1(c), shift = Set1(m);
     F32 sum0 = Zero(), sum1 = Zero();
     int j = first;
@@ -331,7 +331,7 @@ struct PvBf16 {
       const __m512bh pair = _mm512_cvtne2ps_pbh(e1.r, e0.r);
       memcpy(p + 2 * j, &pair, 64);
     }
-    return ReduceAdd(Add(sum0, sum1));
+    return Add(sum0, sum1);
   }
 
   template <int kCount>

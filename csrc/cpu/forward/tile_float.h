@@ -167,10 +167,11 @@ struct FloatKernels {
     }
   }
 
-  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums per 128 keys of what the
-  // row sum counts, and of the unrounded p into `exact` where it is wanted and they differ.
+  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums by lanes of what the row
+  // sum counts, of the first 128 keys and of the others, and of the unrounded p into `exact` where
+  // it is wanted and they differ.
   SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* /*p*/, int r, int count, float c,
-                           float m, float sums[2], float* exact) {
+                           float m, F32* first, F32* second, F32* exact) {
     const Recipe& recipe = plan.problem->recipe;
     float* row = s + r * kScoreStride;
     const F32 factor = Set1(c), shift = Set1(m);
@@ -183,17 +184,17 @@ struct FloatKernels {
         sum = Add(sum, e);
         Store(row + j, e);
       }
-      sums[half] = ReduceAdd(sum);
+      *(half == 0 ? first : second) = sum;
     }
     if (recipe.pv == PvFormat::kFloat32) return;
     RoundProbabilities(recipe, row, count);
     if (recipe.row_sum == RowSum::kExact) return;
-    if (exact != nullptr) *exact = sums[0] + (count > kBlock ? sums[1] : 0.0f);
+    if (exact != nullptr) *exact = Add(*first, *second);
     for (int half = 0; half * kBlock < count; ++half) {
       const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
       F32 sum = Zero();
       for (int j = half * kBlock; j < end; j += kLanes) sum = Add(sum, Load(row + j));
-      sums[half] = ReduceAdd(sum);
+      *(half == 0 ? first : second) = sum;
     }
   }
 

@@ -70,13 +70,13 @@ struct IntegerKernels {
   }
 
   SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* p, int r, int count, float c,
-                           float m, float sums[2], float* exact) {
+                           float m, F32* first, F32* second, F32* exact) {
     const float* row = s + r * kScoreStride;
     uint8_t* out = p + r * kScoreStride * Pv::kProbabilityBytes;
     // Only V's means, one per 128 keys, need the sums apart.
     const bool apart = plan.problem->recipe.smooth_v > 0 && count > kBlock;
-    sums[0] = Pv::Row(row, out, 0, apart ? kBlock : count, c, m, exact);
-    if (apart) sums[1] = Pv::Row(row, out, kBlock, count, c, m, exact);
+    *first = Pv::Row(row, out, 0, apart ? kBlock : count, c, m, exact);
+    if (apart) *second = Pv::Row(row, out, kBlock, count, c, m, exact);
   }
 
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/,
