@@ -13,6 +13,9 @@ file(GLOB_RECURSE sage_cpu_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR
 set(sage_kernel_sources ${sage_cpu_sources})
 list(FILTER sage_kernel_sources INCLUDE REGEX "_kernels\\.cc$")
 list(FILTER sage_cpu_sources EXCLUDE REGEX "_kernels\\.cc$")
+# For AMX alone, below.
+set(sage_amx_source "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/amx/forward_amx.cc")
+list(REMOVE_ITEM sage_cpu_sources "${sage_amx_source}")
 
 # Without these there is no engine; addon.cmake finds whatever else is missing after linking.
 foreach(required cpu/forward_dispatch.cc cpu/backward_dispatch.cc)
@@ -50,11 +53,12 @@ set(sage_avx2_flags -mavx2 -mfma -mf16c)
 set(sage_avx512_flags ${sage_avx2_flags}
   -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
 set(sage_avx512_bf16_flags ${sage_avx512_flags} -mavx512bf16)
+set(sage_amx_flags ${sage_avx512_bf16_flags} -mamx-tile -mamx-int8 -mamx-bf16)
 
 set(sage_isas portable)
 sage_isa(portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  foreach(isa avx2 avx512 avx512_bf16)
+  foreach(isa avx2 avx512 avx512_bf16 amx)
     string(TOUPPER ${isa} upper)
     string(REPLACE ";" " " flags "${sage_${isa}_flags}")
     check_cxx_compiler_flag("${flags}" SAGE_COMPILER_HAS_${upper})
@@ -75,6 +79,23 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   if(SAGE_COMPILER_HAS_AVX512_BF16)
     sage_isa(avx512_bf16 ${sage_avx512_bf16_flags} -DSAGE_ISA_AVX512 -DSAGE_ISA_AVX512_BF16)
   endif()
+  # AMX has kernels for the forward pass alone.
+  set(sage_all_kernel_sources ${sage_kernel_sources})
+  set(sage_kernel_sources "${sage_amx_source}")
+  if(SAGE_COMPILER_HAS_AMX)
+    sage_isa(amx ${sage_amx_flags}
+      -DSAGE_ISA_AVX512 -DSAGE_ISA_AVX512_BF16 -DSAGE_ISA_AMX)
+  endif()
+  if(SAGE_TESTS AND SAGE_COMPILER_HAS_AVX512_BF16)
+    # The same kernels with emulated tiles, for tests; no part of the engine.
+    set(sage_engine_parts ${sage_engine_objects})
+    set(sage_isa_parts ${sage_isa_objects})
+    sage_isa(amx_emulated ${sage_avx512_bf16_flags}
+      -DSAGE_ISA_AVX512 -DSAGE_ISA_AVX512_BF16 -DSAGE_ISA_AMX -DSAGE_AMX_EMULATED)
+    set(sage_engine_objects ${sage_engine_parts})
+    set(sage_isa_objects ${sage_isa_parts})
+  endif()
+  set(sage_kernel_sources ${sage_all_kernel_sources})
 endif()
 
 set(sage_other_sources "${CMAKE_CURRENT_SOURCE_DIR}/csrc/problem.cc" ${sage_cpu_sources})

@@ -81,7 +81,8 @@ napi_value Configure(napi_env raw_env, napi_callback_info info) {
       return Throw(env, "SAGE_UNKNOWN_ISA", "there is no instruction set '" + name + "'");
     }
     if (!sage::CanRun(isa)) {
-      return Throw(env, "SAGE_UNSUPPORTED_ISA", "this machine cannot run '" + name + "'");
+      return Throw(env, "SAGE_UNSUPPORTED_ISA",
+                   "this machine cannot run '" + name + "': " + sage::IsaRefusal(isa));
     }
   } else if (!isa_value.IsNull() && !isa_value.IsUndefined()) {
     return Throw(env, "SAGE_INVALID_ARGUMENT", "configure: isa must be a string");
@@ -111,15 +112,21 @@ napi_value Capabilities(napi_env raw_env, napi_callback_info info) {
   const Napi::Env env(raw_env);
 
   Napi::Array available = Napi::Array::New(env);
+  Napi::Object refused = Napi::Object::New(env);
   for (int index = 0; index < sage::kIsaCount; ++index) {
     const sage::Isa isa = static_cast<sage::Isa>(index);
-    if (sage::CanRun(isa)) available.Set(available.Length(), sage::IsaName(isa));
+    if (const char* reason = sage::IsaRefusal(isa)) {
+      refused.Set(sage::IsaName(isa), reason);
+    } else {
+      available.Set(available.Length(), sage::IsaName(isa));
+    }
   }
   Napi::Object isa = Napi::Object::New(env);
   isa.Set("detected", sage::IsaName(sage::DetectIsa()));
   isa.Set("chosen", sage::IsaName(state->isa));
-  isa.Set("kernels", sage::IsaName(sage::KernelIsa(state->isa)));
+  isa.Set("kernels", sage::IsaName(state->isa));
   isa.Set("available", available);
+  isa.Set("refused", refused);
 
   Napi::Object threads = Napi::Object::New(env);
   threads.Set("chosen", state->threads);

@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "cpu/amx/tile_permission.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #define SAGE_X86 1
@@ -68,8 +70,13 @@ bool Compiled(Isa isa) {
       return false;
 #endif
     case Isa::kAvx512Bf16:
-    case Isa::kAmx:
 #if defined(SAGE_WITH_AVX512_BF16)
+      return true;
+#else
+      return false;
+#endif
+    case Isa::kAmx:
+#if defined(SAGE_WITH_AMX)
       return true;
 #else
       return false;
@@ -168,7 +175,15 @@ bool ParseIsa(const char* name, Isa* isa) {
   return false;
 }
 
-bool CanRun(Isa isa) { return Compiled(isa) && Supports(DetectedCpuFeatures(), isa); }
+const char* IsaRefusal(Isa isa) {
+  if (!Compiled(isa)) return "this build has no code for it";
+  if (!Supports(DetectedCpuFeatures(), isa)) {
+    return "the processor lacks it, or the operating system does not save its registers";
+  }
+  return isa == Isa::kAmx ? TileRefusal() : nullptr;
+}
+
+bool CanRun(Isa isa) { return IsaRefusal(isa) == nullptr; }
 
 Isa DetectIsa() {
   for (int index = kIsaCount - 1; index > 0; --index) {

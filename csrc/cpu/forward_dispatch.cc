@@ -24,8 +24,13 @@ ForwardFunction FunctionOf(Isa isa) {
     case Isa::kAvx512:
       return Forward_avx512;
     case Isa::kAvx512Bf16:
-    case Isa::kAmx:  // no tile-matrix kernels yet: the widest vectors serve
       return Forward_avx512_bf16;
+    case Isa::kAmx:
+#if defined(SAGE_WITH_AMX)
+      return Forward_amx;
+#else
+      return Forward_avx512_bf16;
+#endif
 #else
     default:
       break;

@@ -42,9 +42,11 @@ Status SAGE_JOIN(Forward_, SAGE_ISA_SUFFIX)(const Problem& problem, const Forwar
 #elif defined(SAGE_ISA_AVX2)
     switch (recipe.precision) {
       case Precision::kInt16:
-        SAGE_RUN(IntegerKernels<QkWords256, PvWords256<true>>);
+        SAGE_RUN(IntegerKernels<QkWords256, PvWords256<8192, true>>);
       case Precision::kInt8Int16:
-        SAGE_RUN(IntegerKernels<QkPairBytes256, PvWords256<false>>);
+        SAGE_RUN(IntegerKernels<QkPairBytes256, PvWords256<8192, false>>);
+      case Precision::kInt8:
+        SAGE_RUN(IntegerKernels<QkWords256, PvWords256<255, false>>);
       default:
         break;
     }

@@ -55,10 +55,15 @@ struct Pool {
   std::atomic<int> threads{0};
   Seat* seats[kMaxThreads] = {};  // seats[0] is the caller's and stays empty
 
+  // Threads that compute now and are none of the helpers: the one that has the pool, and those that
+  // found it busy.
+  std::atomic<int> callers{0};
+
   // The job at hand, written by the caller while every seat is idle.
   TaskFunction function = nullptr;
   void* context = nullptr;
   int64_t tasks = 0;
+  int job_threads = 0;
   alignas(64) std::atomic<int64_t> next{0};
 };
 
@@ -98,8 +103,15 @@ void Wake(Seat* seat) {
   seat->changed.notify_one();
 }
 
+// Set while a thread runs tasks, so that a call from inside one is no further caller.
+thread_local bool inside_a_task = false;
+
+// Until the tasks run out; a helper also until other callers need its processor.
 void WorkOff(Pool* pool, int worker) {
   for (;;) {
+    if (worker > 0 && worker + pool->callers.load(std::memory_order_relaxed) > pool->job_threads) {
+      return;
+    }
     const int64_t task = pool->next.fetch_add(1, std::memory_order_relaxed);
     if (task >= pool->tasks) return;
     pool->function(pool->context, task, worker);
@@ -111,6 +123,7 @@ void HelperMain(Pool* pool, int worker) {
   pthread_setname_np(pthread_self(), "sage-attention");
 #endif
   Seat* seat = pool->seats[worker];
+  inside_a_task = true;
   for (;;) {
     const auto posted = [&] { return seat->state.load(std::memory_order_relaxed) == kPosted; };
     if (!WaitAwake(posted)) {
@@ -181,25 +194,32 @@ void RunAlone(int64_t tasks, TaskFunction function, void* context) {
 }  // namespace
 
 void RunTasks(int64_t tasks, int threads, TaskFunction function, void* context) {
-  int64_t helpers = (threads < kMaxThreads ? threads : kMaxThreads) - 1;
+  Pool* pool = inside_a_task ? nullptr : SharedPool();
+  if (pool == nullptr) return RunAlone(tasks, function, context);
+  inside_a_task = true;
+  const int others = pool->callers.fetch_add(1, std::memory_order_relaxed);
+  int64_t helpers = (threads < kMaxThreads ? threads : kMaxThreads) - 1 - others;
   if (helpers > tasks - 1) helpers = tasks - 1;
-  Pool* pool = helpers > 0 ? SharedPool() : nullptr;
-  if (pool == nullptr || pool->busy.test_and_set(std::memory_order_acquire)) {
-    return RunAlone(tasks, function, context);
+  if (helpers <= 0 || pool->busy.test_and_set(std::memory_order_acquire)) {
+    RunAlone(tasks, function, context);
+  } else {
+    const int have = EnsureThreads(pool, static_cast<int>(helpers));
+    const int seats = static_cast<int>(helpers < have ? helpers : have);
+    pool->function = function;
+    pool->context = context;
+    pool->tasks = tasks;
+    pool->job_threads = threads;
+    pool->next.store(0, std::memory_order_relaxed);
+    for (int worker = 1; worker <= seats; ++worker) {
+      Seat* seat = pool->seats[worker];
+      if (seat->state.exchange(kPosted) == kAsleep) Wake(seat);
+    }
+    WorkOff(pool, 0);
+    for (int worker = 1; worker <= seats; ++worker) CallOffOrAwait(pool->seats[worker]);
+    pool->busy.clear(std::memory_order_release);
   }
-  const int have = EnsureThreads(pool, static_cast<int>(helpers));
-  const int seats = static_cast<int>(helpers < have ? helpers : have);
-  pool->function = function;
-  pool->context = context;
-  pool->tasks = tasks;
-  pool->next.store(0, std::memory_order_relaxed);
-  for (int worker = 1; worker <= seats; ++worker) {
-    Seat* seat = pool->seats[worker];
-    if (seat->state.exchange(kPosted) == kAsleep) Wake(seat);
-  }
-  WorkOff(pool, 0);
-  for (int worker = 1; worker <= seats; ++worker) CallOffOrAwait(pool->seats[worker]);
-  pool->busy.clear(std::memory_order_release);
+  pool->callers.fetch_sub(1, std::memory_order_relaxed);
+  inside_a_task = false;
 }
 
 int PoolThreadCount() {

@@ -5,7 +5,9 @@
 // A helper that has not begun when the tasks run out is called off, so nobody waits for a sleeping
 // thread. The pool serves one caller at a time; whoever finds it busy (another JavaScript thread,
 // an asynchronous call, a nested call) computes alone on its own thread, which gives the same bits
-// as long as the tasks are independent of each other.
+// as long as the tasks are independent of each other. Each such caller takes the place of a helper,
+// which stops after its task: all callers and helpers together stay within the threads of the call
+// that has the pool.
 #ifndef SAGE_CPU_THREAD_POOL_H_
 #define SAGE_CPU_THREAD_POOL_H_
 

@@ -1,6 +1,6 @@
 // The thread pool under every kind of caller, and CPU detection from the registers of known
 // processors. Run it under the thread sanitizer as well: cmake -S . -B build/tsan -DSAGE_TESTS=ON
-// -DSAGE_SANITIZE=thread `thread_pool_test --time` prints the latency of hand-offs instead.
+// -DSAGE_SANITIZE=thread `thread_pool_test --time` prints what hand-offs cost instead.
 #include "cpu/thread_pool.h"
 
 #include <algorithm>
@@ -95,6 +95,37 @@ void SeveralCallersAndNestedCalls() {
   }
   for (std::thread& caller : callers) caller.join();
   Check(sum == 4 * 200 * 5 * 3, "tasks lost among several callers");
+}
+
+// Several JavaScript threads at once: whoever computes alone takes the place of a helper. With two
+// such callers beside a call of 4 threads, its helpers 2 and 3 end after the task they are in.
+void CallersTakeThePlaceOfHelpers() {
+  constexpr int kThreads = 4;
+  std::atomic<bool> begun{false}, ended{false};
+  std::atomic<int> alone{0};
+  std::atomic<int> tasks[kThreads] = {};
+  const auto nap = [] { std::this_thread::sleep_for(std::chrono::microseconds(200)); };
+  std::vector<std::thread> others;
+  for (int other = 0; other < 2; ++other) {
+    others.emplace_back([&] {
+      while (!begun) nap();
+      ParallelFor(2, kThreads, [&](int64_t task, int worker) {
+        Check(worker == 0, "a caller without the pool got a helper");
+        if (task == 0) ++alone;
+        while (!ended) nap();
+      });
+    });
+  }
+  ParallelFor(100, kThreads, [&](int64_t, int worker) {
+    begun = true;
+    while (alone < 2) nap();
+    ++tasks[worker];
+    nap();
+  });
+  ended = true;
+  for (std::thread& other : others) other.join();
+  Check(tasks[2] <= 1 && tasks[3] <= 1, "helpers stay where other callers need their processor");
+  Check(tasks[0] + tasks[1] >= 98, "tasks lost beside other callers");
 }
 
 // The caller ends first and has to wait, awake or asleep, for a helper in a long task.
@@ -194,6 +225,31 @@ void PrintHandOffLatency(int gap_us) {
               times[0], times[kRounds / 2]);
 }
 
+// Median time of a phase of 4 tasks of 20 us for each of 1 and of `threads` workers.
+void PrintPhases(int threads, int gap_us) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kRounds = 200;
+  const auto spin = [](int us) {
+    const Clock::time_point end = Clock::now() + std::chrono::microseconds(us);
+    while (Clock::now() < end) {
+    }
+  };
+  double median[2];
+  for (const int many : {0, 1}) {
+    std::vector<double> times;
+    for (int round = 0; round < kRounds; ++round) {
+      const Clock::time_point start = Clock::now();
+      ParallelFor(4 * (many ? threads : 1), many ? threads : 1, [&](int64_t, int) { spin(20); });
+      times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+      spin(gap_us);
+    }
+    std::sort(times.begin(), times.end());
+    median[many] = times[kRounds / 2];
+  }
+  std::printf("4 tasks of 20 us a worker, %4d us after the last: %.1f us with 1, %.1f us with %d\n",
+              gap_us, median[0], median[1], threads);
+}
+
 }  // namespace
 }  // namespace sage
 
@@ -201,6 +257,8 @@ int main(int count, char** arguments) {
   using namespace sage;
   if (count > 1 && std::strcmp(arguments[1], "--time") == 0) {
     for (const int gap : {0, 20, 200}) PrintHandOffLatency(gap);
+    const int threads = AvailableProcessors();
+    for (const int gap : {0, 50, 200, 2000}) PrintPhases(threads, gap);
     return 0;
   }
   OneThreadNeverTouchesThePool();
@@ -208,6 +266,7 @@ int main(int count, char** arguments) {
   ThreadsStartAsAskedFor();
   SurvivesEveryRhythm();
   SeveralCallersAndNestedCalls();
+  CallersTakeThePlaceOfHelpers();
   WaitsForASlowHelper();
   AForkedChildStartsAfresh();
   ReadsRegistersRight();

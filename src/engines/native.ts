@@ -72,7 +72,7 @@ function configure(addon: NativeAddon): void {
   const {isa, threads} = sageConfig();
   const facts = addon.capabilities();
   if (isa !== 'auto' && !facts.isa.available.includes(isa)) {
-    throw unsupportedIsa(isa, facts.isa.available);
+    throw unsupportedIsa(isa, facts.isa);
   }
   try {
     addon.configure({
@@ -84,11 +84,15 @@ function configure(addon: NativeAddon): void {
   }
 }
 
-function unsupportedIsa(isa: Isa, available: readonly Isa[]): SageAttentionError {
+function unsupportedIsa(
+  isa: Isa,
+  {available, refused}: NativeCapabilities['isa'],
+): SageAttentionError {
+  const reason = refused[isa];
   return new SageAttentionError({
     code: 'unsupported-isa',
     argument: 'isa',
-    message: `sageAttention: this machine cannot run the instruction set '${isa}' (SAGE_CPU_ISA, or \`isa\` of configureSageAttention).`,
+    message: `sageAttention: this machine cannot run the instruction set '${isa}' (SAGE_CPU_ISA, or \`isa\` of configureSageAttention)${reason === undefined ? '' : `: ${reason}`}.`,
     hint: `It can run ${listChoices(available)}; 'auto' takes the best of them.`,
   });
 }

@@ -22,9 +22,11 @@ export interface NativeCapabilities {
   readonly isa: {
     readonly detected: Isa;
     readonly chosen: Isa;
-    /** Whose kernels `chosen` runs: `amx` has none of its own yet and runs those of `avx512_bf16`. */
+    /** Whose kernels `chosen` runs first; what `amx` has none of its own for takes those of `avx512_bf16`. */
     readonly kernels: Isa;
     readonly available: readonly Isa[];
+    /** Why the others are not: build, processor, or the system's permission (`amx`). */
+    readonly refused: Readonly<Partial<Record<Isa, string>>>;
   };
   readonly threads: {
     readonly chosen: number;

@@ -3,6 +3,7 @@ import {CASES, makeInputs, problemOf, type AttentionCase} from '../cases.js';
 import {exactAttention} from '../../src/numerics/reference.js';
 import {isRefusal, resolveRecipe, type Recipe} from '../../src/numerics/recipes.js';
 import {encodeProblem, PROBLEM_WORDS, type AttentionProblem} from '../../src/problem.js';
+import {ISAS} from '../../src/runtime/config.js';
 import {loadAddon} from '../../src/runtime/load_addon.js';
 
 const {addon} = loadAddon();
@@ -233,7 +234,7 @@ describe('instruction sets and threads', () => {
   test.each(available)('%s computes', (isa) => {
     addon.configure({isa, threads: 2});
     expect(addon.capabilities()).toMatchObject({
-      isa: {chosen: isa, kernels: isa === 'amx' ? 'avx512_bf16' : isa},
+      isa: {chosen: isa, kernels: isa},
       threads: {chosen: 2},
     });
     const o = new Float32Array(expected.o.length);
@@ -244,6 +245,8 @@ describe('instruction sets and threads', () => {
   });
 
   test('what this machine cannot run, or nobody knows, is refused and changes nothing', () => {
+    const {refused} = addon.capabilities().isa;
+    expect([...available, ...Object.keys(refused)].sort()).toEqual([...ISAS].sort());
     addon.configure({isa: 'portable', threads: 1});
     const configure = addon.configure as (choice: unknown) => void;
     for (const isa of (['avx2', 'avx512', 'avx512_bf16', 'amx'] as const).filter(

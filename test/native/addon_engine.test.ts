@@ -99,6 +99,7 @@ test.each(available)('SAGE_CPU_ISA=%s', async (isa) => {
   await withEnvironment({SAGE_CPU_ISA: isa}, ({native, errors, config}) => {
     expect(native.nativeEngine).toThrow(errors.SageAttentionError);
     expect(native.nativeEngine).toThrow(`cannot run the instruction set '${isa}'`);
+    expect(native.nativeEngine).toThrow(addon.capabilities().isa.refused[isa]);
     expect(native.nativeEngine).toThrow(`'portable'`);
     // One more setting, and it works.
     config.configureSageAttention({isa: 'portable'});

@@ -18,7 +18,7 @@ import type {AttentionCase, CaseInputs} from '../cases.js';
 const {addon: loaded, attempts} = loadAddon();
 if (loaded === null) throw new Error(`no native addon: ${JSON.stringify(attempts)}`);
 const addon: NativeAddon = loaded;
-const isas = addon.capabilities().isa.available.filter((isa) => isa !== 'amx');
+const isas = addon.capabilities().isa.available;
 
 function recipeOf(precision: Precision, choice: RecipeChoice = {}): Recipe {
   const recipe = resolveRecipe(precision, choice);

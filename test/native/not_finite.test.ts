@@ -14,7 +14,7 @@ const {abs} = Math;
 
 const {addon} = loadAddon();
 if (addon === null) throw new Error('no native addon');
-const isas = addon.capabilities().isa.available.filter((isa) => isa !== 'amx');
+const isas = addon.capabilities().isa.available;
 
 const named = (name: string): AttentionCase => {
   const found = CASES.find((c) => c.name === name);

@@ -21,6 +21,7 @@
 #include "cpu/forward/mask_row.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/prepass.h"
+#include "cpu/simd/simd_shuffle.h"
 
 namespace sage {
 namespace {
@@ -28,35 +29,41 @@ namespace {
 // Scratch of one worker in the attention phase.
 struct AttendScratch {
   uint8_t* q;      // packed rows
-  float* x;        // one row before packing
+  float* x;        // one group of rows before packing
   float* o;        // [row_block][v_dims]
   float* o_mean;   // [row_block][v_dims], V's means times sums of P
   float* s;        // [6][kScoreStride]
   uint8_t* p;      // probabilities in the kernels' format
   float* partial;  // [6][v_dims], accumulators of 64 keys
-  float* c;        // [row_block] score factor
-  float* m;        // [row_block] running maximum, log2 domain
-  float* l;        // [row_block] running sum of what the denominator counts
-  float* exact;  // [row_block] running sum of the unrounded p, which lse counts; only where l sums
-                 // the rounded ones
+  // Whole vectors for each group of rows, [groups][kGroupLanes], at LaneOf(row):
+  float* c;      // score factor
+  float* m;      // running maximum, log2 domain
+  float* l;      // running sum of what the denominator counts
+  float* exact;  // running sum of the unrounded p, which lse counts; only where l sums the rounded
+                 // ones
   uint8_t* bad;  // [row_block] the row of q is not finite
 };
+
+constexpr int kGroupLanes = (kRows + kLanes - 1) / kLanes * kLanes;
+
+SAGE_INLINE int64_t LaneOf(int64_t row) { return row / kRows * kGroupLanes + row % kRows; }
 
 template <class Kernels>
 SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
   AttendScratch scratch;
   scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
-  scratch.x = carver->Take<float>(plan.pack_dims);
+  scratch.x = carver->Take<float>(kRows * plan.pack_dims);
   scratch.o = carver->Take<float>(plan.row_block * plan.v_dims);
   scratch.o_mean =
       carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
   scratch.s = carver->Take<float>(kRows * kScoreStride);
   scratch.p = carver->Take<uint8_t>(Kernels::PBytes());
   scratch.partial = carver->Take<float>(kRows * plan.v_dims);
-  scratch.c = carver->Take<float>(plan.row_block);
-  scratch.m = carver->Take<float>(plan.row_block);
-  scratch.l = carver->Take<float>(plan.row_block);
-  scratch.exact = carver->Take<float>(plan.row_block);
+  const int64_t lanes = plan.row_block / kRows * kGroupLanes;
+  scratch.c = carver->Take<float>(lanes);
+  scratch.m = carver->Take<float>(lanes);
+  scratch.l = carver->Take<float>(lanes);
+  scratch.exact = carver->Take<float>(lanes);
   scratch.bad = carver->Take<uint8_t>(plan.row_block);
   return scratch;
 }
@@ -65,10 +72,19 @@ SAGE_INLINE MaskRow MaskRowOf(const Plan& plan, int64_t batch, int64_t q_head, i
   return MaskRowOf(*plan.problem, plan.buffers->mask, batch, q_head, i);
 }
 
+// A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any
+// positive factor serves.
+SAGE_INLINE float FactorOf(float c) { return c == 0.0f ? 1e-30f : c; }
+
+// Row r of the group whose first row is row0 + r0: rows of padding repeat the task's last one.
+SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
+  return row0 + MinOf(r0 + r, rows - 1);
+}
+
 // Quantises row r of the task and packs it; returns whether every value was finite.
 template <class Kernels>
-SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
-                            const AttendScratch& scratch) {
+SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
+                              const AttendScratch& scratch) {
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   const int64_t i = row / plan.group, g = row % plan.group;
@@ -89,10 +105,10 @@ SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int
     case QkFormat::kFloat32:
       break;
     case QkFormat::kInt16:
-      scale = QuantizeByNorm(x, dims, NormRule::kInt16);
+      QuantizeByNorm(x, 1, dims, NormRule::kInt16, &scale);
       break;
     case QkFormat::kInt8Pair:
-      scale = QuantizeByNorm(x, dims, NormRule::kPairQ);
+      QuantizeByNorm(x, 1, dims, NormRule::kPairQ, &scale);
       break;
     case QkFormat::kInt8:
     case QkFormat::kInt4: {
@@ -124,9 +140,55 @@ SAGE_INLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int
     if (inspect->q_scale != nullptr) inspect->q_scale[at] = scale;
   }
   const float c = Kernels::PackQ(plan, scratch.q, r, x, scale, mean);
-  // A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any
-  // positive factor serves.
-  scratch.c[r] = c == 0.0f ? 1e-30f : c;
+  scratch.c[LaneOf(r)] = FactorOf(c);
+}
+
+// Quantises and packs group `g` of the task. Codes with a scale for each row, by far the most
+// common forms, take all scales in one go.
+template <class Kernels>
+SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                                int64_t g, const AttendScratch& scratch) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  const int64_t r0 = g * kRows;
+  const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
+  const bool by_row = recipe.qk == QkFormat::kInt8 && recipe.q_group == TokenGroup::kToken &&
+                      recipe.rounding == Rounding::kEven;
+  const bool together = (by_norm || by_row) && recipe.smooth_q == 0 && plan.inspect == nullptr;
+  if (together) {
+    const int dims = plan.qk_dims;
+    F32 all = Zero();
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = RowOfGroup(row0, rows, r0, r);
+      const Source source = QSource(plan, head, row % plan.group, row / plan.group, 1);
+      all = LoadRow(source.base, source.dim, dims, all, scratch.x + r * dims,
+                    [](F32 value, int, int) { return value; });
+    }
+    if (ReduceMaxBits(all) < kInfBits) {
+      float scale[kRows];
+      if (by_norm) {
+        QuantizeByNorm(scratch.x, kRows, dims,
+                       recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ, scale);
+      } else {
+        RowMaxima(scratch.x, kRows, dims, scale);
+        for (int r = 0; r < kRows; ++r) {
+          const ScalePair pair = ScaleOf(MagnitudeBits(scale[r]), 127.0f);
+          RoundCodes(scratch.x + r * dims, dims, pair.inverse);
+          scale[r] = pair.scale;
+        }
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const float* x = scratch.x + r * dims;
+        const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, scale[r], nullptr);
+        scratch.c[LaneOf(r0 + r)] = FactorOf(c);
+        scratch.bad[r0 + r] = 0;
+      }
+      return;
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    PrepareRow<Kernels>(plan, head, RowOfGroup(row0, rows, r0, r), r0 + r, scratch);
+  }
 }
 
 // Marks the outputs of a row that attends to tokens of K or V with values that are not finite
@@ -153,8 +215,8 @@ SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_
 }
 
 // o / l with V's scale and mean, and lse, for row r of the task.
-SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
-                           const AttendScratch& scratch) {
+SAGE_NOINLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
+                             const AttendScratch& scratch) {
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   const int64_t i = row / plan.group, q_head = head.kv_head * plan.group + row % plan.group;
@@ -162,7 +224,7 @@ SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int6
   float* lse = plan.buffers->lse == nullptr
                    ? nullptr
                    : plan.buffers->lse + (head.batch * p.q_heads + q_head) * p.q_len + i;
-  const float l = scratch.l[r];
+  const float l = scratch.l[LaneOf(r)];
   if (l == 0.0f) {
     for (int64_t d = 0; d < p.v_dim; ++d) o[d] = 0.0f;
     if (lse != nullptr) *lse = kMinusInf;
@@ -172,14 +234,19 @@ SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int6
   const float inverse = 1.0f / l;
   const float code = rounded_sum ? inverse : inverse / recipe.p_top;
   const float* acc = scratch.o + r * plan.v_dims;
-  for (int64_t d = 0; d < p.v_dim; ++d) o[d] = acc[d] * (code * head.v_scale[d]);
+  const F32 codes = Set1(code);
+  int64_t d0 = 0;
+  for (; d0 + kLanes <= p.v_dim; d0 += kLanes) {
+    StoreU(o + d0, Mul(Load(acc + d0), Mul(codes, Load(head.v_scale + d0))));
+  }
+  for (; d0 < p.v_dim; ++d0) o[d0] = acc[d0] * (code * head.v_scale[d0]);
   if (recipe.smooth_v > 0) {
     const float* mean = scratch.o_mean + r * plan.v_dims;
     for (int64_t d = 0; d < p.v_dim; ++d) o[d] = o[d] + mean[d] * inverse;
   }
   if (lse != nullptr) {
-    const double sum = rounded_sum ? scratch.exact[r] : l;
-    double value = kLn2 * (static_cast<double>(scratch.m[r]) + log2(sum));
+    const double sum = rounded_sum ? scratch.exact[LaneOf(r)] : l;
+    double value = kLn2 * (static_cast<double>(scratch.m[LaneOf(r)]) + log2(sum));
     if (recipe.smooth_k) {
       const float* q = plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + i * p.q.token;
       double dot = 0.0;
@@ -197,67 +264,90 @@ SAGE_INLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int6
   }
 }
 
+SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                             int64_t g, const AttendScratch& scratch) {
+  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r) {
+    FinishRow(plan, head, row0 + r, r, scratch);
+  }
+}
+
+// Brings group `g` of the task that starts at row0 into L2: reading q costs a worker more than
+// quantising it.
+SAGE_INLINE void PrefetchGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g) {
+  constexpr int64_t kLineFloats = 16;
+  for (int64_t r = 0; r < kRows; ++r) {
+    const int64_t row = row0 + g * kRows + r;
+    const Source source = QSource(plan, head, row % plan.group, row / plan.group, 1);
+    for (int64_t d = 0; d < source.dim; d += kLineFloats) Prefetch(source.base + d);
+  }
+}
+
 // Keys of block j0 that 6 rows see: scores, masking, softmax, outputs.
 template <class Kernels>
 SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                             int64_t rows, int64_t j0, int count, bool clip,
                             const AttendScratch& scratch) {
+  static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
   const Problem& p = *plan.problem;
   float* s = scratch.s;
   const int64_t r0 = g * kRows;
   F32 most[kRows];
   for (int r = 0; r < kRows; ++r) most[r] = Set1(kMinusInf);
   Kernels::Scores(plan, head, scratch.q, g, j0, count, s, most);
-  float alpha[kRows];
-  float sums[kRows][2];
-  const bool want_exact = plan.buffers->lse != nullptr && p.recipe.row_sum == RowSum::kQuantized;
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t at = r0 + r;
-    float* row = s + r * kScoreStride;
-    float c = scratch.c[at];
-    if (clip || p.mask_kind != MaskKind::kNone) {
-      const int64_t last =
-          MinOf(at, rows - 1);  // rows of padding repeat the last one; their results are dropped
-      const int64_t i = (row0 + last) / plan.group,
-                    q_head = head.kv_head * plan.group + (row0 + last) % plan.group;
-      if (p.mask_kind != MaskKind::kNone) {
+  const bool masked = p.mask_kind != MaskKind::kNone;
+  const F32 c = masked ? Set1(1.0f) : Load(scratch.c + g * kLanes);
+  if (clip || masked) {
+    for (int r = 0; r < kRows; ++r) {
+      float* row = s + r * kScoreStride;
+      const int64_t last = RowOfGroup(row0, rows, r0, r);
+      const int64_t i = last / plan.group, q_head = head.kv_head * plan.group + last % plan.group;
+      if (masked) {
         ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0,
-                  static_cast<int>(MinOf(count, p.kv_len - j0)), c, row);
-        c = 1.0f;
+                  static_cast<int>(MinOf(count, p.kv_len - j0)), scratch.c[g * kLanes + r], row);
       }
       most[r] = ClipRow(row, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
     }
-    const float old = scratch.m[at];
-    const float here = ReduceMax(most[r]) * c;
-    // A NaN (an additive mask may hold one) must not be lost to the comparison.
-    const float m = here > old || here != here ? here : old;
-    sums[r][0] = sums[r][1] = 0.0f;
-    if (m == kMinusInf) {
-      // Nothing attended so far: P = 0, and no difference of infinities.
-      for (int j = 0; j < count; ++j) row[j] = 0.0f;
-      Kernels::Softmax(plan, s, scratch.p, r, count, 0.0f, 200.0f, sums[r], nullptr);
-      sums[r][0] = sums[r][1] = 0.0f;
-      alpha[r] = 1.0f;
-      continue;
-    }
-    alpha[r] = old == kMinusInf ? 0.0f : exp2f(old - m);
-    scratch.m[at] = m;
-    float exact = 0.0f;
-    Kernels::Softmax(plan, s, scratch.p, r, count, c, m, sums[r], want_exact ? &exact : nullptr);
-    scratch.exact[at] = scratch.exact[at] * alpha[r] + exact;
-    scratch.l[at] = scratch.l[at] * alpha[r] + (sums[r][0] + sums[r][1]);
+  }
+  // The rows' running values, one lane each.
+  alignas(64) float factor[kLanes], shift[kLanes], alpha[kLanes];
+  const F32 old = Load(scratch.m + g * kLanes);
+  // Max keeps a NaN of its second operand (an additive mask may hold one).
+  const F32 top = Max(old, Mul(MaxOfSix(most), c));
+  // Where nothing is attended to so far, 0 stands for -Infinity: P = 0 and no difference of
+  // infinities.
+  const F32 finite = ZeroWhereEqual(top, Set1(kMinusInf), top);
+  const F32 ratio = Exp2(Sub(old, finite));
+  Store(scratch.m + g * kLanes, top);
+  Store(factor, c);
+  Store(shift, finite);
+  Store(alpha, ratio);
+  // Sums of P by lanes, [half of the keys][row]; horizontal sums wait for all six rows.
+  F32 sums[2][kRows], exact[kRows];
+  const bool want_exact = plan.buffers->lse != nullptr && p.recipe.row_sum == RowSum::kQuantized;
+  for (int r = 0; r < kRows; ++r) {
+    sums[0][r] = sums[1][r] = exact[r] = Zero();
+    Kernels::Softmax(plan, s, scratch.p, r, count, factor[r], shift[r], &sums[0][r], &sums[1][r],
+                     want_exact ? &exact[r] : nullptr);
+  }
+  const F32 first = SumOfSix(sums[0]), second = SumOfSix(sums[1]);
+  float* l = scratch.l + g * kLanes;
+  Store(l, Add(Mul(Load(l), ratio), Add(first, second)));
+  if (want_exact) {
+    float* unrounded = scratch.exact + g * kLanes;
+    Store(unrounded, Add(Mul(Load(unrounded), ratio), SumOfSix(exact)));
   }
   Kernels::Accumulate(plan, head, s, scratch.p, j0, count, scratch.o + r0 * plan.v_dims, alpha,
                       scratch.partial);
   if (p.recipe.smooth_v > 0) {
+    alignas(64) float weight[2][kLanes];
+    Store(weight[0], first);
+    Store(weight[1], second);
     for (int r = 0; r < kRows; ++r) {
       float* o = scratch.o_mean + (r0 + r) * plan.v_dims;
       const float* mean = head.v_mean + j0 / kBlock * plan.v_dims;
-      const bool second = count > kBlock;
-      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] * alpha[r] + sums[r][0] * mean[d];
-      if (second) {
-        for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + sums[r][1] * mean[plan.v_dims + d];
-      }
+      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] * alpha[r] + weight[0][r] * mean[d];
+      if (count <= kBlock) continue;
+      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + weight[1][r] * mean[plan.v_dims + d];
     }
   }
 }
@@ -270,11 +360,15 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   const int64_t row0 = block * plan.row_block;
   const int64_t rows = MinOf(plan.row_block, plan.rows - row0);
   const int64_t groups = (rows + kRows - 1) / kRows;
-  for (int64_t r = 0; r < groups * kRows; ++r) {
-    PrepareRow<Kernels>(plan, head, row0 + MinOf(r, rows - 1), r, scratch);
-    scratch.m[r] = kMinusInf;
-    scratch.l[r] = 0.0f;
-    scratch.exact[r] = 0.0f;
+  const size_t lanes = static_cast<size_t>(groups * kGroupLanes);
+  // Lanes without a row hold 0 throughout.
+  memset(scratch.c, 0, sizeof(float) * lanes);
+  memset(scratch.m, 0, sizeof(float) * lanes);
+  memset(scratch.l, 0, sizeof(float) * lanes);
+  memset(scratch.exact, 0, sizeof(float) * lanes);
+  for (int64_t g = 0; g < groups; ++g) {
+    PrepareGroup<Kernels>(plan, head, row0, rows, g, scratch);
+    for (int r = 0; r < kRows; ++r) scratch.m[g * kGroupLanes + r] = kMinusInf;
   }
   const size_t o_bytes = sizeof(float) * static_cast<size_t>(groups * kRows * plan.v_dims);
   memset(scratch.o, 0, o_bytes);
@@ -283,6 +377,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   const int64_t first_i = row0 / plan.group, last_i = (row0 + rows - 1) / plan.group;
   const int64_t end = EndKey(plan, last_i);
   const int64_t start = FirstKey(plan, first_i) / kScoreStride * kScoreStride;
+  uint64_t finished = 0;  // a bit for each group: kRowsPerTask allows 64
   for (int64_t j0 = start; j0 < end; j0 += kScoreStride) {
     if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
     for (int64_t g = 0; g < groups; ++g) {
@@ -297,9 +392,20 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const int64_t at = j0 + skip;
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
       AttendTile<Kernels>(plan, head, row0, g, rows, at, padded, clip, scratch);
+      if (j0 + kScoreStride >= to) {
+        // Tasks of a head come in descending order.
+        if (block > 0) PrefetchGroup(plan, head, row0 - plan.row_block, g);
+        // At once, while the outputs are in L1, and so that the writes of one group go to memory
+        // while the next computes.
+        FinishGroup(plan, head, row0, rows, g, scratch);
+        finished |= uint64_t{1} << g;
+      }
     }
   }
-  for (int64_t r = 0; r < rows; ++r) FinishRow(plan, head, row0 + r, r, scratch);
+  // Groups that attend to nothing.
+  for (int64_t g = 0; g < groups; ++g) {
+    if ((finished >> g & 1) == 0) FinishGroup(plan, head, row0, rows, g, scratch);
+  }
 }
 
 }  // namespace

@@ -39,6 +39,8 @@ Status Forward_avx512(const Problem&, const ForwardBuffers&, const InspectionBuf
                       const EngineOptions&, Workspace*);
 Status Forward_avx512_bf16(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
                            const EngineOptions&, Workspace*);
+Status Forward_amx(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
+                   const EngineOptions&, Workspace*);
 #endif
 
 }  // namespace sage

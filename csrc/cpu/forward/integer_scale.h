@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpu/simd/simd.h"
+#include "cpu/simd/simd_shuffle.h"
 #include "formats/float_bits.h"
 
 namespace sage {
@@ -14,12 +14,11 @@ namespace {
 constexpr int32_t kTinyBits = (127 - 110) << 23;
 
 SAGE_INLINE int32_t MaxBits(const float* x, int count) {
-  int32_t most = 0;
-  for (int d = 0; d < count; ++d) {
-    const int32_t bits = MagnitudeBits(x[d]);
-    most = bits > most ? bits : most;
-  }
-  return most;
+  F32 most = Zero();
+  int d = 0;
+  for (; d + kLanes <= count; d += kLanes) most = MaxMagnitude(most, LoadU(x + d));
+  if (d < count) most = MaxMagnitude(most, LoadFirst(x + d, count - d));
+  return ReduceMaxBits(most);
 }
 
 struct ScalePair {
@@ -35,6 +34,18 @@ SAGE_INLINE ScalePair ScaleOf(int32_t max_bits, float top) {
 // To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no fraction bits.
 // All codes are far smaller, and this is two additions where RoundHalfEven must mind every float.
 SAGE_INLINE float RoundCode(float x) { return (x + 12582912.0f) - 12582912.0f; }
+SAGE_INLINE F32 RoundCodes(F32 x) {
+  const F32 magic = Set1(12582912.0f);
+  return Sub(Add(x, magic), magic);
+}
+
+// x becomes the codes of x · factor.
+SAGE_INLINE void RoundCodes(float* x, int dims, float factor) {
+  const F32 by = Set1(factor);
+  int d = 0;
+  for (; d + kLanes <= dims; d += kLanes) StoreU(x + d, RoundCodes(Mul(LoadU(x + d), by)));
+  for (; d < dims; ++d) x[d] = RoundCode(x[d] * factor);
+}
 
 }  // namespace
 }  // namespace sage

@@ -26,9 +26,13 @@ constexpr double kLn2 = 0.693147180559945309417;
 // crosses a block.
 constexpr int kBlock = 128;
 
-// Rows per register tile: 6 rows x 4 vectors = 24 accumulators of AVX-512's 32 registers, 6 x 2 =
-// 12 of AVX2's 16.
+// Rows per tile. Registers: 6 rows x 4 vectors = 24 accumulators of AVX-512's 32 registers, 6 x 2 =
+// 12 of AVX2's 16. AMX: two tiles of 16 rows (cpu/amx/score_tiles.h).
+#if defined(SAGE_ISA_AMX)
+constexpr int kRows = 32;
+#else
 constexpr int kRows = 6;
+#endif
 
 // Keys of one softmax step, and the row length of the score tile. 256 measured better than 128 at
 // head_dim 64 and 128 on AVX2 and AVX-512: fewer passes over the accumulators outweigh K and V

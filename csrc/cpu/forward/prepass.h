@@ -8,60 +8,13 @@
 
 #include <string.h>
 
+#include "cpu/forward/column_statistics.h"
+#include "cpu/forward/load_rows.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/quantize_rows.h"
 
 namespace sage {
 namespace {
-
-// Rows of one operand that a phase works on: (t, d) at base[t * stride + d].
-struct Source {
-  const float* base;
-  int64_t stride;
-  int rows;
-  int dim;
-};
-
-SAGE_INLINE Source KSource(const Plan& plan, const Head& head, int64_t block) {
-  const Problem& p = *plan.problem;
-  const int64_t first = block * kBlock;
-  return {plan.buffers->k + head.batch * p.k.batch + head.kv_head * p.k.head + first * p.k.token,
-          p.k.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.qk_dim)};
-}
-
-SAGE_INLINE Source VSource(const Plan& plan, const Head& head, int64_t block) {
-  const Problem& p = *plan.problem;
-  const int64_t first = block * kBlock;
-  return {plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + first * p.v.token,
-          p.v.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.v_dim)};
-}
-
-SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_t first,
-                           int64_t rows) {
-  const Problem& p = *plan.problem;
-  const int64_t q_head = head.kv_head * plan.group + g;
-  return {plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head + first * p.q.token,
-          p.q.token, static_cast<int>(rows), static_cast<int>(p.qk_dim)};
-}
-
-// Copies the rows to x[row * dims + d], zeros beyond dim; returns the largest magnitude's bits (>=
-// kInfBits: not finite).
-SAGE_INLINE int32_t LoadRows(const Source& source, int dims, float* x) {
-  int32_t most = 0;
-  for (int t = 0; t < source.rows; ++t) {
-    const float* row = source.base + t * source.stride;
-    float* out = x + t * dims;
-    for (int d = 0; d < source.dim; ++d) {
-      out[d] = row[d];
-      const int32_t bits = MagnitudeBits(row[d]);
-      most = bits > most ? bits : most;
-    }
-    for (int d = source.dim; d < dims; ++d) out[d] = 0.0f;
-  }
-  return most;
-}
-
-SAGE_INLINE bool IsFiniteValue(float value) { return MagnitudeBits(value) < kInfBits; }
 
 // Values that are not finite become 0 (after smoothing, so that they take no part in any scale).
 SAGE_NOINLINE void ScrubRows(const Source& source, int dims, float* x) {
@@ -80,16 +33,6 @@ SAGE_NOINLINE float LargestFinite(const Source& source) {
       const float value = fabsf(source.base[t * source.stride + d]);
       if (IsFiniteValue(value) && value > most) most = value;
     }
-  }
-  return most;
-}
-
-// Largest magnitude's bits of the rows (>= kInfBits: not finite).
-SAGE_INLINE int32_t LargestBits(const Source& source) {
-  int32_t most = 0;
-  for (int t = 0; t < source.rows; ++t) {
-    const int32_t bits = MaxBits(source.base + t * source.stride, source.dim);
-    most = bits > most ? bits : most;
   }
   return most;
 }
@@ -118,12 +61,6 @@ SAGE_INLINE float MeanOf(double sum, double count) {
   return count > 0.0 ? static_cast<float>(sum / count) : 0.0f;
 }
 
-SAGE_INLINE void SubtractMean(float* x, int rows, int dim, int dims, const float* mean) {
-  for (int t = 0; t < rows; ++t) {
-    for (int d = 0; d < dim; ++d) x[t * dims + d] = x[t * dims + d] - mean[d];
-  }
-}
-
 // Scratch of one worker in the prepass: two blocks of rows (values, and the unquantised copy that
 // the Q mean needs).
 struct PrepassScratch {
@@ -149,8 +86,14 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
   const Recipe& recipe = plan.problem->recipe;
   const Source k = KSource(plan, *head, block);
   if (recipe.smooth_k || recipe.head_exponent) {
-    const int32_t bits = LargestBits(k);
-    SumRows(k, bits < kInfBits, head->k_sum + block * k.dim, head->k_count + block * k.dim);
+    double* sum = head->k_sum + block * k.dim;
+    double* count = head->k_count + block * k.dim;
+    const int32_t bits = SumColumns(k.base, k.stride, k.rows, k.dim, sum);
+    if (bits >= kInfBits) {
+      SumRows(k, false, sum, count);
+    } else {
+      for (int d = 0; d < k.dim; ++d) count[d] = k.rows;
+    }
     head->block_max[2 * block] =
         bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
   }
@@ -158,17 +101,12 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
   const Source v = VSource(plan, *head, block);
   int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
   for (int d = 0; d < plan.v_dims; ++d) most[d] = 0;
-  int32_t bits = LargestBits(v);
+  const int32_t bits = ColumnMaxima(v.base, v.stride, v.rows, v.dim, most);
   const bool finite = bits < kInfBits;
   head->block_max[2 * block + 1] =
       finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(v);
-  const float* x = v.base;
-  int64_t stride = v.stride;
-  if (recipe.smooth_v > 0 || !finite) {
-    LoadRows(v, plan.v_dims, scratch.x);
-    x = scratch.x;
-    stride = plan.v_dims;
-  }
+  if (recipe.smooth_v == 0 && finite) return;
+  LoadRows(v, plan.v_dims, scratch.x);
   if (recipe.smooth_v > 0) {
     float* mean = head->v_mean + block * plan.v_dims;
     SumRows(v, finite, scratch.sum, scratch.count);
@@ -178,13 +116,7 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
     SubtractMean(scratch.x, v.rows, v.dim, plan.v_dims, mean);
   }
   if (!finite) ScrubRows(v, plan.v_dims, scratch.x);
-  for (int t = 0; t < v.rows; ++t) {
-    const float* row = x + t * stride;
-    for (int d = 0; d < v.dim; ++d) {
-      const int32_t magnitude = MagnitudeBits(row[d]);
-      most[d] = magnitude > most[d] ? magnitude : most[d];
-    }
-  }
+  ColumnMaxima(scratch.x, plan.v_dims, v.rows, v.dim, most);
 }
 
 // Phase 1, Q: means of blocks of rows, group scales that span rows, head maxima.
@@ -281,15 +213,14 @@ SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
   }
 }
 
-// Quantised K of one block in scratch.x (zeros from its rows up to `padded`), its scales per token,
-// and k' in scratch.copy where the Q mean needs it.
+// Quantised K of one block in scratch.x, which holds k' (zeros from its rows up to `padded`), its
+// scales per token, and k' in scratch.copy where the Q mean needs it.
 SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, bool finite,
                            int64_t block, int padded, const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
   const int dims = plan.qk_dims;
   float* x = scratch.x;
   float* scale = head.k_scale + block * kBlock;
-  if (recipe.smooth_k) SubtractMean(x, k.rows, k.dim, dims, head.k_mean);
   if (!finite) ScrubRows(k, dims, x);
   if (recipe.smooth_q > 0)
     memcpy(scratch.copy, x, sizeof(float) * static_cast<size_t>(k.rows) * dims);
@@ -299,11 +230,8 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
       break;
     case QkFormat::kInt16:
     case QkFormat::kInt8Pair:
-      for (int t = 0; t < k.rows; ++t) {
-        scale[t] =
-            QuantizeByNorm(x + t * dims, dims,
-                           recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK);
-      }
+      QuantizeByNorm(x, k.rows, dims,
+                     recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK, scale);
       break;
     case QkFormat::kInt8:
     case QkFormat::kInt4: {
@@ -325,6 +253,13 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
   }
   for (int t = k.rows; t < padded; ++t) scale[t] = 0.0f;
   memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>(padded - k.rows) * dims);
+}
+
+// Whether V's codes are integers with one scale per channel, rounded to even and not smoothed.
+SAGE_INLINE bool VCodesAreIntegers(const Recipe& recipe) {
+  return (recipe.pv == PvFormat::kInt16 || recipe.pv == PvFormat::kInt8) &&
+         recipe.v_scale == VScale::kChannel && recipe.rounding == Rounding::kEven &&
+         recipe.smooth_v == 0;
 }
 
 // Quantised V of one block in scratch.x (code values).
@@ -365,9 +300,12 @@ SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, 
           for (int i = t * dims; i < t * dims + count; ++i) x[i] = x[i] * pair.scale;
         }
       } else if (recipe.rounding == Rounding::kEven) {
+        // dims of V are whole vectors.
         for (int t = 0; t < v.rows; ++t) {
-          for (int d = 0; d < dims; ++d)
-            x[t * dims + d] = RoundHalfEven(x[t * dims + d] * inverse[d]);
+          float* row = x + t * dims;
+          for (int d = 0; d < dims; d += kLanes) {
+            StoreU(row + d, RoundCodes(Mul(LoadU(row + d), LoadU(inverse + d))));
+          }
         }
       } else {
         for (int t = 0; t < v.rows; ++t) {
@@ -406,7 +344,8 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   uint8_t* marks = head->not_finite + block * kBlock;
   memset(marks, 0, kBlock);
   const Source k = KSource(plan, *head, block);
-  bool finite = LoadRows(k, plan.qk_dims, scratch.x) < kInfBits;
+  const float* k_mean = p.recipe.smooth_k ? head->k_mean : nullptr;
+  bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
   if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
   const int padded = static_cast<int>(RoundUp(k.rows, kKeyMultiple<Kernels>));
   QuantizeK(plan, *head, k, finite, block, padded, scratch);
@@ -428,9 +367,13 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   Kernels::PackK(plan, *head, block, k.rows, padded, scratch.x, scratch.copy);
 
   const Source v = VSource(plan, *head, block);
-  finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
-  if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
-  QuantizeV(plan, *head, v, finite, block, padded, scratch);
+  finite = VCodesAreIntegers(p.recipe) &&
+           LoadCodes(v, plan.v_dims, head->v_inverse, padded, scratch.x) < kInfBits;
+  if (!finite) {
+    finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
+    if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
+    QuantizeV(plan, *head, v, finite, block, padded, scratch);
+  }
   if (inspect != nullptr && inspect->v_codes != nullptr) {
     for (int t = 0; t < v.rows; ++t) {
       memcpy(inspect->v_codes + (kv_at + t) * p.v_dim, scratch.x + t * plan.v_dims,

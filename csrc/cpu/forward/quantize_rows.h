@@ -9,6 +9,7 @@
 #define SAGE_CPU_FORWARD_QUANTIZE_ROWS_H_
 
 #include <math.h>
+#include <string.h>
 
 #include "cpu/forward/integer_scale.h"
 #include "cpu/forward/plan.h"
@@ -40,18 +41,39 @@ SAGE_INLINE int GroupInBlock(TokenGroup kind, int t) {
 
 SAGE_INLINE void RoundRow(float* x, int dims, float inverse, Rounding rounding) {
   if (rounding == Rounding::kEven) {
-    for (int d = 0; d < dims; ++d) x[d] = RoundCode(x[d] * inverse);
+    RoundCodes(x, dims, inverse);
   } else {
     for (int d = 0; d < dims; ++d) x[d] = RoundHalfAway(x[d] * inverse);
   }
 }
 
+// Largest magnitude of each row; finite values only.
+SAGE_INLINE void RowMaxima(const float* x, int rows, int dims, float* most) {
+  int t = 0;
+  for (; t + 6 <= rows; t += 6) {
+    F32 row[6];
+    for (int r = 0; r < 6; ++r) {
+      const float* values = x + (t + r) * dims;
+      row[r] = Zero();
+      int d = 0;
+      for (; d + kLanes <= dims; d += kLanes) row[r] = MaxMagnitude(row[r], LoadU(values + d));
+      if (d < dims) row[r] = MaxMagnitude(row[r], LoadFirst(values + d, dims - d));
+    }
+    alignas(64) float all[kLanes];
+    Store(all, MaxOfSix(row));
+    memcpy(most + t, all, 6 * sizeof(float));
+  }
+  for (; t < rows; ++t) most[t] = BitsToFloat(static_cast<uint32_t>(MaxBits(x + t * dims, dims)));
+}
+
 // Scales of int8 and int4 (4.2) for up to 128 rows.
 SAGE_NOINLINE void IntegerScales(const float* x, int rows, int dims, float top, TokenGroup kind,
                                  float* scale, float* inverse) {
+  float row_most[kBlock];
+  RowMaxima(x, rows, dims, row_most);
   int32_t most[kBlock] = {};
   for (int t = 0; t < rows; ++t) {
-    const int32_t bits = MaxBits(x + t * dims, dims);
+    const int32_t bits = MagnitudeBits(row_most[t]);
     int32_t& group = most[GroupInBlock(kind, t)];
     group = bits > group ? bits : group;
   }
@@ -118,16 +140,9 @@ SAGE_INLINE float LargestPair(const float* x, int dims) {
 
 enum class NormRule { kPairK, kPairQ, kInt16 };
 
-// The quantisers limited by norms, 4.3 and 4.4, of one row; returns the scale.
-SAGE_INLINE float QuantizeByNorm(float* x, int dims, NormRule rule) {
-  const int32_t bits = MaxBits(x, dims);
-  if (bits < kTinyBits) {
-    for (int d = 0; d < dims; ++d) x[d] = 0.0f;
-    return 0.0f;
-  }
-  const float amax = BitsToFloat(static_cast<uint32_t>(bits));
-  const float unit = 1.0f / amax;
-  for (int d = 0; d < dims; ++d) x[d] = x[d] * unit;
+// What multiplies a row's values of at most 1 to codes: 4.3 and 4.4. `x` holds them, dims is a
+// multiple of 32.
+SAGE_INLINE float LimitByNorm(const float* x, int dims, NormRule rule) {
   float most = 0.0f, total = 0.0f;
   for (int g = 0; g < dims; g += 32) {
     float lane[2];
@@ -137,24 +152,49 @@ SAGE_INLINE float QuantizeByNorm(float* x, int dims, NormRule rule) {
     total = total + lane[0];
     total = total + lane[1];
   }
-  float limit = 0.0f;
   if (rule == NormRule::kInt16) {
     // 46,200^2 < 2^31: by Cauchy and Schwarz the integer dot product fits in 32 bits.
     const float by_norm = 46200.0f / sqrtf(total);
-    limit = by_norm < 32700.0f ? by_norm : 32700.0f;
-  } else {
-    // 178.9^2 < 2^15: a lane's sum of products fits in 16 bits.
-    const float by_norm = 178.9f / sqrtf(most);
-    limit = rule == NormRule::kPairK ? 107.0f : 126.5f;
-    limit = by_norm < limit ? by_norm : limit;
-    if (rule == NormRule::kPairQ) {
-      // 214 · (152 + 1) < 2^15: no saturation in vpmaddubsw.
-      const float by_pair = 152.0f / LargestPair(x, dims);
-      limit = by_pair < limit ? by_pair : limit;
+    return by_norm < 32700.0f ? by_norm : 32700.0f;
+  }
+  // 178.9^2 < 2^15: a lane's sum of products fits in 16 bits.
+  const float by_norm = 178.9f / sqrtf(most);
+  float limit = rule == NormRule::kPairK ? 107.0f : 126.5f;
+  limit = by_norm < limit ? by_norm : limit;
+  if (rule == NormRule::kPairQ) {
+    // 214 · (152 + 1) < 2^15: no saturation in vpmaddubsw.
+    const float by_pair = 152.0f / LargestPair(x, dims);
+    limit = by_pair < limit ? by_pair : limit;
+  }
+  return limit;
+}
+
+// The quantisers limited by norms, 4.3 and 4.4. Step by step for several rows, since each step of
+// one row waits for the one before it: reductions, divisions, a root.
+SAGE_NOINLINE void QuantizeByNorm(float* x, int rows, int dims, NormRule rule, float* scale) {
+  constexpr int kTogether = 8;
+  for (int t0 = 0; t0 < rows; t0 += kTogether) {
+    const int count = rows - t0 < kTogether ? rows - t0 : kTogether;
+    float* first = x + t0 * dims;
+    float amax[kTogether], limit[kTogether];
+    RowMaxima(first, count, dims, amax);
+    for (int t = 0; t < count; ++t) {
+      const bool tiny = MagnitudeBits(amax[t]) < kTinyBits;
+      float* row = first + t * dims;
+      const F32 unit = Set1(tiny ? 0.0f : 1.0f / amax[t]);
+      for (int d = 0; d < dims; d += kLanes) StoreU(row + d, Mul(LoadU(row + d), unit));
+      limit[t] = LimitByNorm(row, dims, rule);
+    }
+    for (int t = 0; t < count; ++t) {
+      if (MagnitudeBits(amax[t]) < kTinyBits) {
+        scale[t0 + t] = 0.0f;
+        memset(first + t * dims, 0, sizeof(float) * static_cast<size_t>(dims));
+        continue;
+      }
+      RoundCodes(first + t * dims, dims, limit[t]);
+      scale[t0 + t] = amax[t] / limit[t];
     }
   }
-  for (int d = 0; d < dims; ++d) x[d] = RoundCode(x[d] * limit);
-  return amax / limit;
 }
 
 // Codes and error of one group of 16 under one scale (4.5).

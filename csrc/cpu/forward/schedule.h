@@ -1,11 +1,12 @@
-// The phases of a forward call over waves of key/value heads: statistics, reduction, packing,
-// attention.
+// The phases of a forward call: statistics, reduction, packing, attention. Either each worker takes
+// whole key/value heads, or all workers share the phases of a wave of heads.
 #ifndef SAGE_CPU_FORWARD_SCHEDULE_H_
 #define SAGE_CPU_FORWARD_SCHEDULE_H_
 
 #include "cpu/forward/attend.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/prepass.h"
+#include "cpu/forward/row_blocks.h"
 #include "cpu/thread_pool.h"
 
 namespace sage {
@@ -15,8 +16,29 @@ namespace {
 // of the caller's memory.
 constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
-// 16 register tiles of rows share one pass over a block of keys: K and V stay in L2 meanwhile.
-constexpr int64_t kRowsPerTask = 96;
+// Tiles of rows that share one pass over a block of keys: K and V stay in L2 meanwhile.
+constexpr int64_t kRowsPerTask = kRows == 32 ? 128 : 96;
+static_assert(kRowsPerTask <= 64 * kRows, "AttendTask keeps a bit for each group");
+
+// Rows of a task that is cut to occupy more threads: below, preparing a task and reading K and V
+// for it cost more than the thread gains.
+constexpr int64_t kLeastRowsPerTask = kRows == 32 ? 32 : 24;
+
+constexpr Status kNoMemory = {StatusCode::kOutOfMemory, "no memory for the packed keys and values"};
+constexpr Status kCancelled = {StatusCode::kCancelled, "cancelled"};
+
+// What a task holds while it runs the tile kernels of `Kernels`; specialised where an instruction
+// set has state of its own.
+template <class Kernels>
+struct TaskScope {};
+
+// Whether workers take whole heads. That needs no waiting between phases and keeps a head in one
+// cache from its first statistic to its last row; but the last heads leave workers idle: a
+// sixteenth of the time at most, and four heads for each worker, so that a slow one is made up for.
+SAGE_INLINE bool HeadsAreTasks(int64_t heads, int64_t threads) {
+  const int64_t rounds = (heads + threads - 1) / threads;
+  return threads <= 1 || (rounds >= 4 && 16 * (rounds * threads - heads) <= heads);
+}
 
 SAGE_INLINE int LargestPowerOfTwoDividing(int x) { return x & -x; }
 
@@ -56,8 +78,9 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
   // Even blocks of rows, and enough of them to occupy every thread.
   const int64_t heads = p.batch * p.kv_heads;
   int64_t row_blocks = (plan.rows + kRowsPerTask - 1) / kRowsPerTask;
-  const int64_t wanted = options.threads > 1 ? (2 * options.threads + heads - 1) / heads : 1;
-  const int64_t most_blocks = (plan.rows + 4 * kRows - 1) / (4 * kRows);
+  const int64_t wanted =
+      HeadsAreTasks(heads, options.threads) ? 1 : (2 * options.threads + heads - 1) / heads;
+  const int64_t most_blocks = (plan.rows + kLeastRowsPerTask - 1) / kLeastRowsPerTask;
   row_blocks = MaxOf(row_blocks, MinOf(wanted, most_blocks));
   plan.row_block = RoundUp((plan.rows + row_blocks - 1) / row_blocks, kRows);
   plan.row_blocks = (plan.rows + plan.row_block - 1) / plan.row_block;
@@ -91,42 +114,112 @@ SAGE_INLINE Head CarveHead(const Plan& plan, Carver* carver) {
   return head;
 }
 
-template <class Kernels>
-SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
-                                const InspectionBuffers* inspect, const EngineOptions& options,
-                                Workspace* workspace) {
-  const Plan plan = MakePlan<Kernels>(p, buffers, inspect, options);
-  const int64_t heads = p.batch * p.kv_heads;
+// Sizes of what a call holds besides its plan.
+struct Footprint {
+  int64_t head;    // packed operands and statistics of one key/value head
+  int64_t worker;  // scratch of one worker
+};
 
-  Carver measure = {nullptr, 0};
-  CarveHead<Kernels>(plan, &measure);
-  const int64_t head_bytes = static_cast<int64_t>(measure.used);
-  measure.used = 0;
-  CarvePrepass(plan, &measure);
-  CarveAttend<Kernels>(plan, &measure);
-  const int64_t worker_bytes = static_cast<int64_t>(measure.used);
-  const int64_t wave = MinOf(heads, MaxOf(1, kWaveBytes / head_bytes));
+template <class Kernels>
+SAGE_INLINE Footprint MeasureFootprint(const Plan& plan) {
+  Carver carver = {nullptr, 0};
+  CarveHead<Kernels>(plan, &carver);
+  const int64_t head = static_cast<int64_t>(carver.used);
+  carver.used = 0;
+  CarvePrepass(plan, &carver);
+  CarveAttend<Kernels>(plan, &carver);
+  return {head, static_cast<int64_t>(carver.used)};
+}
+
+template <class Kernels>
+SAGE_INLINE Head HeadAt(const Plan& plan, int64_t number, uint8_t* memory) {
+  Carver carver = {memory, 0};
+  Head head = CarveHead<Kernels>(plan, &carver);
+  head.batch = number / plan.problem->kv_heads;
+  head.kv_head = number % plan.problem->kv_heads;
+  return head;
+}
+
+SAGE_INLINE PrepassScratch PrepassScratchAt(const Plan& plan, uint8_t* memory) {
+  Carver carver = {memory, 0};
+  return CarvePrepass(plan, &carver);
+}
+
+template <class Kernels>
+SAGE_INLINE AttendScratch AttendScratchAt(const Plan& plan, uint8_t* memory) {
+  Carver carver = {memory, 0};
+  CarvePrepass(plan, &carver);
+  return CarveAttend<Kernels>(plan, &carver);
+}
+
+SAGE_INLINE bool IsCancelled(const Plan& plan) {
+  return plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed);
+}
+
+// One worker computes a head from beginning to end.
+template <class Kernels>
+SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, uint8_t* head_memory,
+                           uint8_t* scratch_memory) {
+  Head head = HeadAt<Kernels>(plan, number, head_memory);
+  const PrepassScratch prepass = PrepassScratchAt(plan, scratch_memory);
+  if (plan.kv_stats) {
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+      KvStatistics(plan, &head, block, prepass);
+    }
+  }
+  if (plan.q_stats) {
+    for (int64_t at = 0; at < plan.group * plan.q_blocks; ++at) {
+      QStatistics(plan, &head, at / plan.q_blocks, at % plan.q_blocks, prepass);
+    }
+  }
+  ReduceStatistics(plan, &head);
+  for (int64_t block = 0; block < plan.blocks; ++block) {
+    PackBlock<Kernels>(plan, &head, block, prepass);
+  }
+  const AttendScratch scratch = AttendScratchAt<Kernels>(plan, scratch_memory);
+  [[maybe_unused]] const TaskScope<Kernels> scope;
+  for (int64_t task = 0; task < plan.row_blocks; ++task) {
+    AttendTask<Kernels>(plan, head, task, scratch);
+  }
+}
+
+template <class Kernels>
+SAGE_INLINE Status RunHeads(const Plan& plan, const Footprint& bytes, int64_t heads, int threads,
+                            Workspace* workspace) {
+  const int workers = static_cast<int>(MinOf(threads, heads));
+  const int64_t each = bytes.head + bytes.worker;
+  uint8_t* memory = workspace->Reserve(static_cast<size_t>(workers * each));
+  if (memory == nullptr) return kNoMemory;
+  ParallelFor(heads, workers, [&](int64_t task, int worker) {
+    if (IsCancelled(plan)) return;
+    uint8_t* own = memory + worker * each;
+    RunHead<Kernels>(plan, task, own, own + bytes.head);
+  });
+  return IsCancelled(plan) ? kCancelled : Status{};
+}
+
+// All workers in every phase of a wave of heads.
+template <class Kernels>
+SAGE_INLINE Status RunWaves(const Plan& plan, const Footprint& bytes, int64_t heads,
+                            int most_threads, Workspace* workspace) {
+  const int64_t wave = MinOf(heads, MaxOf(1, kWaveBytes / bytes.head));
   const int threads =
-      static_cast<int>(MinOf(options.threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
+      static_cast<int>(MinOf(most_threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
+  const int64_t take_bytes = RowBlocks::Bytes(wave, threads);
   const int64_t list_bytes = RoundUp(wave * static_cast<int64_t>(sizeof(Head)), 64);
   uint8_t* memory = workspace->Reserve(
-      static_cast<size_t>(list_bytes + wave * head_bytes + threads * worker_bytes));
-  if (memory == nullptr)
-    return {StatusCode::kOutOfMemory, "no memory for the packed keys and values"};
-
-  Head* list = reinterpret_cast<Head*>(memory);
-  uint8_t* worker_memory = memory + list_bytes + wave * head_bytes;
+      static_cast<size_t>(take_bytes + list_bytes + wave * bytes.head + threads * bytes.worker));
+  if (memory == nullptr) return kNoMemory;
+  Head* list = reinterpret_cast<Head*>(memory + take_bytes);
+  uint8_t* head_memory = memory + take_bytes + list_bytes;
+  uint8_t* worker_memory = head_memory + wave * bytes.head;
   const auto prepass_scratch = [&](int worker) {
-    Carver carver = {worker_memory + worker * worker_bytes, 0};
-    return CarvePrepass(plan, &carver);
+    return PrepassScratchAt(plan, worker_memory + worker * bytes.worker);
   };
   for (int64_t first = 0; first < heads; first += wave) {
     const int64_t count = MinOf(wave, heads - first);
     for (int64_t h = 0; h < count; ++h) {
-      Carver carver = {memory + list_bytes + h * head_bytes, 0};
-      list[h] = CarveHead<Kernels>(plan, &carver);
-      list[h].batch = (first + h) / p.kv_heads;
-      list[h].kv_head = (first + h) % p.kv_heads;
+      list[h] = HeadAt<Kernels>(plan, first + h, head_memory + h * bytes.head);
     }
     if (plan.kv_stats) {
       ParallelFor(count * plan.blocks, threads, [&](int64_t task, int worker) {
@@ -146,17 +239,29 @@ SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
       PackBlock<Kernels>(plan, &list[task / plan.blocks], task % plan.blocks,
                          prepass_scratch(worker));
     });
-    ParallelFor(count * plan.row_blocks, threads, [&](int64_t task, int worker) {
-      Carver carver = {worker_memory + worker * worker_bytes, 0};
-      CarvePrepass(plan, &carver);
-      const AttendScratch scratch = CarveAttend<Kernels>(plan, &carver);
-      AttendTask<Kernels>(plan, list[task % count], task / count, scratch);
+    const RowBlocks row_blocks(memory, count, plan.row_blocks, threads);
+    ParallelFor(count * plan.row_blocks, threads, [&](int64_t /*task*/, int worker) {
+      const AttendScratch scratch =
+          AttendScratchAt<Kernels>(plan, worker_memory + worker * bytes.worker);
+      [[maybe_unused]] const TaskScope<Kernels> scope;
+      const RowBlock at = row_blocks.Take(worker);
+      AttendTask<Kernels>(plan, list[at.head], at.block, scratch);
     });
-    if (options.cancelled != nullptr && options.cancelled->load(std::memory_order_relaxed)) {
-      return {StatusCode::kCancelled, "cancelled"};
-    }
+    if (IsCancelled(plan)) return kCancelled;
   }
   return Status{};
+}
+
+template <class Kernels>
+SAGE_NOINLINE Status RunForward(const Problem& p, const ForwardBuffers& buffers,
+                                const InspectionBuffers* inspect, const EngineOptions& options,
+                                Workspace* workspace) {
+  const Plan plan = MakePlan<Kernels>(p, buffers, inspect, options);
+  const Footprint bytes = MeasureFootprint<Kernels>(plan);
+  const int64_t heads = p.batch * p.kv_heads;
+  return HeadsAreTasks(heads, options.threads)
+             ? RunHeads<Kernels>(plan, bytes, heads, options.threads, workspace)
+             : RunWaves<Kernels>(plan, bytes, heads, options.threads, workspace);
 }
 
 }  // namespace

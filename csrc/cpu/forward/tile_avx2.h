@@ -5,7 +5,8 @@
 //          exact: no pair of products saturates, and a lane's final sum fits in 16 bits although
 //          sums on the way may wrap. After 32 dims (16 in each lane) one vpmaddwd by 1 widens to 32
 //          bits.
-//   int16  vpmaddwd and vpaddd.
+//   int16  vpmaddwd and vpaddd. The codes of `int8` go through these as words: their products
+//          saturate or overflow every way of adding bytes, and widening costs what words cost.
 // Register tile: 6 rows x 16 keys (or dims) = 12 accumulators.
 // Layouts: K int8 [tile][dims/4][16][4], int16 [tile][dims/2][16][2]; Q [group][dims/4][6][4],
 // [group][dims/2][6][2];
@@ -108,14 +109,14 @@ struct QkPairBytes256 {
     // Sums of all segments; in memory, since 12 accumulators and 12 sums do not fit in 16
     // registers.
     alignas(32) int32_t total[kRows][16];
-    const int segments = dims / 32;
-    for (int segment = 0; segment < segments; ++segment) {
+    const int last = dims / 32 - 1;
+    for (int segment = 0;; ++segment) {
       __m256i acc[kRows][2];
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r)
         acc[r][0] = acc[r][1] = Broadcast4(corrections + segment * kRows + r);
-#pragma GCC unroll 1
-      for (int d = segment * 8; d < segment * 8 + 8; ++d) {
+#pragma GCC unroll 8
+      for (int d = 0; d < 8; ++d) {
         const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64));
         const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64 + 32));
 #pragma GCC unroll 6
@@ -125,20 +126,34 @@ struct QkPairBytes256 {
           MultiplyAddBytes(&acc[r][1], k1, query);
         }
       }
+      k += 8 * 64;
+      q += 8 * 4 * kRows;
+      if (segment == last) {
+        const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+          __m256i sum[2];
+#pragma GCC unroll 2
+          for (int t = 0; t < 2; ++t) {
+            sum[t] = _mm256_madd_epi16(acc[r][t], ones);
+            if (last > 0) {
+              const __m256i* before = reinterpret_cast<const __m256i*>(total[r] + 8 * t);
+              sum[t] = _mm256_add_epi32(sum[t], _mm256_load_si256(before));
+            }
+          }
+          StoreScores(sum[0], sum[1], scale0, scale1, s + r * kScoreStride, &most[r]);
+        }
+        return;
+      }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
         for (int t = 0; t < 2; ++t) {
           __m256i* sum = reinterpret_cast<__m256i*>(total[r] + 8 * t);
           const __m256i wide = _mm256_madd_epi16(acc[r][t], ones);
-          *sum = segment == 0 ? wide : _mm256_add_epi32(*sum, wide);
+          _mm256_store_si256(sum, segment == 0 ? wide : _mm256_add_epi32(*sum, wide));
         }
       }
-    }
-    const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const __m256i* sum = reinterpret_cast<const __m256i*>(total[r]);
-      StoreScores(sum[0], sum[1], scale0, scale1, s + r * kScoreStride, &most[r]);
     }
   }
 };
@@ -171,16 +186,20 @@ struct QkWords256 {
     __m256i acc[kRows][2];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
-#pragma GCC unroll 1
-    for (int d = 0; d < dims / 2; ++d) {
-      const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64));
-      const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + d * 64 + 32));
+    for (int d = 0; d < dims; d += 8) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) {
+        const __m256i k0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + u * 64));
+        const __m256i k1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(k + u * 64 + 32));
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m256i query = Broadcast4(q + (d * kRows + r) * 4);
-        MultiplyAddWords(&acc[r][0], k0, query);
-        MultiplyAddWords(&acc[r][1], k1, query);
+        for (int r = 0; r < kRows; ++r) {
+          const __m256i query = Broadcast4(q + (u * kRows + r) * 4);
+          MultiplyAddWords(&acc[r][0], k0, query);
+          MultiplyAddWords(&acc[r][1], k1, query);
+        }
       }
+      k += 4 * 64;
+      q += 4 * 4 * kRows;
     }
     const __m256 scale0 = _mm256_load_ps(k_scale), scale1 = _mm256_load_ps(k_scale + 8);
 #pragma GCC unroll 6
@@ -190,11 +209,14 @@ struct QkWords256 {
   }
 };
 
-// P in 13 bits, V in 12 (docs/numerics.md 4.6): 8192 · 2047 · 128 keys < 2^31. kFine: a power of
-// two whose error is far below a step of P, for 16-bit scores; with 8-bit ones half a step more at
-// the row's maximum is nothing.
-template <bool kFine>
+// P = round(kTop p). kTop 8192: V in 12 bits (docs/numerics.md 4.6), 8192 · 2047 · 128 keys < 2^31.
+// kTop 255: V in 8 bits; vpmaddubsw would saturate at 2 · 255 · 127, so these are words too. kFine:
+// a power of two whose error is far below a step of P, for 16-bit scores; with 8-bit ones half a
+// step more at the row's maximum is nothing.
+template <int kTop, bool kFine>
 struct PvWords256 {
+  static_assert(kTop == 8192 || kTop == 255, "the logarithm below");
+  static constexpr float kLog2OfTop = kTop == 8192 ? 13.0f : 7.99435343685885793f;
   static constexpr int kPanel = 2;
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
@@ -212,9 +234,9 @@ struct PvWords256 {
 
   SAGE_INLINE F32 Power(F32 x) { return kFine ? Exp2Medium(x) : Exp2Coarse(x); }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* exact) {
-    const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* exact) {
+    const F32 factor = Set1(c), shift = Set1(m - kLog2OfTop);
     __m256i sum = _mm256_setzero_si256();
     F32 unrounded = Zero();
     for (int j = first; j < end; j += 16) {
@@ -227,15 +249,14 @@ struct PvWords256 {
       const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(e0, e1), 0xd8);
       _mm256_store_si256(reinterpret_cast<__m256i*>(p + 2 * j), packed);
     }
-    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 8192.0f;
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    half = _mm_add_epi32(half, _mm_unpackhi_epi64(half, half));
-    return static_cast<float>(_mm_cvtsi128_si32(half) + _mm_extract_epi32(half, 1));
+    if (exact != nullptr) *exact = Add(*exact, Mul(unrounded, Set1(1.0f / kTop)));
+    return {_mm256_cvtepi32_ps(sum)};
   }
 
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
                            const float* alpha) {
+    const __m256i* values = reinterpret_cast<const __m256i*>(v);
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
       __m256i acc[kRows][kCount];
@@ -244,18 +265,21 @@ struct PvWords256 {
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) acc[r][t] = _mm256_setzero_si256();
       }
-#pragma GCC unroll 1
-      for (int j = first; j < end; j += 2) {
-        const __m256i* values = reinterpret_cast<const __m256i*>(v + j / 2 * kCount * 32);
-        __m256i value[kCount];
+      for (int j = first; j < end; j += 8) {
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; ++u) {
+          __m256i value[kCount];
 #pragma GCC unroll 2
-        for (int t = 0; t < kCount; ++t) value[t] = _mm256_load_si256(values + t);
+          for (int t = 0; t < kCount; ++t) value[t] = _mm256_load_si256(values + u * kCount + t);
 #pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) {
-          const __m256i weight = Broadcast4(p + (r * kScoreStride + j) * 2);
+          for (int r = 0; r < kRows; ++r) {
+            const __m256i weight = Broadcast4(p + r * kScoreStride * 2 + u * 4);
 #pragma GCC unroll 2
-          for (int t = 0; t < kCount; ++t) MultiplyAddWords(&acc[r][t], value[t], weight);
+            for (int t = 0; t < kCount; ++t) MultiplyAddWords(&acc[r][t], value[t], weight);
+          }
         }
+        values += 4 * kCount;
+        p += 16;
       }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {

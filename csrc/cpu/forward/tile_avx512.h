@@ -55,17 +55,22 @@ SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const 
     const __m512i first = start == nullptr ? _mm512_setzero_si512() : _mm512_set1_epi32(start[r]);
     acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = first;
   }
-  for (int d = 0; d < dims / Dwords::kElements; ++d) {
-    const __m512i* keys = reinterpret_cast<const __m512i*>(k + d * 256);
-    const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
+  for (int d = 0; d < dims; d += 4 * Dwords::kElements) {
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) {
+      const __m512i* keys = reinterpret_cast<const __m512i*>(k + u * 256);
+      const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i query = Broadcast4(q + (d * kRows + r) * 4);
-      acc[r][0] = Dwords::Dot(acc[r][0], k0, query);
-      acc[r][1] = Dwords::Dot(acc[r][1], k1, query);
-      acc[r][2] = Dwords::Dot(acc[r][2], k2, query);
-      acc[r][3] = Dwords::Dot(acc[r][3], k3, query);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i query = Broadcast4(q + (u * kRows + r) * 4);
+        acc[r][0] = Dwords::Dot(acc[r][0], k0, query);
+        acc[r][1] = Dwords::Dot(acc[r][1], k1, query);
+        acc[r][2] = Dwords::Dot(acc[r][2], k2, query);
+        acc[r][3] = Dwords::Dot(acc[r][3], k3, query);
+      }
     }
+    k += 4 * 256;
+    q += 4 * 4 * kRows;
   }
   const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16),
                            _mm512_load_ps(k_scale + 32), _mm512_load_ps(k_scale + 48)};
@@ -154,18 +159,24 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_si512();
   }
-  for (int j = first; j < end; j += Dwords::kElements) {
-    const __m512i* values =
-        reinterpret_cast<const __m512i*>(v + j / Dwords::kElements * kCount * 64);
-    __m512i value[kCount];
+  const __m512i* values =
+      reinterpret_cast<const __m512i*>(v + first / Dwords::kElements * kCount * 64);
+  p += first * kBytesPerElement;
+  for (int j = first; j < end; j += 4 * Dwords::kElements) {
 #pragma GCC unroll 4
-    for (int t = 0; t < kCount; ++t) value[t] = values[t];
+    for (int u = 0; u < 4; ++u) {
+      __m512i value[kCount];
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) value[t] = values[u * kCount + t];
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i weight = Broadcast4(p + (r * kScoreStride + j) * kBytesPerElement);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i weight = Broadcast4(p + r * kScoreStride * kBytesPerElement + u * 4);
 #pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) acc[r][t] = Dwords::Dot(acc[r][t], weight, value[t]);
+        for (int t = 0; t < kCount; ++t) acc[r][t] = Dwords::Dot(acc[r][t], weight, value[t]);
+      }
     }
+    values += 4 * kCount;
+    p += 16;
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -200,20 +211,25 @@ struct PvWords512 {
 
   SAGE_INLINE F32 Power(F32 x) { return kFine ? Exp2Medium(x) : Exp2Coarse(x); }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* exact) {
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
     __m512i sum = _mm512_setzero_si512();
     F32 unrounded = Zero();
-    for (int j = first; j < end; j += 16) {
-      const F32 e = Power(Fms(Load(s + j), factor, shift));
-      const __m512i codes = _mm512_cvtps_epi32(e.r);
-      sum = _mm512_add_epi32(sum, codes);
-      if (exact != nullptr) unrounded = Add(unrounded, e);
-      _mm256_store_si256(reinterpret_cast<__m256i*>(p + 2 * j), _mm512_cvtepi32_epi16(codes));
+    // Packing works in 128-bit lanes; the permutation puts the keys back in order.
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m512i ones = _mm512_set1_epi16(1);
+    for (int j = first; j < end; j += 32) {
+      const F32 e0 = Power(Fms(Load(s + j), factor, shift));
+      const F32 e1 = Power(Fms(Load(s + j + 16), factor, shift));
+      if (exact != nullptr) unrounded = Add(unrounded, Add(e0, e1));
+      const __m512i packed = _mm512_packs_epi32(_mm512_cvtps_epi32(e0.r), _mm512_cvtps_epi32(e1.r));
+      const __m512i words = _mm512_permutexvar_epi64(order, packed);
+      sum = DotWords(sum, words, ones);
+      _mm512_store_si512(p + 2 * j, words);
     }
-    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 8192.0f;
-    return static_cast<float>(_mm512_reduce_add_epi32(sum));
+    if (exact != nullptr) *exact = Add(*exact, Mul(unrounded, Set1(1.0f / 8192.0f)));
+    return {_mm512_cvtepi32_ps(sum)};
   }
 
   template <int kCount>
@@ -248,21 +264,32 @@ struct PvBytes512 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* exact) {
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* exact) {
     constexpr float kLog2Of255 = 7.99435343685885793f;
     const F32 factor = Set1(c), shift = Set1(m - kLog2Of255);
     __m512i sum = _mm512_setzero_si512();
     F32 unrounded = Zero();
-    for (int j = first; j < end; j += 16) {
-      const F32 e = Exp2Coarse(Fms(Load(s + j), factor, shift));
-      const __m512i codes = _mm512_cvtps_epi32(e.r);
-      sum = _mm512_add_epi32(sum, codes);
-      if (exact != nullptr) unrounded = Add(unrounded, e);
-      _mm_store_si128(reinterpret_cast<__m128i*>(p + j), _mm512_cvtusepi32_epi8(codes));
+    // Packing works in 128-bit lanes; whole quads of keys come out, in an order that one
+    // permutation mends.
+    const __m512i quads = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (int j = first; j < end; j += 64) {
+      __m512i codes[4];
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t) {
+        const F32 e = Exp2Coarse(Fms(Load(s + j + 16 * t), factor, shift));
+        codes[t] = _mm512_cvtps_epi32(e.r);
+        if (exact != nullptr) unrounded = Add(unrounded, e);
+      }
+      const __m512i low = _mm512_packus_epi32(codes[0], codes[1]);
+      const __m512i high = _mm512_packus_epi32(codes[2], codes[3]);
+      const __m512i bytes = _mm512_permutexvar_epi32(quads, _mm512_packus_epi16(low, high));
+      sum = DotBytes(sum, bytes, ones);
+      _mm512_store_si512(p + j, bytes);
     }
-    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 255.0f;
-    return static_cast<float>(_mm512_reduce_add_epi32(sum));
+    if (exact != nullptr) *exact = Add(*exact, Mul(unrounded, Set1(1.0f / 255.0f)));
+    return {_mm512_cvtepi32_ps(sum)};
   }
 
   template <int kCount>
@@ -290,21 +317,21 @@ struct PvBf16 {
     }
   }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* /*exact*/) {
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* /*exact*/) {
     const F32 factor = Set1(c), shift = Set1(m);
     F32 sum0 = Zero(), sum1 = Zero();
     int j = first;
     for (; j + 32 <= end; j += 32) {
       const F32 x0 = Fms(Load(s + j), factor, shift), x1 = Fms(Load(s + j + 16), factor, shift);
-      const F32 e0 = ZeroUnlessAbove(Exp2Coarse(x0), x0, kExp2Floor);
-      const F32 e1 = ZeroUnlessAbove(Exp2Coarse(x1), x1, kExp2Floor);
+      const F32 e0 = Exp2Coarse(x0);
+      const F32 e1 = Exp2Coarse(x1);
       sum0 = Add(sum0, e0);
       sum1 = Add(sum1, e1);
       const __m512bh pair = _mm512_cvtne2ps_pbh(e1.r, e0.r);
       memcpy(p + 2 * j, &pair, 64);
     }
-    return ReduceAdd(Add(sum0, sum1));
+    return Add(sum0, sum1);
   }
 
   template <int kCount>
@@ -318,20 +345,25 @@ struct PvBf16 {
       for (int t = 0; t < kCount; ++t)
         acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
     }
-    for (int j = 0; j < count; j += 2) {
-      const __m512i* values = reinterpret_cast<const __m512i*>(v + j / 2 * kCount * 64);
-      __m512i value[kCount];
+    const __m512i* values = reinterpret_cast<const __m512i*>(v);
+    for (int j = 0; j < count; j += 8) {
 #pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) value[t] = values[t];
+      for (int u = 0; u < 4; ++u) {
+        __m512i value[kCount];
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) value[t] = values[u * kCount + t];
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m512bh weight =
-            reinterpret_cast<__m512bh>(Broadcast4(p + (r * kScoreStride + j) * 2));
+        for (int r = 0; r < kRows; ++r) {
+          const __m512bh weight =
+              reinterpret_cast<__m512bh>(Broadcast4(p + r * kScoreStride * 2 + u * 4));
 #pragma GCC unroll 4
-        for (int t = 0; t < kCount; ++t) {
-          acc[r][t] = _mm512_dpbf16_ps(acc[r][t], weight, reinterpret_cast<__m512bh>(value[t]));
+          for (int t = 0; t < kCount; ++t) {
+            acc[r][t] = _mm512_dpbf16_ps(acc[r][t], weight, reinterpret_cast<__m512bh>(value[t]));
+          }
         }
       }
+      values += 4 * kCount;
+      p += 16;
     }
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {

@@ -39,24 +39,30 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
 #pragma GCC unroll 4
     for (int t = 0; t < kFloatVectors; ++t) acc[r][t] = Zero();
   }
+#pragma GCC unroll 4
   for (int d = 0; d < dims; ++d) {
     F32 key[kFloatVectors];
 #pragma GCC unroll 4
-    for (int t = 0; t < kFloatVectors; ++t) key[t] = Load(k + d * kTile + t * kLanes);
+    for (int t = 0; t < kFloatVectors; ++t) key[t] = Load(k + t * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      const F32 a = Set1(q[d * kRows + r]);
+      const F32 a = Set1(q[r]);
 #pragma GCC unroll 4
       for (int t = 0; t < kFloatVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
     }
+    k += kTile;
+    q += kRows;
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
+    F32 top = acc[r][0];
+    Store(s + r * kScoreStride, acc[r][0]);
 #pragma GCC unroll 4
-    for (int t = 0; t < kFloatVectors; ++t) {
+    for (int t = 1; t < kFloatVectors; ++t) {
       Store(s + r * kScoreStride + t * kLanes, acc[r][t]);
-      most[r] = Max(most[r], acc[r][t]);
+      top = Max(top, acc[r][t]);
     }
+    most[r] = Max(most[r], top);
   }
 }
 
@@ -71,16 +77,19 @@ SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, fl
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
   }
+#pragma GCC unroll 4
   for (int j = 0; j < count; ++j) {
     F32 value[kCount];
 #pragma GCC unroll 4
-    for (int t = 0; t < kCount; ++t) value[t] = Load(v + (j * kCount + t) * kLanes);
+    for (int t = 0; t < kCount; ++t) value[t] = Load(v + t * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      const F32 a = Set1(p[r * kScoreStride + j]);
+      const F32 a = Set1(p[r * kScoreStride]);
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) acc[r][t] = Fma(a, value[t], acc[r][t]);
     }
+    v += kCount * kLanes;
+    ++p;
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -158,10 +167,11 @@ struct FloatKernels {
     }
   }
 
-  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums per 128 keys of what the
-  // row sum counts, and of the unrounded p into `exact` where it is wanted and they differ.
+  // p = 2^(s c - m) in place, then rounded to the recipe's format; sums by lanes of what the row
+  // sum counts, of the first 128 keys and of the others, and of the unrounded p into `exact` where
+  // it is wanted and they differ.
   SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* /*p*/, int r, int count, float c,
-                           float m, float sums[2], float* exact) {
+                           float m, F32* first, F32* second, F32* exact) {
     const Recipe& recipe = plan.problem->recipe;
     float* row = s + r * kScoreStride;
     const F32 factor = Set1(c), shift = Set1(m);
@@ -170,21 +180,21 @@ struct FloatKernels {
       F32 sum = Zero();
       for (int j = half * kBlock; j < end; j += kLanes) {
         const F32 x = Fms(Load(row + j), factor, shift);
-        const F32 e = ZeroUnlessAbove(Exp2(x), x, kExp2Floor);
+        const F32 e = Exp2(x);
         sum = Add(sum, e);
         Store(row + j, e);
       }
-      sums[half] = ReduceAdd(sum);
+      *(half == 0 ? first : second) = sum;
     }
     if (recipe.pv == PvFormat::kFloat32) return;
     RoundProbabilities(recipe, row, count);
     if (recipe.row_sum == RowSum::kExact) return;
-    if (exact != nullptr) *exact = sums[0] + (count > kBlock ? sums[1] : 0.0f);
+    if (exact != nullptr) *exact = Add(*first, *second);
     for (int half = 0; half * kBlock < count; ++half) {
       const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
       F32 sum = Zero();
       for (int j = half * kBlock; j < end; j += kLanes) sum = Add(sum, Load(row + j));
-      sums[half] = ReduceAdd(sum);
+      *(half == 0 ? first : second) = sum;
     }
   }
 

@@ -69,14 +69,14 @@ struct IntegerKernels {
     }
   }
 
-  SAGE_INLINE void Softmax(const Plan& /*plan*/, float* s, uint8_t* p, int r, int count, float c,
-                           float m, float sums[2], float* exact) {
+  SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* p, int r, int count, float c,
+                           float m, F32* first, F32* second, F32* exact) {
     const float* row = s + r * kScoreStride;
     uint8_t* out = p + r * kScoreStride * Pv::kProbabilityBytes;
-    for (int half = 0; half * kBlock < count; ++half) {
-      const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
-      sums[half] = Pv::Row(row, out, half * kBlock, end, c, m, exact);
-    }
+    // Only V's means, one per 128 keys, need the sums apart.
+    const bool apart = plan.problem->recipe.smooth_v > 0 && count > kBlock;
+    *first = Pv::Row(row, out, 0, apart ? kBlock : count, c, m, exact);
+    if (apart) *second = Pv::Row(row, out, kBlock, count, c, m, exact);
   }
 
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/,

@@ -60,6 +60,7 @@ SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
 // x = n + f with n integral and f in [-1/2, 1/2]; |x| < 2^21. TimesPowerOfTwo(a, n) is a · 2^n, n
 // in [-126, 127]. Adding 1.5 · 2^23 rounds x to an integer and leaves that integer in the lowest
 // mantissa bits: shifted to the exponent field they are what a · 2^n adds to the bits of a.
+constexpr bool kFractionFromZero = false;
 using Exponent = __m256i;
 SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
   const __m256 magic = _mm256_set1_ps(12582912.0f);
@@ -69,6 +70,19 @@ SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
 }
 SAGE_INLINE F32 TimesPowerOfTwo(F32 a, Exponent n) {
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.r), n))};
+}
+// The larger magnitude of `most` (bits of one) and x, compared as bits: NaN lies above Infinity.
+SAGE_INLINE F32 MaxMagnitude(F32 most, F32 x) {
+  const __m256i bits = _mm256_and_si256(_mm256_castps_si256(x.r), _mm256_set1_epi32(0x7fffffff));
+  return {_mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(most.r), bits))};
+}
+// The largest of the lanes' bits, as MaxMagnitude leaves them.
+SAGE_INLINE int32_t ReduceMaxBits(F32 a) {
+  const __m256i bits = _mm256_castps_si256(a.r);
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+  return _mm_cvtsi128_si32(m);
 }
 
 }  // namespace

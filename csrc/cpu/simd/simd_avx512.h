@@ -48,15 +48,24 @@ SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
 SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.r, y.r, _CMP_NEQ_UQ), a.r)};
 }
-// x = n + f with n integral and f in [-1/2, 1/2]; |x| < 2^21. TimesPowerOfTwo(a, n) is a · 2^n, n
-// in [-126, 127].
+// x = n + f with n integral and f in [0, 1]. TimesPowerOfTwo(a, n) is a · 2^n. One instruction
+// takes x - floor(x), and the scaling one takes the floor itself, so n is x as it stands.
+constexpr bool kFractionFromZero = true;
 using Exponent = __m512;
 SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
-  const __m512 n = _mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  f->r = _mm512_sub_ps(x.r, n);
-  return n;
+  f->r = _mm512_reduce_ps(x.r, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  return x.r;
 }
 SAGE_INLINE F32 TimesPowerOfTwo(F32 a, Exponent n) { return {_mm512_scalef_ps(a.r, n)}; }
+// The larger magnitude of `most` (bits of one) and x, compared as bits: NaN lies above Infinity.
+SAGE_INLINE F32 MaxMagnitude(F32 most, F32 x) {
+  const __m512i bits = _mm512_and_si512(_mm512_castps_si512(x.r), _mm512_set1_epi32(0x7fffffff));
+  return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(most.r), bits))};
+}
+// The largest of the lanes' bits, as MaxMagnitude leaves them.
+SAGE_INLINE int32_t ReduceMaxBits(F32 a) {
+  return _mm512_reduce_max_epi32(_mm512_castps_si512(a.r));
+}
 
 }  // namespace
 }  // namespace sage

@@ -89,6 +89,7 @@ SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
 // in [-126, 127]. Adding 1.5 · 2^23 rounds x to an integer and leaves that integer in the lowest
 // mantissa bits: shifted to the exponent field they are what a · 2^n adds to the bits of a.
 // Unsigned, so that a NaN overflows nothing.
+constexpr bool kFractionFromZero = false;
 struct Exponent {
   uint32_t bits[kLanes];
 };
@@ -110,6 +111,28 @@ SAGE_INLINE F32 TimesPowerOfTwo(F32 a, Exponent n) {
     std::memcpy(&a.r[i], &bits, 4);
   }
   return a;
+}
+// The larger magnitude of `most` (bits of one) and x, compared as bits: NaN lies above Infinity.
+SAGE_INLINE F32 MaxMagnitude(F32 most, F32 x) {
+  SAGE_EACH_LANE {
+    uint32_t a, b;
+    std::memcpy(&a, &most.r[i], 4);
+    std::memcpy(&b, &x.r[i], 4);
+    b &= 0x7fffffffu;
+    a = a > b ? a : b;
+    std::memcpy(&most.r[i], &a, 4);
+  }
+  return most;
+}
+// The largest of the lanes' bits, as MaxMagnitude leaves them.
+SAGE_INLINE int32_t ReduceMaxBits(F32 a) {
+  int32_t most = 0;
+  SAGE_EACH_LANE {
+    int32_t bits;
+    std::memcpy(&bits, &a.r[i], 4);
+    most = bits > most ? bits : most;
+  }
+  return most;
 }
 
 #undef SAGE_EACH_LANE

@@ -40,6 +40,36 @@ SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
   return {_mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd))};
 }
 
+// Per 128-bit lane: element i of the result is the largest of vector i's, i < 4.
+SAGE_INLINE __m512 Max4(F32 x0, F32 x1, F32 x2, F32 x3) {
+  const __m512 a = _mm512_max_ps(_mm512_unpacklo_ps(x0.r, x1.r), _mm512_unpackhi_ps(x0.r, x1.r));
+  const __m512 b = _mm512_max_ps(_mm512_unpacklo_ps(x2.r, x3.r), _mm512_unpackhi_ps(x2.r, x3.r));
+  const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+  const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+  return _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+}
+
+// Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
+SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
+  const F32 rest[4] = {x[4], x[5], Zero(), Zero()};
+  const __m512 a = Sum4(x), b = Sum4(rest);
+  const __m512 ab =
+      _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const __m512 all =
+      _mm512_add_ps(_mm512_shuffle_f32x4(ab, ab, 0x08), _mm512_shuffle_f32x4(ab, ab, 0x0d));
+  return {_mm512_maskz_mov_ps(0x3f, all)};
+}
+
+// Lane i < 6 of the result is the largest lane of x[i]; the others are 0.
+SAGE_INLINE F32 MaxOfSix(const F32 x[6]) {
+  const __m512 a = Max4(x[0], x[1], x[2], x[3]), b = Max4(x[4], x[5], x[4], x[5]);
+  const __m512 ab =
+      _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const __m512 all =
+      _mm512_max_ps(_mm512_shuffle_f32x4(ab, ab, 0x08), _mm512_shuffle_f32x4(ab, ab, 0x0d));
+  return {_mm512_maskz_mov_ps(0x3f, all)};
+}
+
 // x[i] lane j becomes x[j] lane i.
 SAGE_INLINE void Transpose(F32 x[kLanes]) {
   __m512 t[16], u[16];
@@ -89,6 +119,28 @@ SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
   return {_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
 }
 
+// Per 128-bit lane: element i of the result is the largest of vector i's, i < 4.
+SAGE_INLINE __m256 Max4(F32 x0, F32 x1, F32 x2, F32 x3) {
+  const __m256 a = _mm256_max_ps(_mm256_unpacklo_ps(x0.r, x1.r), _mm256_unpackhi_ps(x0.r, x1.r));
+  const __m256 b = _mm256_max_ps(_mm256_unpacklo_ps(x2.r, x3.r), _mm256_unpackhi_ps(x2.r, x3.r));
+  return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+}
+
+// Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
+SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
+  const F32 rest[4] = {x[4], x[5], Zero(), Zero()};
+  const __m256 a = Sum4(x), b = Sum4(rest);
+  return {_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
+}
+
+// Lane i < 6 of the result is the largest lane of x[i]; the others are 0.
+SAGE_INLINE F32 MaxOfSix(const F32 x[6]) {
+  const __m256 a = Max4(x[0], x[1], x[2], x[3]), b = Max4(x[4], x[5], x[4], x[5]);
+  const __m256 all =
+      _mm256_max_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  return {_mm256_blend_ps(all, _mm256_setzero_ps(), 0xc0)};
+}
+
 // x[i] lane j becomes x[j] lane i.
 SAGE_INLINE void Transpose(F32 x[kLanes]) {
   __m256 t[8], u[8];
@@ -124,6 +176,20 @@ SAGE_INLINE F32 LoadFirst(const float* p, int count) {
 SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
   F32 out;
   for (int i = 0; i < kLanes; ++i) out.r[i] = ReduceAdd(x[i]);
+  return out;
+}
+
+// Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
+SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
+  F32 out = Zero();
+  for (int i = 0; i < 6; ++i) out.r[i] = ReduceAdd(x[i]);
+  return out;
+}
+
+// Lane i < 6 of the result is the largest lane of x[i]; the others are 0.
+SAGE_INLINE F32 MaxOfSix(const F32 x[6]) {
+  F32 out = Zero();
+  for (int i = 0; i < 6; ++i) out.r[i] = ReduceMax(x[i]);
   return out;
 }
 

@@ -20,7 +20,12 @@ const char* CpuName();
 // Whether this machine, and this build, can run code for `isa`. DetectIsa() is the last of these.
 bool CanRun(Isa isa);
 
-// Whose kernels run when `isa` is chosen: kAmx has none of its own and takes those of kAvx512Bf16.
+// Why not, in words; null where it can. The first question about kAmx asks the system for the use
+// of its tiles.
+const char* IsaRefusal(Isa isa);
+
+// Whose kernels run what `isa` has none of its own for: the tiles of kAmx serve the forward pass of
+// two recipes; all else there takes those of kAvx512Bf16.
 Isa KernelIsa(Isa isa);
 
 // Reads a value of SAGE_CPU_ISA; false if it is no name of an instruction set.

@@ -1,0 +1,116 @@
+// Sums and largest magnitudes of the columns (channels) of a block of rows, four vectors of columns
+// at a time, so that every line of memory is read once and all running values stay in registers.
+//
+//   sum[d]  = x[0][d] + x[1][d] + ... in float64, row after row (docs/numerics.md 3)
+//   most[d] = the bits of the largest |x[t][d]|
+#ifndef SAGE_CPU_FORWARD_COLUMN_STATISTICS_H_
+#define SAGE_CPU_FORWARD_COLUMN_STATISTICS_H_
+
+#include <string.h>
+
+#include "cpu/simd/simd_shuffle.h"
+#include "formats/float_bits.h"
+
+namespace sage {
+namespace {
+
+constexpr int kHalfLanes = kLanes / 2;
+typedef float HalfFloats __attribute__((vector_size(sizeof(float) * kHalfLanes)));
+typedef double Doubles __attribute__((vector_size(sizeof(double) * kHalfLanes)));
+
+// Columns [0, kVectors * kLanes) at `base`; returns `most` with their magnitudes.
+template <int kVectors>
+SAGE_INLINE F32 SumSomeColumns(const float* base, int64_t stride, int rows, double* sum, F32 most) {
+  Doubles total[2 * kVectors] = {};
+  for (int t = 0; t < rows; ++t) {
+    const float* row = base + t * stride;
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) most = MaxMagnitude(most, LoadU(row + i * kLanes));
+#pragma GCC unroll 8
+    for (int i = 0; i < 2 * kVectors; ++i) {
+      HalfFloats half;
+      memcpy(&half, row + i * kHalfLanes, sizeof(half));
+      total[i] += __builtin_convertvector(half, Doubles);
+    }
+  }
+  memcpy(sum, total, sizeof(total));
+  return most;
+}
+
+// sum[0, dim) of rows * dim values; returns the bits of the largest magnitude of all (at least
+// Infinity's: some are not finite, and the sums are of no use).
+SAGE_NOINLINE int32_t SumColumns(const float* base, int64_t stride, int rows, int dim,
+                                 double* sum) {
+  F32 most = Zero();
+  int d = 0;
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
+    most = SumSomeColumns<4>(base + d, stride, rows, sum + d, most);
+  }
+  for (; d + kLanes <= dim; d += kLanes) {
+    most = SumSomeColumns<1>(base + d, stride, rows, sum + d, most);
+  }
+  int32_t bits = ReduceMaxBits(most);
+  for (; d < dim; ++d) {
+    double total = 0.0;
+    for (int t = 0; t < rows; ++t) {
+      const float value = base[t * stride + d];
+      const int32_t magnitude = MagnitudeBits(value);
+      bits = magnitude > bits ? magnitude : bits;
+      total += static_cast<double>(value);
+    }
+    sum[d] = total;
+  }
+  return bits;
+}
+
+template <int kVectors>
+SAGE_INLINE F32 MaximaOfSomeColumns(const float* base, int64_t stride, int rows, int32_t* most) {
+  F32 column[kVectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; ++i) column[i] = Zero();
+  for (int t = 0; t < rows; ++t) {
+    const float* row = base + t * stride;
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      column[i] = MaxMagnitude(column[i], LoadU(row + i * kLanes));
+    }
+  }
+  F32 all = Zero();
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; ++i) {
+    memcpy(most + i * kLanes, &column[i], sizeof(column[i]));
+    all = MaxMagnitude(all, column[i]);
+  }
+  return all;
+}
+
+// most[0, dim) of rows * dim values, as bits; returns the largest of all.
+SAGE_NOINLINE int32_t ColumnMaxima(const float* base, int64_t stride, int rows, int dim,
+                                   int32_t* most) {
+  int32_t bits = 0;
+  int d = 0;
+  for (; d < dim;) {
+    int32_t here = 0;
+    if (d + 4 * kLanes <= dim) {
+      here = ReduceMaxBits(MaximaOfSomeColumns<4>(base + d, stride, rows, most + d));
+      d += 4 * kLanes;
+    } else if (d + kLanes <= dim) {
+      here = ReduceMaxBits(MaximaOfSomeColumns<1>(base + d, stride, rows, most + d));
+      d += kLanes;
+    } else {
+      for (int t = 0; t < rows; ++t) {
+        const int32_t magnitude = MagnitudeBits(base[t * stride + d]);
+        here = magnitude > here ? magnitude : here;
+      }
+      most[d] = here;
+      ++d;
+    }
+    bits = here > bits ? here : bits;
+  }
+  return bits;
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_COLUMN_STATISTICS_H_

@@ -1,0 +1,97 @@
+// Times the forward pass without Node, one case a line, so that another program can take turns with
+// it (bench/amx_peers.py does):
+//
+//   echo "amx int8_bf16 16 1 12 12 4096 64 causal 300" | forward_bench
+//
+// A line: instruction set, recipe (int8_bf16, int8), threads, batch, heads, key/value heads, N,
+// head_dim, `full` or `causal`, milliseconds to spend. The answer: median ms, least ms, GFLOP/s by
+// the median (4 B H N² D, causal counted in full), and the least CPU time of a call in ms over all
+// threads, which a busy machine disturbs little.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+
+#include "sage/capabilities.h"
+#include "test/forward_cases.h"
+
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double CpuSeconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+// Contiguous [B,H,N,D]: the strides of the data without its gaps.
+void Pack(sage::Problem* p) {
+  p->q = p->o = {p->q_heads * p->q_len * p->qk_dim, p->q_len * p->qk_dim, p->qk_dim};
+  p->k = p->v = {p->kv_heads * p->kv_len * p->qk_dim, p->kv_len * p->qk_dim, p->qk_dim};
+}
+
+int Answer(const char* line) {
+  char isa_name[16], recipe[16], mask[16];
+  int threads;
+  long long batch, heads, kv_heads, n, dim;
+  double budget;
+  if (std::sscanf(line, "%15s %15s %d %lld %lld %lld %lld %lld %15s %lf", isa_name, recipe,
+                  &threads, &batch, &heads, &kv_heads, &n, &dim, mask, &budget) != 10) {
+    std::printf("error: ten words expected\n");
+    return 1;
+  }
+  sage::Isa isa;
+  if (!sage::ParseIsa(isa_name, &isa) || !sage::CanRun(isa)) {
+    std::printf("error: %s: %s\n", isa_name,
+                sage::ParseIsa(isa_name, &isa) ? sage::IsaRefusal(isa) : "unknown");
+    return 1;
+  }
+  sage_test::ForwardCase c;
+  c.batch = batch;
+  c.heads = heads;
+  c.kv_heads = kv_heads;
+  c.q_len = c.kv_len = n;
+  c.dim = c.v_dim = dim;
+  c.lse = false;
+  if (std::strcmp(mask, "causal") == 0) c.causal = sage::Causal::kTopLeft;
+  sage_test::ForwardData d = MakeData(
+      c, std::strcmp(recipe, "int8") == 0 ? sage::Precision::kInt8 : sage::Precision::kInt8Bf16, 1);
+  Pack(&d.p);
+  std::vector<float> o(d.o_elements());
+  const sage::ForwardBuffers buffers = {d.q.data(), d.k.data(), d.v.data(),
+                                        nullptr,    o.data(),   nullptr};
+  const sage::EngineOptions options = {isa, threads};
+  // Two calls outside: pages are touched, threads started.
+  for (int i = 0; i < 2; ++i) sage::AttentionForward(d.p, buffers, options);
+  std::vector<double> times;
+  const double start = Now();
+  double least_cpu = 1e30;
+  while (times.size() < 5 || (Now() - start) * 1e3 < budget) {
+    const double before = Now(), cpu = CpuSeconds();
+    sage::AttentionForward(d.p, buffers, options);
+    times.push_back((Now() - before) * 1e3);
+    least_cpu = std::min(least_cpu, (CpuSeconds() - cpu) * 1e3);
+  }
+  std::sort(times.begin(), times.end());
+  const double median = times[times.size() / 2];
+  const double flop = 4.0 * static_cast<double>(batch * heads * n) * static_cast<double>(n * dim);
+  std::printf("%.4f %.4f %.1f %.4f\n", median, times[0], flop / median * 1e-6, least_cpu);
+  return 0;
+}
+
+}  // namespace
+
+int main() {
+  char line[256];
+  int status = 0;
+  while (std::fgets(line, sizeof(line), stdin) != nullptr) {
+    status |= Answer(line);
+    std::fflush(stdout);
+  }
+  return status;
+}
