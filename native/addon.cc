@@ -51,6 +51,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"cacheTruncate", CacheTruncate},
       {"cacheFork", CacheFork},
       {"cacheAttend", CacheAttend},
+      {"cacheAttendAsync", CacheAttendAsync},
       {"cacheInspect", CacheInspect},
       {"cacheBytes", CacheBytes},
       {"cacheDispose", CacheDispose},

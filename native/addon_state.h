@@ -42,6 +42,7 @@ napi_value CacheAppend(napi_env env, napi_callback_info info);
 napi_value CacheTruncate(napi_env env, napi_callback_info info);
 napi_value CacheFork(napi_env env, napi_callback_info info);
 napi_value CacheAttend(napi_env env, napi_callback_info info);
+napi_value CacheAttendAsync(napi_env env, napi_callback_info info);
 napi_value CacheInspect(napi_env env, napi_callback_info info);
 napi_value CacheBytes(napi_env env, napi_callback_info info);
 napi_value CacheDispose(napi_env env, napi_callback_info info);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "addon_state.h"
+#include "async_call.h"
 #include "buffers.h"
 #include "sage/cuda_host.h"
 
@@ -40,6 +41,24 @@ napi_value CudaForward(napi_env env, napi_callback_info info) {
   NoteCudaUse(state);
   const sage::Status status = sage::CudaHostForward(problem, buffers, Options(state));
   return status.ok() ? nullptr : ThrowStatus(env, status);
+}
+
+// cudaForwardAsync(words, q, k, v, mask | null, o, lse | null, cancelled: Uint8Array): Promise<void>
+// A 1 written to cancelled[0] ends the call between two pieces with code 'SAGE_CANCELLED'.
+napi_value CudaForwardAsync(napi_env env, napi_callback_info info) {
+  napi_value arguments[8];
+  AddonState* state = ReadCall(env, info, arguments);
+  ArgumentReader reader(env);
+  const sage::Problem problem = reader.ReadProblem(arguments[0]);
+  const sage::ForwardBuffers buffers = reader.Forward(arguments + 1, problem);
+  uint8_t* flag = reader.Byte(arguments[7], "cancelled");
+  if (!reader.ok()) return ThrowStatus(env, reader.status());
+  NoteCudaUse(state);
+  sage::CudaHostOptions options = Options(state);
+  options.cancelled = reinterpret_cast<const CancelFlag*>(flag);
+  return StartAsyncCall(env, "sageAttention", arguments, 8, [problem, buffers, options] {
+    return sage::CudaHostForward(problem, buffers, options);
+  });
 }
 
 // cudaBackward(words, q, k, v, mask | null, o, lse, dO, dLse | null, dQ, dK, dV, dMask | null):

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "addon_state.h"
+#include "async_call.h"
 #include "buffers.h"
 #include "sage/kv_cache.h"
 
@@ -94,21 +96,35 @@ napi_value Number(napi_env env, int64_t value) {
   return result;
 }
 
-// Elements of an Int8Array of at least that length; null where it is anything else.
-int8_t* Bytes(napi_env env, napi_value value, int64_t elements) {
+// Elements of an Int16Array of at least that length; null where it is anything else.
+int16_t* Codes(napi_env env, napi_value value, int64_t elements) {
   napi_typedarray_type type;
   size_t length = 0;
   void* data = nullptr;
   if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
-      type != napi_int8_array || static_cast<int64_t>(length) < elements) {
+      type != napi_int16_array || static_cast<int64_t>(length) < elements) {
     return nullptr;
   }
-  return static_cast<int8_t*>(data);
+  return static_cast<int16_t*>(data);
+}
+
+// words, q, mask, o and lse of a call; what is wrong with them is told by the reader.
+sage::Problem ReadAttend(ArgumentReader* reader, const napi_value* arguments,
+                         sage::ForwardBuffers* buffers) {
+  const sage::Problem p = reader->ReadProblem(arguments[0]);
+  if (!reader->ok()) return p;
+  buffers->q = reader->Floats(arguments[1],
+                              RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim), "q");
+  buffers->mask = reader->Mask(arguments[2], p);
+  buffers->o = reader->Floats(arguments[3],
+                              RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim), "o");
+  if (p.want_lse) buffers->lse = reader->Floats(arguments[4], RowCount(p), "lse");
+  return p;
 }
 
 }  // namespace
 
-// cacheCreate(batch, kvHeads, qkDim, vDim, quantised: 0 | 1, capacity): object
+// cacheCreate(batch, kvHeads, qkDim, vDim, form: 0 | 1 | 2 | 3, capacity): object
 napi_value CacheCreate(napi_env env, napi_callback_info info) {
   napi_value arguments[6];
   ReadCall(env, info, arguments);
@@ -116,9 +132,11 @@ napi_value CacheCreate(napi_env env, napi_callback_info info) {
   for (int n = 0; n < 6; ++n) {
     if (!ReadCount(env, arguments[n], &sizes[n])) return ThrowCount(env);
   }
-  const sage::KvCacheShape shape = {
-      sizes[0], sizes[1], sizes[2], sizes[3],
-      sizes[4] != 0 ? sage::CacheForm::kInt8 : sage::CacheForm::kFloat32};
+  if (sizes[4] > static_cast<int64_t>(sage::CacheForm::kInt16)) {
+    return ThrowStatus(env, Status::Invalid("cache: no such form"));
+  }
+  const sage::KvCacheShape shape = {sizes[0], sizes[1], sizes[2], sizes[3],
+                                    static_cast<sage::CacheForm>(sizes[4])};
   std::unique_ptr<KvCache> cache;
   const Status status = KvCache::Create(shape, sizes[5], &cache);
   return status.ok() ? Wrap(env, std::move(cache)) : ThrowStatus(env, status);
@@ -179,21 +197,37 @@ napi_value CacheAttend(napi_env env, napi_callback_info info) {
   CacheHandle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
   ArgumentReader reader(env);
-  const sage::Problem p = reader.ReadProblem(arguments[1]);
-  if (!reader.ok()) return ThrowStatus(env, reader.status());
   sage::ForwardBuffers buffers = {};
-  buffers.q = reader.Floats(arguments[2],
-                            RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim), "q");
-  buffers.mask = reader.Mask(arguments[3], p);
-  buffers.o =
-      reader.Floats(arguments[4], RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim), "o");
-  if (p.want_lse) buffers.lse = reader.Floats(arguments[5], RowCount(p), "lse");
+  const sage::Problem p = ReadAttend(&reader, arguments + 1, &buffers);
   if (!reader.ok()) return ThrowStatus(env, reader.status());
   const Status status = handle->cache->Attend(p, buffers, {state->isa, state->threads, nullptr});
   return status.ok() ? nullptr : ThrowStatus(env, status);
 }
 
-// cacheInspect(cache, batch, kvHead, k: Int8Array, kScale, kMean: Float32Array, v: Int8Array,
+// cacheAttendAsync(cache, words, q, mask | null, o, lse | null, cancelled: Uint8Array):
+// Promise<void> as forwardAsync. It attends to the tokens held now: what the cache goes through
+// meanwhile, its disposal included, changes nothing.
+napi_value CacheAttendAsync(napi_env env, napi_callback_info info) {
+  napi_value arguments[7];
+  const AddonState* state = ReadCall(env, info, arguments);
+  CacheHandle* handle = HandleOf(env, arguments[0]);
+  if (handle == nullptr) return nullptr;
+  ArgumentReader reader(env);
+  sage::ForwardBuffers buffers = {};
+  const sage::Problem p = ReadAttend(&reader, arguments + 1, &buffers);
+  uint8_t* flag = reader.Byte(arguments[6], "cancelled");
+  if (!reader.ok()) return ThrowStatus(env, reader.status());
+  std::unique_ptr<KvCache> fork;
+  const Status status = handle->cache->Fork(&fork);
+  if (!status.ok()) return ThrowStatus(env, status);
+  const std::shared_ptr<KvCache> held = std::move(fork);
+  const sage::EngineOptions options = {state->isa, state->threads,
+                                       reinterpret_cast<const CancelFlag*>(flag)};
+  return StartAsyncCall(env, "SageKvCache", arguments, 7,
+                        [held, p, buffers, options] { return held->Attend(p, buffers, options); });
+}
+
+// cacheInspect(cache, batch, kvHead, k: Int16Array, kScale, kMean: Float32Array, v: Int16Array,
 //              vScale: Float32Array): void. csrc/include/sage/kv_cache.h has the shapes.
 napi_value CacheInspect(napi_env env, napi_callback_info info) {
   napi_value arguments[8];
@@ -207,14 +241,14 @@ napi_value CacheInspect(napi_env env, napi_callback_info info) {
   const int64_t length = cache.length();
   ArgumentReader reader(env);
   sage::CacheCodes out = {};
-  out.k = Bytes(env, arguments[3], Elements({length, cache.shape().qk_dim}));
+  out.k = Codes(env, arguments[3], Elements({length, cache.shape().qk_dim}));
   out.k_scale = reader.Floats(arguments[4], length, "kScale");
   out.k_mean = reader.Floats(arguments[5], cache.shape().qk_dim, "kMean");
-  out.v = Bytes(env, arguments[6], Elements({length, cache.shape().v_dim}));
+  out.v = Codes(env, arguments[6], Elements({length, cache.shape().v_dim}));
   out.v_scale = reader.Floats(arguments[7], length, "vScale");
   if (!reader.ok()) return ThrowStatus(env, reader.status());
   if (length > 0 && (out.k == nullptr || out.v == nullptr))
-    return ThrowStatus(env, Status::Invalid("codes: expected an Int8Array, long enough"));
+    return ThrowStatus(env, Status::Invalid("codes: expected an Int16Array, long enough"));
   const Status status = cache.Inspect(batch, head, out);
   return status.ok() ? nullptr : ThrowStatus(env, status);
 }

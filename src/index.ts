@@ -14,6 +14,7 @@ export {sageAttention} from './ops/sage_attention.js';
 export {sageAttentionAsync, type SageAttentionAsyncOptions} from './ops/sage_attention_async.js';
 export {
   SageKvCache,
+  type SageKvCacheAttendAsyncOptions,
   type SageKvCacheAttendOptions,
   type SageKvCacheOptions,
 } from './cache/kv_cache.js';

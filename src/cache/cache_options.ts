@@ -1,5 +1,6 @@
 /** The options of `SageKvCache`: types, defaults, and their validation. */
 import {checkOptions, type CheckedOptions, type SageAttentionOptions} from '../ops/options.js';
+import type {SignalOption} from '../ops/signal_option.js';
 import {MAX_HEAD_DIM} from '../ops/tensor_arguments.js';
 import {CACHE_PRECISIONS, type CachePrecision} from '../numerics/kv_cache.js';
 import {sageConfig} from '../runtime/config.js';
@@ -20,8 +21,8 @@ export interface SageKvCacheOptions {
   /** head_dim of v and of the output, 1 to 512. Default: `headDim`. */
   valueDim?: number | undefined;
   /**
-   * `'int8'`: k and v in 8 bits with one scale per token, q and p in 14; `'exact'`: float32. Default `'auto'`: `'exact'`
-   * if `configureSageAttention` says so, else `'int8'`.
+   * `'int8'`: k and v in 8 bits with one scale per token, q and p in 14; `'int8_int16'`: v in 16 bits; `'int16'`:
+   * k and v in 16 bits; `'exact'`: float32. Default `'auto'`: `'exact'` if `configureSageAttention` says so, else `'int8'`.
    */
   precision?: CachePrecision | 'auto' | undefined;
   /** Tokens whose memory is taken at once; more may be appended. Default 0. */
@@ -36,6 +37,9 @@ export interface SageKvCacheAttendOptions extends Pick<
   /** As in `sageAttention`, but `'bottom_right'` by default: the last query stands opposite the last token held. */
   isCausal?: SageAttentionOptions['isCausal'];
 }
+
+/** Options of `attendAsync`: those of `attend`, and a signal. */
+export interface SageKvCacheAttendAsyncOptions extends SageKvCacheAttendOptions, SignalOption {}
 
 /** `SageKvCacheOptions` with everything filled in. */
 export interface CheckedCacheOptions {

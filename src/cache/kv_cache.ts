@@ -4,28 +4,29 @@ import type {CacheStore} from '../engines/kv_cache.js';
 import {nativeEngine} from '../engines/native.js';
 import {createNativeCache} from '../engines/native_kv_cache.js';
 import {TypescriptCacheStore} from '../engines/typescript/kv_cache.js';
-import {resolveRecipe, type Recipe} from '../numerics/recipes.js';
 import type {CachePrecision} from '../numerics/kv_cache.js';
-import {attentionTensor, maskStrides, maskTensor, tokenStrides} from '../ops/tensor_arguments.js';
-import type {AttentionProblem} from '../problem.js';
+import {splitSignal} from '../ops/signal_option.js';
+import {attentionTensor} from '../ops/tensor_arguments.js';
 import {sageConfig} from '../runtime/config.js';
 import {SageAttentionError} from '../runtime/errors.js';
 import {loadAddon} from '../runtime/load_addon.js';
+import {isEmptyCall, prepareAttend, requireShape, type AttendCall} from './attend_call.js';
 import {
-  checkAttendOptions,
   checkCacheOptions,
   requireSize,
   type CheckedCacheOptions,
+  type SageKvCacheAttendAsyncOptions,
   type SageKvCacheAttendOptions,
   type SageKvCacheOptions,
 } from './cache_options.js';
 
-export type {SageKvCacheAttendOptions, SageKvCacheOptions} from './cache_options.js';
+export type {
+  SageKvCacheAttendAsyncOptions,
+  SageKvCacheAttendOptions,
+  SageKvCacheOptions,
+} from './cache_options.js';
 
 const CLASS = 'SageKvCache';
-/** Not read by a cache; a problem has one. */
-const NO_RECIPE = resolveRecipe('exact', {}) as Recipe;
-const NO_MASK = {batch: 0, head: 0, query: 0, key: 0};
 
 /**
  * Keys and values of the tokens of one attention layer, and attention over them (docs/kv_cache.md).
@@ -81,7 +82,7 @@ export class SageKvCache {
   }
 
   /**
-   * Adds tokens. With precision `'int8'` the first append freezes the channel means of k that are taken out before
+   * Adds tokens. Unless `precision` is `'exact'`, the first append freezes the channel means of k that are taken out before
    * quantising (any constant is exact under softmax), so let it be the prompt rather than one token.
    *
    * @param k float32 [batch, kvHeads, n, headDim]; n may be 0.
@@ -131,53 +132,63 @@ export class SageKvCache {
   ): tf.Tensor4D | [o: tf.Tensor4D, lse: tf.Tensor3D] {
     const operation = `${CLASS}.attend`;
     const store = this.held('attend');
-    const checked = checkAttendOptions(operation, options);
-    const {batch, heads, kvHeads, headDim, valueDim} = this.options;
     return tf.tidy(() => {
-      const $q = attentionTensor(operation, 'q', q);
-      const qLen = $q.shape[2] ?? 0;
-      requireShape(operation, 'q', $q, [batch, heads, qLen, headDim]);
-      const sizes = {
-        batch,
-        qHeads: heads,
-        kvHeads,
-        qLen,
-        kvLen: this.tokens,
-        qkDim: headDim,
-        vDim: valueDim,
-      };
-      const mask = checked.mask === null ? null : maskTensor(operation, checked.mask);
-      const problem: AttentionProblem = {
-        ...sizes,
-        q: tokenStrides(heads, qLen, headDim, 'HND'),
-        k: tokenStrides(kvHeads, this.tokens, headDim, 'HND'),
-        v: tokenStrides(kvHeads, this.tokens, valueDim, 'HND'),
-        o: tokenStrides(heads, qLen, valueDim, 'HND'),
-        scale: Number.isNaN(checked.scale) ? 1 / Math.sqrt(headDim) : checked.scale,
-        causal: checked.causal,
-        windowLeft: checked.windowLeft,
-        windowRight: checked.windowRight,
-        maskKind: mask === null ? 'none' : mask.dtype === 'bool' ? 'boolean' : 'additive',
-        mask: mask === null ? NO_MASK : maskStrides(operation, mask.shape, 4, sizes),
-        wantLse: checked.returnLse,
-        recipe: NO_RECIPE,
-      };
-      const rows = batch * heads * qLen;
-      const o = new Float32Array(rows * valueDim);
-      const lse = checked.returnLse ? new Float32Array(rows) : null;
-      if (this.tokens === 0) lse?.fill(-Infinity);
-      else if (rows > 0) {
-        store.attend(problem, {
-          q: floatsOf($q),
-          mask: mask === null ? null : (mask.dataSync() as Float32Array | Uint8Array),
-          o,
-          lse,
-        });
+      const call = prepareAttend(operation, this.options, this.tokens, q, options);
+      const {mask, o, lse} = call;
+      if (!isEmptyCall(call)) {
+        const values = (mask?.dataSync() ?? null) as Float32Array | Uint8Array | null;
+        store.attend(call.problem, {q: floatsOf(call.q), mask: values, o, lse});
       }
-      const output = tf.tensor4d(o, [batch, heads, qLen, valueDim]);
-      if (lse === null) return output;
-      return [output, tf.tensor3d(lse, [batch, heads, qLen])] as [tf.Tensor4D, tf.Tensor3D];
+      return resultsOf(call);
     });
+  }
+
+  /**
+   * `attend` that computes off the event loop: native threads, or slices of a few milliseconds in TypeScript. It attends
+   * to the tokens held when it is called; the cache may be changed or disposed, q and the mask disposed, right after.
+   * Its results belong to no tf.tidy(): dispose them yourself.
+   *
+   * @param options As of `attend`, and `signal`: an abort rejects with its reason.
+   * @returns A promise of what `attend` returns. Misuse rejects with a SageAttentionError.
+   */
+  async attendAsync(
+    q: tf.Tensor | tf.TensorLike,
+    options?: SageKvCacheAttendAsyncOptions & {returnLse?: false | undefined},
+  ): Promise<tf.Tensor4D>;
+  async attendAsync(
+    q: tf.Tensor | tf.TensorLike,
+    options: SageKvCacheAttendAsyncOptions & {returnLse: true},
+  ): Promise<[o: tf.Tensor4D, lse: tf.Tensor3D]>;
+  async attendAsync(
+    q: tf.Tensor | tf.TensorLike,
+    options?: SageKvCacheAttendAsyncOptions,
+  ): Promise<tf.Tensor4D | [o: tf.Tensor4D, lse: tf.Tensor3D]>;
+  async attendAsync(
+    q: tf.Tensor | tf.TensorLike,
+    options?: SageKvCacheAttendAsyncOptions,
+  ): Promise<tf.Tensor4D | [o: tf.Tensor4D, lse: tf.Tensor3D]> {
+    const operation = `${CLASS}.attendAsync`;
+    const store = this.held('attendAsync');
+    const {signal, opOptions} = splitSignal<SageKvCacheAttendOptions>(operation, options);
+    signal?.throwIfAborted();
+    const call = keepInputs(() =>
+      prepareAttend(operation, this.options, this.tokens, q, opOptions),
+    );
+    const fork = store.fork();
+    try {
+      if (isEmptyCall(call)) return resultsOf(call);
+      const {mask, o, lse} = call;
+      const [queries, values] = await Promise.all([
+        call.q.data<'float32'>(),
+        mask === null ? null : mask.data(),
+      ]);
+      const buffers = {q: queries, mask: values as Float32Array | Uint8Array | null, o, lse};
+      await fork.attendAsync(call.problem, buffers, signal);
+      return resultsOf(call);
+    } finally {
+      fork.dispose();
+      tf.dispose([call.q, ...(call.mask === null ? [] : [call.mask])]);
+    }
   }
 
   /**
@@ -252,30 +263,28 @@ function createStore({
   return new TypescriptCacheStore(shape);
 }
 
+/** A call whose tensors are its own, whatever happens to those that were given. */
+function keepInputs(prepare: () => AttendCall): AttendCall {
+  let kept: AttendCall | null = null;
+  tf.tidy(() => {
+    const call = prepare();
+    const own = (tensor: tf.Tensor): tf.Tensor => tf.keep(tf.clone(tensor));
+    kept = {...call, q: own(call.q), mask: call.mask === null ? null : own(call.mask)};
+  });
+  return kept as unknown as AttendCall;
+}
+
+/** What was computed, as tensors. */
+function resultsOf({
+  problem: {batch, qHeads, qLen, vDim},
+  o,
+  lse,
+}: AttendCall): tf.Tensor4D | [o: tf.Tensor4D, lse: tf.Tensor3D] {
+  const output = tf.tensor4d(o, [batch, qHeads, qLen, vDim]);
+  return lse === null ? output : [output, tf.tensor3d(lse, [batch, qHeads, qLen])];
+}
+
 /** The tensor's values on the host; read, never written. */
 function floatsOf(tensor: tf.Tensor): Float32Array {
   return tensor.dataSync() as Float32Array;
-}
-
-function requireShape(
-  operation: string,
-  name: 'q' | 'k' | 'v',
-  tensor: tf.Tensor,
-  wanted: readonly number[],
-): void {
-  if (tensor.rank !== 4) {
-    throw new SageAttentionError({
-      code: 'unsupported-rank',
-      argument: name,
-      message: `${operation}: \`${name}\` has rank ${tensor.rank} (shape [${tensor.shape}]), expected rank 4.`,
-      hint: 'Reshape it to [batch, heads, tokens, head_dim].',
-    });
-  }
-  if (tensor.shape.every((size, axis) => size === wanted[axis])) return;
-  throw new SageAttentionError({
-    code: 'shape-mismatch',
-    argument: name,
-    message: `${operation}: \`${name}\` has shape [${tensor.shape}], expected [${wanted}].`,
-    hint: 'The sizes of a cache are those it was made with; q, k and v are [batch, heads, tokens, head_dim].',
-  });
 }

@@ -27,5 +27,11 @@ export interface CacheStore {
   fork(): CacheStore;
   /** Writes o and lse; `problem.kvLen` is the number of tokens held, its recipe is not read. */
   attend(problem: AttentionProblem, buffers: CacheBuffers): void;
+  /** The same off the event loop. The store must neither change nor be disposed meanwhile: use a fork. */
+  attendAsync(
+    problem: AttentionProblem,
+    buffers: CacheBuffers,
+    signal?: AbortSignal,
+  ): Promise<void>;
   dispose(): void;
 }

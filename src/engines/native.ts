@@ -135,24 +135,34 @@ class NativeEngine implements Engine {
     {q, k, v, mask, o, lse}: ForwardBuffers,
     signal?: AbortSignal,
   ): Promise<void> {
-    signal?.throwIfAborted();
-    const cancelled = new Uint8Array(1);
-    const cancel = (): void => {
-      cancelled[0] = 1;
-    };
-    signal?.addEventListener('abort', cancel, {once: true});
-    try {
+    await runCancellable(signal, (cancelled) => {
       const words = encodeProblem(problem, this.words);
-      await this.addon.forwardAsync(words, q, k, v, mask, o, lse, cancelled);
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw wordFailure(error);
-    } finally {
-      signal?.removeEventListener('abort', cancel);
-    }
-    // Aborted too late to stop the engine: the caller asked for the rejection all the same.
-    signal?.throwIfAborted();
+      return this.addon.forwardAsync(words, q, k, v, mask, o, lse, cancelled);
+    });
   }
+}
+
+/** An asynchronous call of the addon: an abort ends it at its next tile and rejects with the signal's reason. */
+export async function runCancellable(
+  signal: AbortSignal | undefined,
+  call: (cancelled: Uint8Array) => Promise<void>,
+): Promise<void> {
+  signal?.throwIfAborted();
+  const cancelled = new Uint8Array(1);
+  const cancel = (): void => {
+    cancelled[0] = 1;
+  };
+  signal?.addEventListener('abort', cancel, {once: true});
+  try {
+    await call(cancelled);
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw wordFailure(error);
+  } finally {
+    signal?.removeEventListener('abort', cancel);
+  }
+  // Aborted too late to stop the engine: the caller asked for the rejection all the same.
+  signal?.throwIfAborted();
 }
 
 const HINTS: Readonly<Record<string, string>> = {

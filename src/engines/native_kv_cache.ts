@@ -1,8 +1,17 @@
 /** The key/value cache of the native engine: pages in the addon's memory, read in place by its kernels. */
+import type {CachePrecision} from '../numerics/kv_cache.js';
 import {encodeProblem, PROBLEM_WORDS, type AttentionProblem} from '../problem.js';
 import type {NativeAddon, NativeCache} from '../runtime/native_addon.js';
 import type {CacheBuffers, CacheShape, CacheStore} from './kv_cache.js';
-import {nativeEngine, wordFailure} from './native.js';
+import {nativeEngine, runCancellable, wordFailure} from './native.js';
+
+/** The addon's numbers of how k and v are held. */
+const FORMS: Readonly<Record<CachePrecision, number>> = {
+  exact: 0,
+  int8: 1,
+  int8_int16: 2,
+  int16: 3,
+};
 
 /** Room for `capacity` tokens is taken at once. */
 export function createNativeCache(
@@ -11,10 +20,9 @@ export function createNativeCache(
   capacity: number,
 ): CacheStore {
   const {batch, kvHeads, qkDim, vDim, precision} = shape;
-  const quantised = precision === 'int8' ? 1 : 0;
   return new NativeCacheStore(
     addon,
-    worded(() => addon.cacheCreate(batch, kvHeads, qkDim, vDim, quantised, capacity)),
+    worded(() => addon.cacheCreate(batch, kvHeads, qkDim, vDim, FORMS[precision], capacity)),
   );
 }
 
@@ -53,6 +61,18 @@ class NativeCacheStore implements CacheStore {
     worded(() =>
       this.addon.cacheAttend(this.cache, encodeProblem(problem, words), q, mask, o, lse),
     );
+  }
+
+  async attendAsync(
+    problem: AttentionProblem,
+    {q, mask, o, lse}: CacheBuffers,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    nativeEngine();
+    await runCancellable(signal, (cancelled) => {
+      const encoded = encodeProblem(problem, words);
+      return this.addon.cacheAttendAsync(this.cache, encoded, q, mask, o, lse, cancelled);
+    });
   }
 
   dispose(): void {

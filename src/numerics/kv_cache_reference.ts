@@ -6,7 +6,7 @@ import {roundHalfEven} from './formats.js';
 import {
   CACHE_BLOCK,
   CACHE_P_TOP,
-  NOT_FINITE_CODE,
+  CACHE_CODES,
   quantizeCacheQuery,
   type CacheCodes,
 } from './kv_cache.js';
@@ -29,6 +29,7 @@ export interface CacheRow {
 /** o [valueDim] and lse of the row. */
 export function attendCacheRow(row: CacheRow): {o: Float64Array; lse: number} {
   const {q, keys, values, mean, valueDim, scale} = row;
+  const {notFinite} = CACHE_CODES[values.codes instanceof Int8Array ? 'int8' : 'int16'];
   const dim = q.length;
   const tokens = keys.scale.length;
   const seen = Array.from({length: tokens}, (_, j) => j).filter((j) => row.attends(j));
@@ -58,12 +59,12 @@ export function attendCacheRow(row: CacheRow): {o: Float64Array; lse: number} {
       const factor = (weight * top) / CACHE_P_TOP;
       for (let d = 0; d < valueDim; d++) {
         const code = values.codes[j * valueDim + d]!;
-        if (code !== NOT_FINITE_CODE) o[d]! += factor * code;
+        if (code !== notFinite) o[d]! += factor * code;
       }
     }
   }
   for (let d = 0; d < valueDim; d++) {
-    const bad = seen.some((j) => values.codes[j * valueDim + d] === NOT_FINITE_CODE);
+    const bad = seen.some((j) => values.codes[j * valueDim + d] === notFinite);
     o[d] = bad ? NaN : o[d]! / sum;
   }
   const offset = q.reduce((total, x, d) => total + x * mean[d]!, 0);

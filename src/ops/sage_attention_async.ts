@@ -3,18 +3,15 @@ import * as tf from '@tensorflow/tfjs-core';
 import {lseShape, outputShape} from '../kernels/kernel_names.js';
 import {ensureKernels} from '../kernels/register_all.js';
 import {bufferEngine, runForwardAsync} from '../kernels/run_engine.js';
-import {describeValue, SageAttentionError} from '../runtime/errors.js';
 import type {SageAttentionOptions} from './options.js';
 import {prepareCall, type PreparedCall} from './prepare_call.js';
 import {sageAttention} from './sage_attention.js';
+import {splitSignal, type SignalOption} from './signal_option.js';
 
 const OPERATION = 'sageAttentionAsync';
 
 /** Options of `sageAttention`, and a signal. */
-export interface SageAttentionAsyncOptions extends SageAttentionOptions {
-  /** Aborting it rejects the promise with the signal's reason. Default: none. */
-  signal?: AbortSignal | undefined;
-}
+export interface SageAttentionAsyncOptions extends SageAttentionOptions, SignalOption {}
 
 type Attended = tf.Tensor | [o: tf.Tensor, lse: tf.Tensor];
 
@@ -54,7 +51,7 @@ export async function sageAttentionAsync(
   v: tf.Tensor | tf.TensorLike,
   options?: SageAttentionAsyncOptions,
 ): Promise<Attended> {
-  const {signal, opOptions} = splitSignal(options);
+  const {signal, opOptions} = splitSignal<SageAttentionOptions>(OPERATION, options);
   signal?.throwIfAborted();
   ensureKernels(OPERATION);
   const made: tf.Tensor[] = [];
@@ -108,23 +105,4 @@ function prepareKept(
 function composed({inputs}: PreparedCall, options: SageAttentionOptions | undefined): Attended {
   const {q, k, v, mask} = inputs;
   return sageAttention(q, k, v, mask === undefined ? options : {...options, mask});
-}
-
-function splitSignal(options: SageAttentionAsyncOptions | undefined): {
-  signal: AbortSignal | undefined;
-  opOptions: SageAttentionOptions | undefined;
-} {
-  if (typeof options !== 'object' || options === null || !('signal' in options)) {
-    return {signal: undefined, opOptions: options};
-  }
-  const {signal, ...opOptions} = options;
-  if (signal !== undefined && typeof signal?.throwIfAborted !== 'function') {
-    throw new SageAttentionError({
-      code: 'invalid-option',
-      argument: 'signal',
-      message: `${OPERATION}: \`signal\` is ${describeValue(signal)}, expected an AbortSignal.`,
-      hint: 'Pass the signal of an AbortController.',
-    });
-  }
-  return {signal, opOptions};
 }

@@ -202,13 +202,13 @@ export interface NativeAddon {
   /** Null or absent: the machine's default. Throws `SAGE_UNSUPPORTED_ISA` for what this machine cannot run. */
   configure(choice: {readonly isa?: Isa | null; readonly threads?: number | null}): void;
   capabilities(): NativeCapabilities;
-  /** A key/value cache (docs/numerics.md 8) with room for `capacity` tokens; quantised: 0 = float32, 1 = int8. */
+  /** A key/value cache (docs/numerics.md 8) with room for `capacity` tokens; form: 0 = float32, 1 = int8, 2 = int8_int16, 3 = int16. */
   cacheCreate(
     batch: number,
     kvHeads: number,
     qkDim: number,
     vDim: number,
-    quantised: number,
+    form: number,
     capacity: number,
   ): NativeCache;
   /** k [B,Hkv,n,D] and v [B,Hkv,n,Dv], contiguous. */
@@ -223,15 +223,25 @@ export interface NativeAddon {
     o: Float32Array,
     lse: Float32Array | null,
   ): void;
+  /** `cacheAttend` on another thread, over the tokens held now; for the rest as `forwardAsync`. */
+  cacheAttendAsync(
+    cache: NativeCache,
+    words: Float64Array,
+    q: Float32Array,
+    mask: Mask,
+    o: Float32Array,
+    lse: Float32Array | null,
+    cancelled: Uint8Array,
+  ): Promise<void>;
   /** Copies the codes of one head; csrc/include/sage/kv_cache.h has the shapes. */
   cacheInspect(
     cache: NativeCache,
     batch: number,
     kvHead: number,
-    k: Int8Array,
+    k: Int16Array,
     kScale: Float32Array,
     kMean: Float32Array,
-    v: Int8Array,
+    v: Int16Array,
     vScale: Float32Array,
   ): void;
   /** Bytes of all pages that it reads, those shared with forks included. */

@@ -7,6 +7,7 @@ import {
   quantizeCacheKeys,
   quantizeCacheValues,
   type CachePrecision,
+  type PackedCachePrecision,
 } from '../../src/numerics/kv_cache.js';
 import {attendCacheRow} from '../../src/numerics/kv_cache_reference.js';
 import {sageAttention} from '../../src/ops/sage_attention.js';
@@ -173,7 +174,12 @@ export function attendWhole(c: CacheCase, {q, k, v, mask}: Inputs): Result {
 }
 
 /** The case by the float64 reference of the cache, with the mean of the first `frozen` tokens. */
-export function attendByReference(c: CacheCase, inputs: Inputs, frozen: number) {
+export function attendByReference(
+  c: CacheCase,
+  inputs: Inputs,
+  frozen: number,
+  precision: PackedCachePrecision,
+) {
   const {q, k, v, mask} = inputs;
   const o: number[] = [];
   const lse: number[] = [];
@@ -194,8 +200,8 @@ export function attendByReference(c: CacheCase, inputs: Inputs, frozen: number) 
         dim,
       });
       const mean = frozenMean(source(k, c.headDim, frozen));
-      const keys = quantizeCacheKeys(source(k, c.headDim, c.kvLen), mean);
-      const values = quantizeCacheValues(source(v, c.valueDim, c.kvLen));
+      const keys = quantizeCacheKeys(source(k, c.headDim, c.kvLen), mean, precision);
+      const values = quantizeCacheValues(source(v, c.valueDim, c.kvLen), precision);
       for (let i = 0; i < c.qLen; i++) {
         const at = ((b * c.heads + h) * c.qLen + i) * c.headDim;
         const row = attendCacheRow({
@@ -240,20 +246,23 @@ export function checkCache(): void {
     const inputs = makeCacheInputs(c);
     const frozen = Math.ceil(c.kvLen / 2);
 
-    test('int8 is what the reference computes', () => {
-      const cache = makeCache(c, 'int8');
-      appendTokens(cache, c, inputs, 0, frozen);
-      appendTokens(cache, c, inputs, frozen, c.kvLen);
-      expect(cache.length).toBe(c.kvLen);
-      const {o, lse} = attend(cache, c, inputs);
-      const expected = attendByReference(c, inputs, frozen);
-      // Codes are equal; P may be rounded the other way where it lies half-way.
-      expect(errorOf(o, expected.o)).toBeLessThan(3e-5);
-      expect(errorOf(lse, expected.lse)).toBeLessThan(2e-6);
-      // One key: o is v, with the error of its code alone.
-      expect(errorOf(o, attendWhole(c, inputs).o)).toBeLessThan(0.02);
-      cache.dispose();
-    });
+    test.each(['int8', 'int8_int16', 'int16'] as const)(
+      '%s is what the reference computes',
+      (precision) => {
+        const cache = makeCache(c, precision);
+        appendTokens(cache, c, inputs, 0, frozen);
+        appendTokens(cache, c, inputs, frozen, c.kvLen);
+        expect(cache.length).toBe(c.kvLen);
+        const {o, lse} = attend(cache, c, inputs);
+        const expected = attendByReference(c, inputs, frozen, precision);
+        // Codes are equal; P may be rounded the other way where it lies half-way.
+        expect(errorOf(o, expected.o)).toBeLessThan(3e-5);
+        expect(errorOf(lse, expected.lse)).toBeLessThan(2e-6);
+        // One key: o is v, with the error of its code alone.
+        expect(errorOf(o, attendWhole(c, inputs).o)).toBeLessThan(0.02);
+        cache.dispose();
+      },
+    );
 
     test('exact is exact', () => {
       const cache = makeCache(c, 'exact');
@@ -269,7 +278,7 @@ export function checkCache(): void {
   const c: CacheCase = {...usual, name: 'growth', kvLen: 400};
   const inputs = makeCacheInputs(c);
 
-  describe.each(['int8', 'exact'] as const)('%s', (precision) => {
+  describe.each(['int8', 'int8_int16', 'int16', 'exact'] as const)('%s', (precision) => {
     test('odd pieces, with what was cut off in between, are one append', () => {
       const whole = makeCache(c, precision);
       appendTokens(whole, c, inputs, 0, 100);
@@ -315,6 +324,56 @@ export function checkCache(): void {
       expect(nested.precision).toBe(precision);
     });
 
+    test('attendAsync is attend over the tokens held at the call', async () => {
+      const cache = makeCache(c, precision);
+      appendTokens(cache, c, inputs, 0, 400);
+      const wanted = attend(cache, c, inputs);
+      const tensors = tf.memory().numTensors;
+      const q = tf.tensor4d(inputs.q, [1, c.heads, c.qLen, c.headDim]);
+      const pending = cache.attendAsync(q, {returnLse: true});
+      const second = cache.attendAsync(q);
+      // What happens to the cache and the tensors from here on is too late.
+      q.dispose();
+      cache.truncate(37);
+      appendTokens(cache, c, inputs, 0, 200);
+      const third = cache.attendAsync(tf.ones([1, c.heads, 1, c.headDim]));
+      cache.dispose();
+      const [o, lse] = await pending;
+      expect(o.shape).toEqual([1, c.heads, c.qLen, c.valueDim]);
+      expect({o: o.dataSync(), lse: lse.dataSync()}).toEqual(wanted);
+      const again = await second;
+      expect(again.dataSync()).toEqual(wanted.o);
+      tf.dispose([o, lse, again, await third]);
+      // The ones given to the third call were never freed here.
+      expect(tf.memory().numTensors).toBe(tensors + 1);
+    });
+
+    test('an abort rejects attendAsync with its reason, and the cache goes on', async () => {
+      const cache = makeCache(c, precision);
+      appendTokens(cache, c, inputs, 0, 400);
+      const q = tf.ones([1, c.heads, 300, c.headDim]);
+      const before = tf.memory().numTensors;
+      const early = new AbortController();
+      early.abort(new RangeError('too late'));
+      await expect(cache.attendAsync(q, {signal: early.signal})).rejects.toThrow(RangeError);
+      const late = new AbortController();
+      const pending = cache.attendAsync(q, {signal: late.signal});
+      late.abort(new RangeError('enough'));
+      await expect(pending).rejects.toThrow('enough');
+      await expect(cache.attendAsync(q, {signal: 3 as never})).rejects.toMatchObject({
+        code: 'invalid-option',
+        argument: 'signal',
+      });
+      await expect(cache.attendAsync(tf.ones([1, 1, 1, 1]))).rejects.toMatchObject({
+        code: 'shape-mismatch',
+      });
+      expect(tf.memory().numTensors).toBe(before + 1);
+      const o = await cache.attendAsync(q, {signal: new AbortController().signal});
+      expect(o.shape).toEqual([1, c.heads, 300, c.valueDim]);
+      cache.dispose();
+      await expect(cache.attendAsync(q)).rejects.toMatchObject({code: 'disposed-cache'});
+    });
+
     test('without tokens queries attend to nothing', () => {
       const cache = makeCache({...c, batch: 2}, precision, 1000);
       const [o, lse] = cache.attend(tf.ones([2, 4, 3, 64]), {returnLse: true});
@@ -338,13 +397,32 @@ export function checkCache(): void {
     });
   });
 
-  test('int8 takes at most a third of the memory', () => {
-    const [int8, exact] = (['int8', 'exact'] as const).map((precision) => {
+  test('16 bits take the error that 8 bits make', () => {
+    const long: CacheCase = {...usual, name: 'long', kvLen: 1000, qLen: 16};
+    const source = makeCacheInputs(long);
+    const whole = attendWhole(long, source).o;
+    const [int8, mixed, wide] = (['int8', 'int8_int16', 'int16'] as const).map((precision) => {
+      const cache = makeCache(long, precision);
+      appendTokens(cache, long, source, 0, long.kvLen);
+      const error = errorOf(attend(cache, long, source).o, whole);
+      cache.dispose();
+      return error;
+    });
+    expect(int8).toBeLessThan(0.011);
+    expect(mixed! / int8!).toBeLessThan(0.8);
+    expect(wide!).toBeLessThan(3e-4);
+  });
+
+  test('int8 takes at most a third of the memory, 16 bits a little over half', () => {
+    const precisions = ['int8', 'int8_int16', 'int16', 'exact'] as const;
+    const [int8, mixed, wide, exact] = precisions.map((precision) => {
       const cache = makeCache(c, precision);
       appendTokens(cache, c, inputs, 0, 400);
       return cache.bytes;
     });
     expect(exact).toBeGreaterThanOrEqual(2 * 400 * 2 * 64 * 4);
     expect(int8! / exact!).toBeLessThan(1 / 3);
+    expect(mixed! / exact!).toBeLessThan(0.45);
+    expect(wide! / exact!).toBeLessThan(0.55);
   });
 }

@@ -47,12 +47,19 @@ function sameBytes(a: ArrayBufferView, b: ArrayBufferView): boolean {
 }
 
 describe('codes', () => {
-  test.each(CACHE_CASES.map((c) => [c.name, c] as const))('%s', (_name, c) => {
+  const forms = [
+    [1, 'int8'],
+    [2, 'int8_int16'],
+    [3, 'int16'],
+  ] as const;
+  test.each(
+    CACHE_CASES.flatMap((c) => forms.map(([form, name]) => [c.name, name, form, c] as const)),
+  )('%s, %s', (_name, precision, form, c) => {
     const {k, v} = makeCacheInputs(c);
     const {batch, kvHeads, kvLen, headDim, valueDim} = c;
     for (const isa of available) {
       addon.configure({isa, threads: 1});
-      const cache = addon.cacheCreate(batch, kvHeads, headDim, valueDim, 1, 0);
+      const cache = addon.cacheCreate(batch, kvHeads, headDim, valueDim, form, 0);
       addon.cacheAppend(cache, k, v, kvLen);
       for (let head = 0; head < batch * kvHeads; head++) {
         const source = (data: Float32Array, dim: number) => ({
@@ -63,10 +70,10 @@ describe('codes', () => {
           dim,
         });
         const mean = frozenMean(source(k, headDim));
-        const keys = quantizeCacheKeys(source(k, headDim), mean);
-        const values = quantizeCacheValues(source(v, valueDim));
-        const kCodes = new Int8Array(kvLen * headDim);
-        const vCodes = new Int8Array(kvLen * valueDim);
+        const keys = quantizeCacheKeys(source(k, headDim), mean, precision);
+        const values = quantizeCacheValues(source(v, valueDim), precision);
+        const kCodes = new Int16Array(kvLen * headDim);
+        const vCodes = new Int16Array(kvLen * valueDim);
         const [kScale, vScale] = [new Float32Array(kvLen), new Float32Array(kvLen)];
         const kMean = new Float32Array(headDim);
         const at = [Math.floor(head / kvHeads), head % kvHeads] as const;
@@ -74,9 +81,9 @@ describe('codes', () => {
         const pairs = [
           [kMean, mean],
           [kScale, keys.scale],
-          [kCodes, keys.codes],
+          [kCodes, Int16Array.from(keys.codes)],
           [vScale, values.scale],
-          [vCodes, values.codes],
+          [vCodes, Int16Array.from(values.codes)],
         ] as const;
         expect(pairs.map(([actual, expected]) => sameBytes(actual, expected))).toEqual(
           pairs.map(() => true),
@@ -103,6 +110,7 @@ describe('the addon refuses', () => {
     ['an object that is no cache', () => addon.cacheBytes({} as never)],
     ['null', () => addon.cacheBytes(null as never)],
     ['head_dim 0', () => addon.cacheCreate(1, 1, 0, 8, 1, 0)],
+    ['form 4', () => addon.cacheCreate(1, 1, 8, 8, 4, 0)],
     ['a fraction', () => addon.cacheCreate(1, 1.5, 8, 8, 1, 0)],
     ['no number', () => addon.cacheCreate(1, 'x' as never, 8, 8, 1, 0)],
     ['too few keys', () => addon.cacheAppend(make(), floats(7), floats(8), 1)],
@@ -121,10 +129,17 @@ describe('the addon refuses', () => {
 
   test('codes of a float32 cache', () => {
     const cache = addon.cacheCreate(1, 1, 8, 8, 0, 0);
-    const none = new Int8Array(0);
+    const none = new Int16Array(0);
     const call = () =>
       addon.cacheInspect(cache, 0, 0, none, floats(0), floats(8), none, floats(0));
     expect(codeOf(call)).toBe('SAGE_UNSUPPORTED');
+  });
+
+  test('an asynchronous call that does not fit', () => {
+    const [words, flag] = [new Float64Array(48), new Uint8Array(1)];
+    const call = () =>
+      addon.cacheAttendAsync(make(), words, floats(8), null, floats(8), null, flag);
+    expect(codeOf(call)).toBe('SAGE_INVALID_ARGUMENT');
   });
 });
 

@@ -43,6 +43,13 @@ void Release(uint8_t* page) {
 
 bool IsShared(uint8_t* page) { return ReferencesOf(page)->load(std::memory_order_acquire) > 1; }
 
+// A code from its one or two planes.
+int16_t CodeAt(const uint8_t* at, int planes, int64_t plane) {
+  const int high = static_cast<int8_t>(at[0]);
+  if (planes == 1) return static_cast<int16_t>(high);
+  return static_cast<int16_t>(high * kHighDigit + static_cast<int8_t>(at[plane]));
+}
+
 int64_t PagesFor(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
 }  // namespace
@@ -139,7 +146,7 @@ Status KvCache::Append(const float* k, const float* v, int64_t tokens,
   }
   const CacheFunctions functions = CacheFunctionsOf(options.isa);
   const NewTokens added = {k, v, length_, tokens};
-  if (length_ == 0 && shape_.form == CacheForm::kInt8) {
+  if (length_ == 0 && shape_.form != CacheForm::kFloat32) {
     functions.freeze_mean(shape_, added, k_mean_.data());
   }
   const CacheView view = {&shape_, list.data(), k_mean_.data()};
@@ -199,7 +206,7 @@ Status KvCache::Attend(const Problem& problem, const ForwardBuffers& buffers,
 }
 
 Status KvCache::Inspect(int64_t batch, int64_t kv_head, const CacheCodes& out) const {
-  if (shape_.form != CacheForm::kInt8) {
+  if (shape_.form == CacheForm::kFloat32) {
     return {StatusCode::kUnsupported, "a cache of float32 has no codes"};
   }
   if (batch < 0 || batch >= shape_.batch || kv_head < 0 || kv_head >= shape_.kv_heads) {
@@ -212,10 +219,12 @@ Status KvCache::Inspect(int64_t batch, int64_t kv_head, const CacheCodes& out) c
     const uint8_t* part =
         pages_->list[static_cast<size_t>(j / kPageTokens)] + head * layout.head_bytes;
     for (int d = 0; out.k != nullptr && d < shape_.qk_dim; ++d) {
-      out.k[j * shape_.qk_dim + d] = static_cast<int8_t>(part[KCodeAt(layout, t, d)]);
+      out.k[j * shape_.qk_dim + d] =
+          CodeAt(part + KCodeAt(layout, t, d), layout.k_planes, layout.k_plane);
     }
     for (int d = 0; out.v != nullptr && d < shape_.v_dim; ++d) {
-      out.v[j * shape_.v_dim + d] = static_cast<int8_t>(part[VCodeAt(layout, t, d)]);
+      out.v[j * shape_.v_dim + d] =
+          CodeAt(part + VCodeAt(layout, t, d), layout.v_planes, layout.v_plane);
     }
     if (out.k_scale != nullptr) {
       std::memcpy(out.k_scale + j, part + layout.k_scale + 4 * t, 4);

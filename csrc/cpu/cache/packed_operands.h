@@ -1,4 +1,4 @@
-// The int8 pages of a cache as operands of attend_rows.h.
+// The pages of a cache in 8 bits (v also in 16) as operands of attend_rows.h.
 #ifndef SAGE_CPU_CACHE_PACKED_OPERANDS_H_
 #define SAGE_CPU_CACHE_PACKED_OPERANDS_H_
 
@@ -56,20 +56,37 @@ struct PackedOperands {
   // Scores of rows [r0, r0 + rows), to be multiplied by the rows' factors.
   void Scores(const DecodePlan& plan, int64_t r0, int rows, int count,
               const DecodeScratch& scratch) const {
+    ScorePlane(plan, r0, rows, count, scratch, 0, scratch.s);
+    if (layout.k_planes == 1) return;
+    alignas(64) float low[kGroupRows * kStep];
+    ScorePlane(plan, r0, rows, count, scratch, 1, low);
+    const int padded = static_cast<int>(RoundUp(count, kTileTokens));
+    for (int r = 0; r < rows; ++r) {
+      float* s = scratch.s + r * kStep;
+      for (int j = 0; j < padded; j += kLanes) {
+        Store(s + j, Fma(Load(s + j), Set1(kHighDigit), Load(low + r * kStep + j)));
+      }
+    }
+  }
+
+  void ScorePlane(const DecodePlan& plan, int64_t r0, int rows, int count,
+                  const DecodeScratch& scratch, int plane, float* s) const {
+    const uint8_t* codes = part + plane * layout.k_plane;
+    const uint8_t* sums = part + layout.first_sum + plane * kPageTokens * 4;
     const int parts = (rows + kScoreRows - 1) / kScoreRows;
     for (int tile = 0; tile * kTileTokens < count; ++tile) {
       const int64_t tile_bytes = int64_t{kTileTokens} * layout.k_dims;
       ScoreOperands a;
       a.q_stride = plan.row_bytes;
-      a.k = part + tile * tile_bytes;
-      a.first_sum = reinterpret_cast<const int32_t*>(part + layout.first_sum) + tile * kTileTokens;
+      a.k = codes + tile * tile_bytes;
+      a.first_sum = reinterpret_cast<const int32_t*>(sums) + tile * kTileTokens;
       a.scale = reinterpret_cast<const float*>(part + layout.k_scale) + tile * kTileTokens;
       a.dims = layout.k_dims;
       a.ahead = a.k + tile_bytes;
       for (int n = 0; n < parts; ++n) {
         const int first = rows * n / parts, end = rows * (n + 1) / parts;
         a.q = scratch.q + (r0 + first) * plan.row_bytes;
-        ScoreRows(end - first, a, scratch.s + first * kStep + tile * kTileTokens, kStep);
+        ScoreRows(end - first, a, s + first * kStep + tile * kTileTokens, kStep);
       }
     }
   }
@@ -99,20 +116,33 @@ struct PackedOperands {
   void Accumulate(const DecodePlan& plan, int64_t r0, int rows, int count, const float* alpha,
                   const float* factor, const DecodeScratch& scratch) const {
     const int parts = (rows + kOutputRows - 1) / kOutputRows;
+    const float ones[3] = {1.0f, 1.0f, 1.0f};
+    static_assert(kOutputRows <= 3, "a one for each row of a panel");
     for (int d = 0; d < layout.v_dims; d += kPanelDims) {
       const int width = layout.v_dims - d < kPanelDims ? layout.v_dims - d : kPanelDims;
+      const uint8_t* panel = part + layout.v + int64_t{d} * kPageTokens;
+      const uint8_t* after =
+          d + kPanelDims < layout.v_dims ? panel + int64_t{width} * kPageTokens : next;
       OutputOperands a;
-      a.v = part + layout.v + int64_t{d} * kPageTokens;
       a.groups = count / 4;
       a.o_stride = plan.v_dims;
-      a.ahead = d + kPanelDims < layout.v_dims ? a.v + int64_t{width} * kPageTokens : next;
-      for (int n = 0; n < parts; ++n) {
-        const int first = rows * n / parts, end = rows * (n + 1) / parts;
-        a.p = scratch.digits + first * 2 * kStep;
-        a.o = scratch.results.o + (r0 + first) * plan.v_dims + d;
-        a.alpha = alpha + first;
-        a.factor = factor + first;
-        OutputRows(end - first, width / kVectorDims, a);
+      // The high plane brings o to the new maximum; the low one is added to that.
+      for (int plane = 0; plane < layout.v_planes; ++plane) {
+        const bool last = plane + 1 == layout.v_planes;
+        a.v = panel + plane * layout.v_plane;
+        a.ahead = last ? after : a.v + layout.v_plane;
+        for (int n = 0; n < parts; ++n) {
+          const int first = rows * n / parts, end = rows * (n + 1) / parts;
+          a.p = scratch.digits + first * 2 * kStep;
+          a.o = scratch.results.o + (r0 + first) * plan.v_dims + d;
+          a.alpha = plane == 0 ? alpha + first : ones;
+          float scaled[kGroupRows];
+          for (int r = first; r < end; ++r) {
+            scaled[r - first] = last ? factor[r] : factor[r] * kHighDigit;
+          }
+          a.factor = scaled;
+          OutputRows(end - first, width / kVectorDims, a);
+        }
       }
     }
   }

@@ -65,34 +65,69 @@ SAGE_INLINE float RoundToCodes(float* x, int dim, float top) {
   return pair.scale;
 }
 
+// codes = 128 · (what they become) + low, low in -64 to 63.
+SAGE_INLINE void SplitDigits(float* codes, int dim, float* low) {
+  for (int d = 0; d < dim; ++d) {
+    const int32_t code = static_cast<int32_t>(codes[d]);
+    const int32_t high = (code + kHighDigit / 2) >> 7;
+    codes[d] = static_cast<float>(high);
+    low[d] = static_cast<float>(code - high * kHighDigit);
+  }
+}
+
+SAGE_INLINE float TopOf(int planes) { return planes == 2 ? 127.0f * kHighDigit : 127.0f; }
+
+// One plane of the codes of k, padded to k_dims, and its first sum.
+SAGE_INLINE void StoreKeyCodes(uint8_t* part, const PageLayout& layout, int t, int plane,
+                               const float* codes) {
+  int32_t sum = 0;
+  for (int d = 0; d < layout.k_dims; d += 4) {
+    uint32_t word = 0;
+    for (int e = 0; e < 4; ++e) {
+      const int32_t code = static_cast<int32_t>(codes[d + e]);
+      sum += code;
+      word |= (static_cast<uint32_t>(code) & 255u) << (8 * e);
+    }
+    memcpy(part + plane * layout.k_plane + KCodeAt(layout, t, d), &word, 4);
+  }
+  reinterpret_cast<int32_t*>(part + layout.first_sum)[plane * kPageTokens + t] = -64 * sum;
+}
+
+// One plane of the codes of v, to where `part` says that V begins.
+SAGE_INLINE void StoreValueCodes(uint8_t* part, const PageLayout& layout, int t, const float* codes,
+                                 int dim) {
+  for (int d0 = 0; d0 < layout.v_dims; d0 += kVectorDims) {
+    uint8_t* out = part + VCodeAt(layout, t, d0);
+    const int count = dim - d0 < kVectorDims ? dim - d0 : kVectorDims;
+    for (int d = 0; d < count; ++d) {
+      out[4 * d] = static_cast<uint8_t>(static_cast<int32_t>(codes[d0 + d]));
+    }
+    for (int d = count; d < kVectorDims; ++d) out[4 * d] = 0;
+  }
+}
+
 SAGE_INLINE void StorePackedToken(const PageLayout& layout, uint8_t* part, int t, const float* k,
                                   const float* mean, int qk_dim, const float* v, int v_dim) {
   float x[kMostDims];
   uint8_t marks = CenterRow(k, mean, qk_dim, x) ? 0 : kKeyMark;
-  reinterpret_cast<float*>(part + layout.k_scale)[t] = RoundToCodes(x, qk_dim, 127.0f);
-  int32_t sum = 0;
+  reinterpret_cast<float*>(part + layout.k_scale)[t] =
+      RoundToCodes(x, qk_dim, TopOf(layout.k_planes));
   for (int d = qk_dim; d < layout.k_dims; ++d) x[d] = 0.0f;
-  for (int d = 0; d < layout.k_dims; d += 4) {
-    uint32_t word = 0;
-    for (int e = 0; e < 4; ++e) {
-      const int32_t code = static_cast<int32_t>(x[d + e]);
-      sum += code;
-      word |= (static_cast<uint32_t>(code) & 255u) << (8 * e);
-    }
-    memcpy(part + KCodeAt(layout, t, d), &word, 4);
+  float low[kMostDims];
+  if (layout.k_planes == 2) {
+    SplitDigits(x, layout.k_dims, low);
+    StoreKeyCodes(part, layout, t, 1, low);
   }
-  reinterpret_cast<int32_t*>(part + layout.first_sum)[t] = -64 * sum;
+  StoreKeyCodes(part, layout, t, 0, x);
 
   const bool finite = CenterRow(v, nullptr, v_dim, x);
-  reinterpret_cast<float*>(part + layout.v_scale)[t] = RoundToCodes(x, v_dim, 127.0f);
-  for (int d0 = 0; d0 < layout.v_dims; d0 += kVectorDims) {
-    uint8_t* out = part + VCodeAt(layout, t, d0);
-    const int count = v_dim - d0 < kVectorDims ? v_dim - d0 : kVectorDims;
-    for (int d = 0; d < count; ++d) {
-      out[4 * d] = static_cast<uint8_t>(static_cast<int32_t>(x[d0 + d]));
-    }
-    for (int d = count; d < kVectorDims; ++d) out[4 * d] = 0;
+  reinterpret_cast<float*>(part + layout.v_scale)[t] =
+      RoundToCodes(x, v_dim, TopOf(layout.v_planes));
+  if (layout.v_planes == 2) {
+    SplitDigits(x, v_dim, low);
+    StoreValueCodes(part + layout.v_plane, layout, t, low, v_dim);
   }
+  StoreValueCodes(part, layout, t, x, v_dim);
   if (!finite) {
     marks |= kValueMark;
     for (int d = 0; d < v_dim; ++d) {
@@ -115,7 +150,7 @@ SAGE_NOINLINE void StoreTokens(const CacheView& cache, const NewTokens& tokens, 
     const int64_t at = tokens.first + n;
     const int t = static_cast<int>(at % kPageTokens);
     uint8_t* part = cache.pages[at / kPageTokens] + head * layout.head_bytes;
-    if (shape.form == CacheForm::kInt8) {
+    if (shape.form != CacheForm::kFloat32) {
       StorePackedToken(layout, part, t, k + n * qk_dim, cache.k_mean + head * qk_dim, qk_dim,
                        v + n * v_dim, v_dim);
     } else {

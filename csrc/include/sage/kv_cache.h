@@ -17,8 +17,10 @@
 namespace sage {
 
 enum class CacheForm : int8_t {
-  kFloat32,  // k and v as they came
-  kInt8,     // int8 codes of k minus a frozen mean and of v, each with one scale per token
+  kFloat32,    // k and v as they came
+  kInt8,       // int8 codes of k minus a frozen mean and of v, each with one scale per token
+  kInt8Int16,  // the same with codes of v of up to ±16256 in 16 bits
+  kInt16,      // those of k too
 };
 
 struct KvCacheShape {
@@ -28,10 +30,10 @@ struct KvCacheShape {
 
 // Codes of one (batch, kv_head) as docs/numerics.md 8 defines them; any pointer may be null.
 struct CacheCodes {
-  int8_t* k;       // [length][qk_dim]
+  int16_t* k;      // [length][qk_dim]
   float* k_scale;  // [length]
   float* k_mean;   // [qk_dim]
-  int8_t* v;       // [length][v_dim]; -128 marks a value that was not finite
+  int16_t* v;      // [length][v_dim]; -128 (16 bits: -16384) marks a value that was not finite
   float* v_scale;  // [length]
 };
 

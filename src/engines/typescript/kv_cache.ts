@@ -4,19 +4,22 @@
  */
 import {
   CACHE_BLOCK,
+  CACHE_CODES,
   frozenMean,
   quantizeCacheKeys,
   quantizeCacheValues,
+  type PackedCachePrecision,
 } from '../../numerics/kv_cache.js';
 import type {HeadSource} from '../../numerics/operands.js';
 import type {AttentionProblem} from '../../problem.js';
 import type {CacheBuffers, CacheShape, CacheStore} from '../kv_cache.js';
-import {attendCacheHead, type CacheHead} from './kv_cache_rows.js';
+import {runInSlices} from './event_loop.js';
+import {cacheHeadRows, type CacheHead} from './kv_cache_rows.js';
 
 /** 128 tokens of every head: element (head, token, d) at (head · 128 + token) · dim + d. */
 export interface CachePage {
-  readonly k: Int8Array | Float32Array;
-  readonly v: Int8Array | Float32Array;
+  readonly k: Int8Array | Int16Array | Float32Array;
+  readonly v: Int8Array | Int16Array | Float32Array;
   readonly kScale: Float32Array;
   readonly vScale: Float32Array;
   /** Bit 0: k of the token is not finite, bit 1: v. */
@@ -55,7 +58,7 @@ export class TypescriptCacheStore implements CacheStore {
       const keys = headOf(k, head, tokens, qkDim);
       const values = headOf(v, head, tokens, vDim);
       if (precision === 'exact') this.copy(head, keys, values);
-      else this.quantise(head, keys, values);
+      else this.quantise(head, keys, values, precision);
     }
     this.length = first + tokens;
   }
@@ -76,6 +79,19 @@ export class TypescriptCacheStore implements CacheStore {
   }
 
   attend(problem: AttentionProblem, buffers: CacheBuffers): void {
+    for (const steps = this.attendSteps(problem, buffers); !steps.next().done;);
+  }
+
+  attendAsync(
+    problem: AttentionProblem,
+    buffers: CacheBuffers,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    return runInSlices(this.attendSteps(problem, buffers), signal);
+  }
+
+  /** A step is a row of q. */
+  private *attendSteps(problem: AttentionProblem, buffers: CacheBuffers): Generator<void> {
     const {qkDim, vDim, precision} = this.shape;
     const members = problem.qHeads / problem.kvHeads;
     for (let head = 0; head < this.heads; head++) {
@@ -84,13 +100,14 @@ export class TypescriptCacheStore implements CacheStore {
         head,
         qkDim,
         vDim,
-        quantised: precision === 'int8',
+        quantised: precision !== 'exact',
+        notFinite: precision === 'exact' ? NaN : CACHE_CODES[precision].notFinite,
         mean: this.mean.subarray(head * qkDim, (head + 1) * qkDim),
       };
       const batch = Math.floor(head / problem.kvHeads);
       const firstHead = (head % problem.kvHeads) * members;
       for (let queryHead = firstHead; queryHead < firstHead + members; queryHead++) {
-        attendCacheHead(problem, buffers, view, batch, queryHead);
+        yield* cacheHeadRows(problem, buffers, view, batch, queryHead);
       }
     }
   }
@@ -126,11 +143,16 @@ export class TypescriptCacheStore implements CacheStore {
   private newPage(): CachePage {
     const {qkDim, vDim, precision} = this.shape;
     const tokens = this.heads * CACHE_BLOCK;
-    const Codes = precision === 'exact' ? Float32Array : Int8Array;
+    const [Keys, Values] = {
+      int8: [Int8Array, Int8Array],
+      int8_int16: [Int8Array, Int16Array],
+      int16: [Int16Array, Int16Array],
+      exact: [Float32Array, Float32Array],
+    }[precision] as [typeof Float32Array, typeof Float32Array];
     const scales = precision === 'exact' ? 0 : tokens;
     return {
-      k: new Codes(tokens * qkDim),
-      v: new Codes(tokens * vDim),
+      k: new Keys(tokens * qkDim),
+      v: new Values(tokens * vDim),
       kScale: new Float32Array(scales),
       vScale: new Float32Array(scales),
       marks: new Uint8Array(tokens),
@@ -146,12 +168,17 @@ export class TypescriptCacheStore implements CacheStore {
     });
   }
 
-  private quantise(head: number, keys: HeadSource, values: HeadSource): void {
+  private quantise(
+    head: number,
+    keys: HeadSource,
+    values: HeadSource,
+    precision: PackedCachePrecision,
+  ): void {
     const {qkDim, vDim} = this.shape;
     const mean = this.mean.subarray(head * qkDim, (head + 1) * qkDim);
     if (this.length === 0) mean.set(frozenMean(keys));
-    const k = quantizeCacheKeys(keys, mean);
-    const v = quantizeCacheValues(values);
+    const k = quantizeCacheKeys(keys, mean, precision);
+    const v = quantizeCacheValues(values, precision);
     this.eachToken(head, keys.tokens, (page, at, n) => {
       page.k.set(k.codes.subarray(n * qkDim, (n + 1) * qkDim), at * qkDim);
       page.v.set(v.codes.subarray(n * vDim, (n + 1) * vDim), at * vDim);
@@ -179,12 +206,7 @@ function headOf(data: Float32Array, head: number, tokens: number, dim: number): 
   return {data, offset: head * tokens * dim, tokenStride: dim, tokens, dim};
 }
 
-function copyRow(
-  {data, offset, dim}: HeadSource,
-  n: number,
-  to: Int8Array | Float32Array,
-  at: number,
-): void {
+function copyRow({data, offset, dim}: HeadSource, n: number, to: CachePage['v'], at: number): void {
   for (let d = 0; d < dim; d++) to[at * dim + d] = data[offset + n * dim + d]!;
 }
 

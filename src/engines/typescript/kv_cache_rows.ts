@@ -1,11 +1,6 @@
 /** Attention of the rows of one query head through the pages of a cache: scores of one row at a time, O(tokens) memory. */
 import {roundHalfEven} from '../../numerics/formats.js';
-import {
-  CACHE_BLOCK,
-  CACHE_P_TOP,
-  NOT_FINITE_CODE,
-  quantizeCacheQuery,
-} from '../../numerics/kv_cache.js';
+import {CACHE_BLOCK, CACHE_P_TOP, quantizeCacheQuery} from '../../numerics/kv_cache.js';
 import {TINY} from '../../numerics/operands.js';
 import {endOfVisibleKeys, firstVisibleKey, type AttentionProblem} from '../../problem.js';
 import type {CacheBuffers} from '../kv_cache.js';
@@ -22,17 +17,19 @@ export interface CacheHead {
   readonly qkDim: number;
   readonly vDim: number;
   readonly quantised: boolean;
+  /** The code of a value of v that is not finite; NaN where v is float32. */
+  readonly notFinite: number;
   readonly mean: Float32Array;
 }
 
-/** Writes o and lse of all rows of one query head. */
-export function attendCacheHead(
+/** Writes o and lse of the rows of one query head, one in each step. */
+export function* cacheHeadRows(
   problem: AttentionProblem,
   buffers: CacheBuffers,
   head: CacheHead,
   batch: number,
   queryHead: number,
-): void {
+): Generator<void> {
   const {qLen, kvLen, qHeads, scale} = problem;
   const {q, o, lse} = buffers;
   const {qkDim, vDim, quantised, mean} = head;
@@ -58,14 +55,10 @@ export function attendCacheHead(
     const maskAt =
       batch * problem.mask.batch + queryHead * problem.mask.head + i * problem.mask.query;
     const row = scoreRow(problem, buffers.mask, maskAt, head, codes, factor, begin, end, scores);
-    if (!row.any) {
-      o.fill(0, oAt, oAt + vDim);
-      if (lse) lse[lseAt] = -Infinity;
-      continue;
-    }
-    if (row.poisoned || !finite) {
-      o.fill(NaN, oAt, oAt + vDim);
-      if (lse) lse[lseAt] = NaN;
+    if (!row.any || row.poisoned || !finite) {
+      o.fill(row.any ? NaN : 0, oAt, oAt + vDim);
+      if (lse) lse[lseAt] = row.any ? NaN : -Infinity;
+      yield;
       continue;
     }
     let sum = 0;
@@ -77,6 +70,7 @@ export function attendCacheHead(
     addValues(head, scores, begin, end, sums);
     for (let d = 0; d < vDim; d++) o[oAt + d] = sums[d]! / sum;
     if (lse) lse[lseAt] = row.most + log(sum) + scale * offset;
+    yield;
   }
 }
 
@@ -118,7 +112,7 @@ function scoreRow(
 
 /** sums += P v over keys [begin, end), block by block of the cache. */
 function addValues(
-  {pages, head, vDim, quantised}: CacheHead,
+  {pages, head, vDim, quantised, notFinite}: CacheHead,
   p: Float64Array,
   begin: number,
   end: number,
@@ -146,7 +140,7 @@ function addValues(
             ? 0
             : (roundHalfEven((CACHE_P_TOP * weight * vScale[at]!) / top) * top) / CACHE_P_TOP;
       }
-      if (marked) addMarked(v, at * vDim, vDim, quantised, weight, p[j]! > 0, sums);
+      if (marked) addMarked(v, at * vDim, vDim, notFinite, weight, p[j]! > 0, sums);
       else for (let d = 0; d < vDim; d++) sums[d]! += weight * v[at * vDim + d]!;
     }
   }
@@ -154,17 +148,17 @@ function addValues(
 
 /** The same for a token with values that are not finite: NaN in their channels if the row attends to it. */
 function addMarked(
-  v: Int8Array | Float32Array,
+  v: CachePage['v'],
   from: number,
   vDim: number,
-  quantised: boolean,
+  notFinite: number,
   weight: number,
   attends: boolean,
   sums: Float64Array,
 ): void {
   for (let d = 0; d < vDim; d++) {
     const x = v[from + d]!;
-    const bad = quantised ? x === NOT_FINITE_CODE : x - x !== 0;
+    const bad = x === notFinite || x - x !== 0;
     if (!bad) sums[d]! += weight * x;
     else if (attends) sums[d] = NaN;
   }

@@ -1,0 +1,114 @@
+// Decoding over 4,096 keys in time, beside a plain read of memory.
+#ifndef SAGE_TEST_KV_CACHE_BENCH_H_
+#define SAGE_TEST_KV_CACHE_BENCH_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <ctime>
+#include <memory>
+#include <vector>
+
+#include "sage/attention.h"
+#include "sage/capabilities.h"
+#include "sage/kv_cache.h"
+#include "test/kv_cache_cases.h"
+#include "test/kv_cache_fill.h"
+
+namespace sage_test {
+
+// Of one thread's own processor time when there is one, so that others on the machine count less.
+inline clockid_t clock_used = CLOCK_MONOTONIC;
+
+inline double Milliseconds() {
+  timespec now = {};
+  clock_gettime(clock_used, &now);
+  return static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) * 1e-6;
+}
+
+inline double Median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+// Sums of 64-bit words: what reading costs when nothing is computed.
+inline uint64_t ReadAll(const uint64_t* x, size_t words) {
+  uint64_t sums[16] = {};
+  for (size_t i = 0; i + 16 <= words; i += 16) {
+    for (size_t n = 0; n < 16; ++n) sums[n] ^= x[i + n];
+    __builtin_prefetch(x + i + 256);
+    __builtin_prefetch(x + i + 264);
+  }
+  uint64_t all = 0;
+  for (const uint64_t s : sums) all ^= s;
+  return all;
+}
+
+inline void Time(sage::Isa isa, int threads) {
+  const sage::EngineOptions options{isa, threads};
+  if (threads == 1) clock_used = CLOCK_THREAD_CPUTIME_ID;
+  const Case shapes[] = {{"12,64", 1, 12, 12, 1, 4096, 64, 64},
+                         {"16,128", 1, 16, 16, 1, 4096, 128, 128},
+                         {"32:8,128", 1, 32, 8, 1, 4096, 128, 128}};
+  uint64_t kept = 0;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  for (const Case& shape : shapes) {
+    for (const int64_t q_len : {1, 4, 16}) {
+      Case c = shape;
+      c.q_len = q_len;
+      // Several sets in rotation: larger than the last cache, so each call reads from memory.
+      const int sets = 8;
+      std::vector<Data> data;
+      std::vector<std::unique_ptr<sage::KvCache>> packed;
+      for (int n = 0; n < sets; ++n) {
+        data.push_back(MakeData(c));
+        packed.push_back(MakeCache(data.back().p, sage::CacheForm::kInt8));
+        Append(data.back(), packed.back().get(), 0, c.kv_len, options);
+      }
+      Outputs out(data[0].p);
+      const double float_bytes = 4.0 * c.kv_heads * c.kv_len * (c.qk_dim + c.v_dim);
+      const double packed_bytes = static_cast<double>(packed[0]->bytes());
+      std::vector<double> read, decode, cold, hot, hot_decode;
+      for (int round = 0; round < 8; ++round) {
+        for (int n = 0; n < sets; ++n) {
+          double start = Milliseconds();
+          AttentionForward(data[n].p, BuffersOf(data[n], &out), options);
+          if (round > 0) decode.push_back(Milliseconds() - start);
+        }
+        for (int n = 0; n < sets; ++n) {
+          const double start = Milliseconds();
+          for (const auto* x : {&data[n].k, &data[n].v})
+            kept ^= ReadAll(reinterpret_cast<const uint64_t*>(x->data()), x->size() / 2);
+          if (round > 0) read.push_back(Milliseconds() - start);
+        }
+        for (int n = 0; n < sets; ++n) {
+          const double start = Milliseconds();
+          packed[n]->Attend(data[n].p, BuffersOf(data[n], &out), options);
+          if (round > 0) cold.push_back(Milliseconds() - start);
+        }
+        for (int n = 0; n < sets; ++n) {
+          double start = Milliseconds();
+          packed[0]->Attend(data[0].p, BuffersOf(data[0], &out), options);
+          if (n > 0) hot.push_back(Milliseconds() - start);
+        }
+        for (int n = 0; n < sets; ++n) {
+          double start = Milliseconds();
+          AttentionForward(data[0].p, BuffersOf(data[0], &out), options);
+          if (n > 0) hot_decode.push_back(Milliseconds() - start);
+        }
+      }
+      std::printf(
+          "%-9s q %2d: read 1T %.3f ms (%.1f GB/s) | float32 cold %.3f (%.1f GB/s, %.0f%% of read) "
+          "hot %.3f | int8 cold %.3f (%.1f GB/s) hot %.3f (%.1f GB/s)\n",
+          c.name, static_cast<int>(q_len), Median(read), float_bytes / Median(read) / 1e6,
+          Median(decode), float_bytes / Median(decode) / 1e6, 100 * Median(read) / Median(decode),
+          Median(hot_decode), Median(cold), packed_bytes / Median(cold) / 1e6, Median(hot),
+          packed_bytes / Median(hot) / 1e6);
+    }
+  }
+  if (kept == 42) std::printf("\n");
+}
+
+}  // namespace sage_test
+
+#endif  // SAGE_TEST_KV_CACHE_BENCH_H_
