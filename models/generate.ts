@@ -2,7 +2,7 @@
 
 import type * as tf from '@tensorflow/tfjs-core';
 import {isTokenId} from './config_fields.js';
-import {KvCache} from './kv_cache.js';
+import type {KvCache} from './kv_cache.js';
 import {ModelError} from './model_error.js';
 import {createSampler, type SamplingOptions} from './sampling.js';
 
@@ -26,6 +26,8 @@ export interface GeneratingModel {
   readonly vocabSize: number;
   /** Context length. */
   readonly positions: number;
+  /** An empty cache of the model's kind. */
+  createCache(): KvCache;
   /** [vocab]: logits after the last of the ids, which the cache takes up. */
   lastLogits(ids: readonly number[], cache: KvCache): tf.Tensor1D;
 }
@@ -65,7 +67,7 @@ export async function generateTokens(
   }
   const sample = createSampler(options);
   const generated: number[] = [];
-  const cache = options.cache ?? new KvCache();
+  const cache = options.cache ?? model.createCache();
   try {
     let fed = ids;
     while (generated.length < maxNewTokens) {

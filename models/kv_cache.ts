@@ -1,72 +1,85 @@
-// The keys and values of the tokens seen so far, per layer, so that a new token costs one row.
+// What a language model asks of its key/value cache: the tokens seen so far, so that a new token costs one row.
 
-import * as tf from '@tensorflow/tfjs-core';
+import type * as tf from '@tensorflow/tfjs-core';
+import type {AttentionOptions} from './attention.js';
 
-/** Keys and values of one layer, [batch, kv_heads, length, head_dim]. */
-export interface LayerKeysValues {
-  readonly k: tf.Tensor4D;
-  readonly v: tf.Tensor4D;
+/** Options of a call over cached tokens: the last query stands opposite the last token. */
+export interface CausalOptions extends AttentionOptions {
+  readonly isCausal: 'bottom_right';
+}
+
+/** The attention of a model that generates. */
+export type CausalAttention = (
+  q: tf.Tensor4D,
+  k: tf.Tensor4D,
+  v: tf.Tensor4D,
+  options: CausalOptions,
+) => tf.Tensor4D;
+
+/**
+ * The cache of all layers of one model and one batch. A pass of the model calls `attend` once per layer and then
+ * `commit`, or `rollBack` where it failed: that leaves the cache as it was.
+ */
+export interface KvCache {
+  /** Tokens held. */
+  readonly length: number;
+  /** Sequences held side by side; undefined while the cache is empty. */
+  readonly batch: number | undefined;
+  /**
+   * Takes up the new rows of a layer and attends to everything held of it. They count only once `commit` is called.
+   *
+   * @param layer index of the layer, counted up from 0 within a pass
+   * @param q [batch, heads, new, head_dim]
+   * @param k new keys, [batch, kv_heads, new, head_dim]
+   * @param v new values, the same shape
+   * @param attention the model's own
+   * @returns [batch, heads, new, head_dim]
+   */
+  attend(
+    layer: number,
+    q: tf.Tensor4D,
+    k: tf.Tensor4D,
+    v: tf.Tensor4D,
+    attention: CausalAttention,
+    options: CausalOptions,
+  ): tf.Tensor4D;
+  /** Takes over what the pass added. */
+  commit(): void;
+  /** Forgets what the pass added. */
+  rollBack(): void;
+  /** Forgets all tokens from `length` on, as after a rejected draft. Between passes only; 0 <= length <= this.length. */
+  truncate(length: number): void;
+  /** A cache with the same tokens that goes its own way, as for another sample of one prompt. Between passes only. */
+  fork(): KvCache;
+  /** Frees everything; the cache is empty and may be used again. */
+  dispose(): void;
+}
+
+/** What a cache of one layer is made for. */
+export interface LayerCacheSizes {
+  /** Sequences side by side. */
+  readonly batch: number;
+  /** Heads of q: a multiple of `kvHeads`. */
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** The cache of one layer, which computes the attention over what it holds; SageKvCache is one. */
+export interface LayerCache {
+  /** k, v [batch, kv_heads, n, head_dim]; they stay the caller's. */
+  append(k: tf.Tensor4D, v: tf.Tensor4D): unknown;
+  /** q [batch, heads, n, head_dim]; returns [batch, heads, n, head_dim]. */
+  attend(q: tf.Tensor4D, options: CausalOptions): tf.Tensor4D;
+  truncate(length: number): unknown;
+  fork(): LayerCache;
+  dispose(): void;
 }
 
 /**
- * A KV cache. It holds two tensors per layer from the first pass to `dispose`; a pass that fails leaves it as it was.
- * Its size is 8 * layers * kv_heads * head_dim * length bytes per sequence.
+ * Makes the cache of one layer, at the layer's first tokens:
+ * ```js
+ * const model = await loadGpt2(directory, {attention, layerCache: (sizes) => new SageKvCache(sizes)});
+ * ```
  */
-export class KvCache {
-  private committed: readonly LayerKeysValues[] = [];
-  private staged: LayerKeysValues[] = [];
-
-  /** Tokens held. */
-  get length(): number {
-    return this.committed[0]?.k.shape[2] ?? 0;
-  }
-
-  /** Sequences held side by side; undefined while the cache is empty. */
-  get batch(): number | undefined {
-    return this.committed[0]?.k.shape[0];
-  }
-
-  /**
-   * Keys and values of a layer with the new rows appended. They count only once `commit` is called.
-   *
-   * @param layer index of the layer
-   * @param k new keys, [batch, kv_heads, new, head_dim]; the first ones become the cache's own
-   * @param v new values, the same shape
-   */
-  stage(layer: number, k: tf.Tensor4D, v: tf.Tensor4D): LayerKeysValues {
-    const before = this.committed[layer];
-    const after =
-      before === undefined
-        ? {k, v}
-        : {k: tf.concat([before.k, k], 2), v: tf.concat([before.v, v], 2)};
-    // Kept, as the caller's tidy would free them.
-    tf.keep(after.k);
-    tf.keep(after.v);
-    this.staged.push(after);
-    return after;
-  }
-
-  /** Takes over what was staged and frees what it replaces. */
-  commit(): void {
-    free(this.committed);
-    this.committed = this.staged;
-    this.staged = [];
-  }
-
-  /** Frees what was staged; the cache is as before. */
-  rollBack(): void {
-    free(this.staged);
-    this.staged = [];
-  }
-
-  /** Frees everything; the cache is empty and may be used again. */
-  dispose(): void {
-    this.rollBack();
-    free(this.committed);
-    this.committed = [];
-  }
-}
-
-function free(layers: readonly LayerKeysValues[]): void {
-  for (const {k, v} of layers) tf.dispose([k, v]);
-}
+export type CreateLayerCache = (sizes: LayerCacheSizes) => LayerCache;

@@ -7,7 +7,7 @@ export {parseGpt2Config, type Gpt2Activation, type Gpt2Config} from './config.js
 export {Gpt2Error, type Gpt2ErrorPlace} from './errors.js';
 export {fetchGpt2, type FetchGpt2Options} from './fetch.js';
 export {Gpt2, type Gpt2Score} from './gpt2.js';
-export {Gpt2Cache, type LayerKeysValues} from './kv_cache.js';
+export type {CreateLayerCache, Gpt2Cache, LayerCache, LayerCacheSizes} from './kv_cache.js';
 export {plainAttention} from './plain_attention.js';
 export {createSampler, type Sampler, type SamplingOptions} from './sampling.js';
 export type {Gpt2WeightSource} from './weights.js';

@@ -7,12 +7,15 @@ import type {Attention} from './attention.js';
 import {parseGpt2Config} from './config.js';
 import {Gpt2Error} from './errors.js';
 import {Gpt2} from './gpt2.js';
+import type {CreateLayerCache} from './kv_cache.js';
 import {plainAttention} from './plain_attention.js';
 
 /** How to fetch. */
 export interface FetchGpt2Options {
   /** The attention of every layer. Default: `plainAttention` */
   readonly attention?: Attention | undefined;
+  /** Makes the KV cache of a layer, such as `(sizes) => new SageKvCache(sizes)`. Default: tensors are concatenated */
+  readonly layerCache?: CreateLayerCache | undefined;
   /** Called with the bytes received of the weights so far, and all of them if the server tells. */
   readonly onProgress?: ((received: number, total: number | undefined) => void) | undefined;
   /** Stops the loading. Default: none */
@@ -40,7 +43,7 @@ export async function fetchGpt2(base: string, options: FetchGpt2Options = {}): P
   const config = parseGpt2Config(json, file);
   const weights = await fetchWeights(directory, options);
   await tf.ready();
-  return new Gpt2(config, weights, options.attention ?? plainAttention);
+  return new Gpt2(config, weights, options.attention ?? plainAttention, options.layerCache);
 }
 
 async function fetchWeights(directory: string, options: FetchGpt2Options): Promise<TensorStore> {

@@ -3,11 +3,14 @@
 
 import * as tf from '@tensorflow/tfjs-core';
 import {generateTokens, type GenerateOptions} from '../generate.js';
+import {LayeredKvCache} from '../layered_kv_cache.js';
+import {mergeHeads, splitHeads} from '../layers/heads.js';
+import {TensorKvCache} from '../tensor_kv_cache.js';
 import type {Attention} from './attention.js';
 import type {Gpt2Config} from './config.js';
 import {Gpt2Error} from './errors.js';
 import {checkIds} from './ids.js';
-import {Gpt2Cache} from './kv_cache.js';
+import type {CreateLayerCache, Gpt2Cache} from './kv_cache.js';
 import {layerNorm, linear, mlp} from './layers.js';
 import {plainAttention} from './plain_attention.js';
 import {likeliest} from './sampling.js';
@@ -39,19 +42,23 @@ export class Gpt2 {
    * @param config from `parseGpt2Config`
    * @param source tensors under Hugging Face's names, with or without the `transformer.` prefix
    * @param attention the attention of every layer. Default: `plainAttention`
+   * @param layerCache makes the KV cache of a layer. Default: none, tensors are concatenated
    * @throws Gpt2Error if a weight is missing or has the wrong shape
    */
   constructor(
     readonly config: Gpt2Config,
     source: Gpt2WeightSource,
     private readonly attention: Attention = plainAttention,
+    private readonly layerCache?: CreateLayerCache,
   ) {
     this.weights = readGpt2Weights(source, config);
   }
 
   /** An empty KV cache for `logits`; dispose it after use. */
   createCache(): Gpt2Cache {
-    return new Gpt2Cache();
+    return this.layerCache === undefined
+      ? new TensorKvCache()
+      : new LayeredKvCache(this.layerCache);
   }
 
   /**
@@ -124,7 +131,8 @@ export class Gpt2 {
     const {positions, vocabSize} = this.config;
     const lastLogits = (fed: readonly number[], cache: Gpt2Cache): tf.Tensor1D =>
       this.lastLogits(fed, cache);
-    return generateTokens({positions, vocabSize, lastLogits}, ids, options);
+    const createCache = (): Gpt2Cache => this.createCache();
+    return generateTokens({positions, vocabSize, createCache, lastLogits}, ids, options);
   }
 
   /** Frees the weights; the model cannot be used afterwards. */
@@ -224,18 +232,19 @@ export class Gpt2 {
     batch: number,
     cache?: Gpt2Cache,
   ): tf.Tensor2D {
-    const {heads, width, attentionScale} = this.config;
-    const headDim = width / heads;
-    const toHeads = (part: LinearWeights): tf.Tensor4D =>
-      tf.transpose(tf.reshape(linear(x, part), [batch, -1, heads, headDim]), [0, 2, 1, 3]);
+    const {heads, attentionScale} = this.config;
+    const toHeads = (part: LinearWeights): tf.Tensor4D => splitHeads(linear(x, part), batch, heads);
     const q = toHeads(weights.q);
-    const newK = toHeads(weights.k);
-    const newV = toHeads(weights.v);
-    const {k, v} = cache === undefined ? {k: newK, v: newV} : cache.stage(layer, newK, newV);
-    const o = this.attention(q, k, v, {
+    const k = toHeads(weights.k);
+    const v = toHeads(weights.v);
+    const options = {
       isCausal: 'bottom_right',
       scale: attentionScale[layer] as number,
-    });
+    } as const;
+    const o =
+      cache === undefined
+        ? this.attention(q, k, v, options)
+        : cache.attend(layer, q, k, v, this.attention, options);
     if (o.shape.join() !== q.shape.join()) {
       throw new Gpt2Error(
         `returned shape [${o.shape.join(', ')}]; expected that of q, [${q.shape.join(', ')}]`,
@@ -244,7 +253,7 @@ export class Gpt2 {
         },
       );
     }
-    return tf.reshape(tf.transpose(o, [0, 2, 1, 3]), [-1, width]);
+    return mergeHeads(o);
   }
 }
 

@@ -1,3 +1,4 @@
-// The cache of GPT-2: 8 * layers * width * length bytes per sequence.
+// The cache of GPT-2.
 
-export {KvCache as Gpt2Cache, type LayerKeysValues} from '../kv_cache.js';
+export type {KvCache as Gpt2Cache} from '../kv_cache.js';
+export type {CreateLayerCache, LayerCache, LayerCacheSizes} from '../kv_cache.js';

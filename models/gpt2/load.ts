@@ -9,12 +9,15 @@ import type {Attention} from './attention.js';
 import {parseGpt2Config} from './config.js';
 import {Gpt2Error} from './errors.js';
 import {Gpt2} from './gpt2.js';
+import type {CreateLayerCache} from './kv_cache.js';
 import {plainAttention} from './plain_attention.js';
 
 /** How to load. */
 export interface LoadGpt2Options {
   /** The attention of every layer. Default: `plainAttention` */
   readonly attention?: Attention | undefined;
+  /** Makes the KV cache of a layer, such as `(sizes) => new SageKvCache(sizes)`. Default: tensors are concatenated */
+  readonly layerCache?: CreateLayerCache | undefined;
 }
 
 /**
@@ -35,5 +38,5 @@ export async function loadGpt2(directory: string, options: LoadGpt2Options = {})
   const config = parseGpt2Config(json, file);
   const weights = openSafetensorsDirectory(directory);
   await tf.ready();
-  return new Gpt2(config, weights, options.attention ?? plainAttention);
+  return new Gpt2(config, weights, options.attention ?? plainAttention, options.layerCache);
 }

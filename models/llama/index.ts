@@ -3,7 +3,7 @@
  */
 export type {Attention, AttentionOptions} from '../attention.js';
 export type {GenerateOptions} from '../generate.js';
-export {KvCache, type LayerKeysValues} from '../kv_cache.js';
+export type {CreateLayerCache, KvCache, LayerCache, LayerCacheSizes} from '../kv_cache.js';
 export {loadTokenizer} from '../load_files.js';
 export {ModelError, type ModelErrorPlace} from '../model_error.js';
 export {plainAttention} from '../plain_attention.js';

@@ -4,13 +4,15 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type {Attention} from '../attention.js';
 import {generateTokens, type GenerateOptions} from '../generate.js';
-import {KvCache} from '../kv_cache.js';
+import type {CreateLayerCache, KvCache} from '../kv_cache.js';
+import {LayeredKvCache} from '../layered_kv_cache.js';
 import {activate} from '../layers/activations.js';
-import {attendHeads, splitHeads} from '../layers/heads.js';
+import {mergeAttended, splitHeads} from '../layers/heads.js';
 import {linear} from '../layers/linear.js';
 import {rmsNorm} from '../layers/norms.js';
 import {ModelError} from '../model_error.js';
 import {plainAttention} from '../plain_attention.js';
+import {TensorKvCache} from '../tensor_kv_cache.js';
 import {checkPaddingMask, checkTokenRows, type TokenRows} from '../token_rows.js';
 import {WeightReader, type WeightSource} from '../weight_reader.js';
 import type {LlamaConfig} from './config.js';
@@ -46,12 +48,14 @@ export class Llama {
    * @param config from `parseLlamaConfig`
    * @param source tensors under Hugging Face's names, with or without the `model.` prefix
    * @param attention the attention of every layer. Default: `plainAttention`
+   * @param layerCache makes the KV cache of a layer. Default: none, tensors are concatenated
    * @throws ModelError if a weight is missing or has the wrong shape
    */
   constructor(
     readonly config: LlamaConfig,
     source: WeightSource,
     private readonly attention: Attention = plainAttention,
+    private readonly layerCache?: CreateLayerCache,
   ) {
     this.reader = new WeightReader(source);
     this.weights = readLlamaWeights(this.reader, config);
@@ -60,7 +64,9 @@ export class Llama {
 
   /** An empty KV cache for `logits`; dispose it after use. */
   createCache(): KvCache {
-    return new KvCache();
+    return this.layerCache === undefined
+      ? new TensorKvCache()
+      : new LayeredKvCache(this.layerCache);
   }
 
   /**
@@ -93,7 +99,8 @@ export class Llama {
         const last: tf.Tensor2D = tf.slice(hidden, [hidden.shape[0] - 1, 0], [1, -1]);
         return tf.reshape(tf.matMul(last, this.weights.head), [-1]);
       });
-    return generateTokens({positions, vocabSize, lastLogits}, ids, options);
+    const createCache = (): KvCache => this.createCache();
+    return generateTokens({positions, vocabSize, createCache, lastLogits}, ids, options);
   }
 
   /** Frees the weights; the model cannot be used afterwards. */
@@ -172,16 +179,21 @@ export class Llama {
       gamma === undefined ? part : rmsNorm(part, gamma, normEpsilon);
     const newQ = splitHeads(linear(x, weights.q), batch, heads);
     const newK = splitHeads(linear(x, weights.k), batch, kvHeads);
-    const newV = splitHeads(linear(x, weights.v), batch, kvHeads);
     const q = rotate(normed(newQ, weights.qNorm), turns);
-    const turned = rotate(normed(newK, weights.kNorm), turns);
-    const {k, v} = cache?.stage(layer, turned, newV) ?? {k: turned, v: newV};
+    const k = rotate(normed(newK, weights.kNorm), turns);
+    const v = splitHeads(linear(x, weights.v), batch, kvHeads);
     const window = windows[layer] as number;
-    return attendHeads(this.attention, q, k, v, {
+    const length = (cache?.length ?? 0) + k.shape[2];
+    const options = {
       isCausal: 'bottom_right',
       scale: 1 / Math.sqrt(headDim),
       mask,
-      ...(window < k.shape[2] ? {windowSize: [window - 1, -1] as const} : {}),
-    });
+      ...(window < length ? {windowSize: [window - 1, -1] as const} : {}),
+    } as const;
+    const o =
+      cache === undefined
+        ? this.attention(q, k, v, options)
+        : cache.attend(layer, q, k, v, this.attention, options);
+    return mergeAttended(q, o);
   }
 }

@@ -3,6 +3,7 @@
 import {join} from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import type {Attention} from '../attention.js';
+import type {CreateLayerCache} from '../kv_cache.js';
 import {loadJson} from '../load_files.js';
 import {plainAttention} from '../plain_attention.js';
 import {openSafetensorsDirectory} from '../safetensors/load_from_directory.js';
@@ -13,6 +14,8 @@ import {Llama} from './llama.js';
 export interface LoadLlamaOptions {
   /** The attention of every layer. Default: `plainAttention` */
   readonly attention?: Attention | undefined;
+  /** Makes the KV cache of a layer, such as `(sizes) => new SageKvCache(sizes)`. Default: tensors are concatenated */
+  readonly layerCache?: CreateLayerCache | undefined;
 }
 
 /**
@@ -29,5 +32,5 @@ export async function loadLlama(directory: string, options: LoadLlamaOptions = {
   );
   const weights = openSafetensorsDirectory(directory);
   await tf.ready();
-  return new Llama(config, weights, options.attention ?? plainAttention);
+  return new Llama(config, weights, options.attention ?? plainAttention, options.layerCache);
 }

@@ -1,6 +1,6 @@
 /** The models' entries: what they load, what they take, and that an attention of this package fits them all. */
 import * as tf from '@tensorflow/tfjs-core';
-import {sageAttention} from 'tfjs-sage-attention';
+import {sageAttention, SageKvCache} from 'tfjs-sage-attention';
 import * as bert from 'tfjs-sage-attention/models/bert';
 import * as dit from 'tfjs-sage-attention/models/dit';
 import * as gpt2 from 'tfjs-sage-attention/models/gpt2';
@@ -48,3 +48,17 @@ export const gpt2Takes: gpt2.Attention = attention;
 export const gpt2Model: Promise<gpt2.Gpt2> = gpt2.loadGpt2('directory', {attention});
 export const fetched: Promise<gpt2Browser.Gpt2> = gpt2Browser.fetchGpt2('model/', {attention});
 export const notACause: Error = new bert.ModelError('message', {file: 'config.json'});
+
+export async function samples(directory: string): Promise<number[]> {
+  const layerCache: gpt2.CreateLayerCache = (sizes) => new SageKvCache(sizes);
+  const model = await gpt2.loadGpt2(directory, {layerCache});
+  await llama.loadLlama(directory, {
+    layerCache: (sizes) => new SageKvCache({...sizes, precision: 'int16'}),
+  });
+  // @ts-expect-error: a cache has to take tokens
+  await gpt2.loadGpt2(directory, {layerCache: () => ({})});
+  const cache: gpt2.Gpt2Cache = model.createCache();
+  const fork = cache.fork();
+  cache.truncate(0);
+  return model.generate([1], {maxNewTokens: 2, cache: fork});
+}
