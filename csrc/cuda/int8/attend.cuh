@@ -31,12 +31,12 @@ namespace sage::cuda::int8 {
 
 // Steps that a block and its warps take; all of them but the first bound are counts.
 struct Steps {
-  int first = 0, end = 0;          // of the block
+  int first = 0, end = 0;              // of the block
   int warp_first = 0, warp_count = 0;  // that some row of the warp sees
   int open_first = 0, open_count = 0;  // that every row of the warp sees whole
 
-  __device__ __forceinline__ Steps(const AttendPlan& plan, int query0, int block_rows,
-                                   int warp_row, int warp_rows) {
+  __device__ __forceinline__ Steps(const AttendPlan& plan, int query0, int block_rows, int warp_row,
+                                   int warp_rows) {
     const Visibility& see = plan.see;
     const int last = min(query0 + block_rows, see.q_len) - 1;
     const int end_key = see.EndKey(last), first_key = min(see.FirstKey(query0), end_key);
@@ -93,7 +93,8 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
   {
     const bool exists = block.query0 + warp_row < plan.see.q_len;
     const int64_t row0 = block.head * space.q_rows + block.query0 + warp_row;
-    const uint4* from = reinterpret_cast<const uint4*>(space.q_codes + row0 / kRowImage * Form::kQBytes);
+    const uint4* from =
+        reinterpret_cast<const uint4*>(space.q_codes + row0 / kRowImage * Form::kQBytes);
     uint4* to = reinterpret_cast<uint4*>(q_image);
 #pragma unroll
     for (int n = lane; n < Form::kTiles * Form::kQBytes / 16; n += 32)
@@ -144,9 +145,10 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
           const float* shift = nullptr;
           if (plan.smooth_q > 0) {
             const int row = kept.query0 % kTileTokens + warp_row;
-            shift = mean_scores + i % 2 * kMeanScoreFloats<Form::kBlockRows> +
-                    (row / kTileTokens * kMostMeans + row % kTileTokens / plan.smooth_q) *
-                        kTileKeys + at;
+            shift =
+                mean_scores + i % 2 * kMeanScoreFloats<Form::kBlockRows> +
+                (row / kTileTokens * kMostMeans + row % kTileTokens / plan.smooth_q) * kTileKeys +
+                at;
           }
           w.ToLog2(plan, kept, warp_row, i * kTileKeys + at, shift);
           w.LargestOfLog2(most);

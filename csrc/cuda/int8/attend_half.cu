@@ -4,8 +4,8 @@
 namespace sage::cuda::int8 {
 namespace {
 
-// Two blocks of 4 warps where their shared memory fits (sm_80, sm_90), since they wait for their own
-// copies only; elsewhere one block of 8 warps.
+// Two blocks of 4 warps where their shared memory fits (sm_80, sm_90), since they wait for their
+// own copies only; elsewhere one block of 8 warps.
 template <int D>
 void Launch(const AttendPlan& plan, cudaStream_t stream) {
   using Small = Instance<D, false, Values::kHalf, 4>;

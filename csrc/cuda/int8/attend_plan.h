@@ -19,10 +19,10 @@ struct AttendPlan {
   bool o_pairs;  // two floats at an even dim are 8-byte aligned
   float* lse;    // null = not wanted
   int q_heads, group, v_dim;
-  int64_t heads;      // B·Hq
-  int query_tiles;    // of the instance's rows
-  int heads_at_once;  // heads whose k and v share the L2 cache
-  int smooth_q;       // rows per mean of q, 0 = off
+  int64_t heads;              // B·Hq
+  int query_tiles;            // of the instance's rows
+  int heads_at_once;          // heads whose k and v share the L2 cache
+  int smooth_q;               // rows per mean of q, 0 = off
   bool smooth_v, key_scales;  // key_scales: one of k's scales per key, not per 32 keys and lane
   float scale;                // |scale| · log2(e)
 };

@@ -22,8 +22,8 @@ struct Block {
     const int64_t id = blockIdx.x;
     const int64_t group_blocks = static_cast<int64_t>(plan.heads_at_once) * plan.query_tiles;
     const int64_t group = id / group_blocks, first = group * plan.heads_at_once;
-    const int count = static_cast<int>(min(static_cast<int64_t>(plan.heads_at_once),
-                                           plan.heads - first));
+    const int count =
+        static_cast<int>(min(static_cast<int64_t>(plan.heads_at_once), plan.heads - first));
     const int64_t in_group = id - group * group_blocks;
     const int rank = static_cast<int>(in_group / count);
     head = first + in_group % count;
@@ -51,8 +51,7 @@ __device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& 
     }
   }
   if (see.mask_kind == MaskKind::kNone) return;
-  const int64_t mask_row =
-      see.MaskRow(block.head / plan.q_heads, block.head % plan.q_heads, query);
+  const int64_t mask_row = see.MaskRow(block.head / plan.q_heads, block.head % plan.q_heads, query);
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
@@ -68,7 +67,7 @@ __device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& 
 // Rare: NaN over what the row's attended tokens spoil (docs/numerics.md 2). The four threads of the
 // row share the keys; its results are already written.
 inline __device__ __noinline__ void MarkRow(const AttendPlan& plan, const Block& block, int query,
-                                     float* o, float* lse) {
+                                            float* o, float* lse) {
   const Visibility& see = plan.see;
   const Workspace& space = plan.space;
   const float nan = __uint_as_float(0x7fc00000u);
@@ -111,8 +110,7 @@ __device__ __forceinline__ void WriteRow(const AttendPlan& plan, const Block& bl
       const int d = j * 8 + c * 2;
       if (d >= plan.v_dim) break;
       // Channels without a scale have codes 0, and means in units of 1.
-      float2 unit =
-          __ldg(reinterpret_cast<const float2*>(space.v_scale + block.kv_head * D + d));
+      float2 unit = __ldg(reinterpret_cast<const float2*>(space.v_scale + block.kv_head * D + d));
       unit.x = unit.x == 0.0f ? 1.0f : unit.x;
       unit.y = unit.y == 0.0f ? 1.0f : unit.y;
       const float x = empty ? 0.0f : o[j][half * 2] * inverse * unit.x;

@@ -1,13 +1,12 @@
 // Entry of the int8 kernels: what is supported, which instance serves, the workspace, the order of
 // launches.
-#include "cuda/int8/forward.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "cuda/device.h"
 #include "cuda/int8/attend_plan.h"
+#include "cuda/int8/forward.h"
 #include "cuda/int8/images.h"
 #include "cuda/int8/plan.h"
 
@@ -52,7 +51,8 @@ const char* RecipeReason(const Recipe& r) {
   if (bytes && a != PvAccumulator::kFp32Fp32) {
 #ifdef SAGE_WITH_E4M3
     if (ComputeCapability() < 89) {
-      return "accumulators of e4m3 products need compute capability 8.9; 'fp32+fp32' runs by halves";
+      return "accumulators of e4m3 products need compute capability 8.9; 'fp32+fp32' runs by "
+             "halves";
     }
     if (CUDART_VERSION < 12080 && a == PvAccumulator::kFp32Fp16) {
       return "this build has no e4m3 products with fp16 accumulators (CUDA 12.8)";
@@ -97,15 +97,16 @@ struct Carver {
   }
 };
 
-// There are no keys: o = 0 and lse = -Infinity everywhere. One thread per element of [B, Hq, Nq, Dv].
+// There are no keys: o = 0 and lse = -Infinity everywhere. One thread per element of [B, Hq, Nq,
+// Dv].
 __global__ void EmptyRows(float* o, TokenStrides strides, float* lse, int64_t elements, int q_heads,
                           int q_len, int v_dim) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t n = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; n < elements;
        n += step) {
     const int64_t row = n / v_dim, head = row / q_len;
-    o[head / q_heads * strides.batch + head % q_heads * strides.head +
-      row % q_len * strides.token + n % v_dim] = 0.0f;
+    o[head / q_heads * strides.batch + head % q_heads * strides.head + row % q_len * strides.token +
+      n % v_dim] = 0.0f;
     if (lse != nullptr && n % v_dim == 0) lse[row] = -INFINITY;
   }
 }
@@ -125,9 +126,9 @@ Form FormOf(const Problem& p) {
     form.values = Values::kE4m3InHalf;
 #ifdef SAGE_WITH_E4M3
     if (capability >= 89) {
-      form.values = r.pv_accumulator == PvAccumulator::kFp32        ? Values::kE4m3
+      form.values = r.pv_accumulator == PvAccumulator::kFp32       ? Values::kE4m3
                     : r.pv_accumulator == PvAccumulator::kFp32Fp32 ? Values::kE4m3TwoLevel
-                                                                    : Values::kE4m3HalfSums;
+                                                                   : Values::kE4m3HalfSums;
     }
 #endif
   }

@@ -44,8 +44,7 @@ SAGE_HOST_DEVICE constexpr int KOffset(int token, int d) {
   constexpr int kWord = kInt4 ? 8 : 4;
   const int step = d / (8 * kWord), half = d / (4 * kWord) % 2, c = d / kWord % 4;
   const int lane = token % 8 * 4 + c, byte = d % kWord / (kWord / 4);
-  if (kInt4 && D == 64)
-    return (token / 16 * 32 + lane) * 16 + token / 8 % 2 * 8 + half * 4 + byte;
+  if (kInt4 && D == 64) return (token / 16 * 32 + lane) * 16 + token / 8 % 2 * 8 + half * 4 + byte;
   constexpr int kPairs = D / (16 * kWord);
   return ((token / 8 * kPairs + step / 2) * 32 + lane) * 16 + step % 2 * 8 + half * 4 + byte;
 }
@@ -56,8 +55,8 @@ constexpr int kVHalfImageBytes = kStepTokens * D * 2;
 template <int D>
 SAGE_HOST_DEVICE constexpr int VHalfOffset(int token, int d) {
   const int lane = d % 8 * 4 + token % 8 / 2;
-  return ((token / 16 * (D / 16) + d / 16) * 32 + lane) * 16 + d / 8 % 2 * 8 +
-         token / 8 % 2 * 4 + token % 2 * 2;
+  return ((token / 16 * (D / 16) + d / 16) * 32 + lane) * 16 + d / 8 % 2 * 8 + token / 8 % 2 * 4 +
+         token % 2 * 2;
 }
 
 // v as bytes: [d / 16][lane][b0, b1 of d / 8 even, of d / 8 odd] of m16n8k32.

@@ -22,10 +22,10 @@ __device__ __noinline__ void MeanScores(const AttendPlan& plan, const Block& blo
                                         float* out) {
   const Workspace& space = plan.space;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
-  const int64_t token0 = block.kv_head * space.tiles * kTileTokens +
-                         static_cast<int64_t>(tile) * kTileKeys;
-  const uint4* b_at = reinterpret_cast<const uint4*>(
-                          space.k_halves + token0 / kStepTokens * kKHalvesImageBytes<D>) +
+  const int64_t token0 =
+      block.kv_head * space.tiles * kTileTokens + static_cast<int64_t>(tile) * kTileKeys;
+  const uint4* b_at = reinterpret_cast<const uint4*>(space.k_halves +
+                                                     token0 / kStepTokens * kKHalvesImageBytes<D>) +
                       lane;
 #pragma unroll 1
   for (int rows = 0; rows < kRows; rows += kTileTokens, out += kMostMeans * kTileKeys) {

@@ -10,7 +10,8 @@
 //   mean_image   [B·Hq][R / 128] images, mean_scale [B·Hq][R / 128][4]; with a smoothed q
 //   k_codes      [B·Hkv][4 T] images
 //   k_scale      [B·Hkv][128 T]               by token
-//   k_table      [B·Hkv][4 T][4]              by 32 tokens and c: of the tokens that a lane's scores
+//   k_table      [B·Hkv][4 T][4]              by 32 tokens and c: of the tokens that a lane's
+//   scores
 //                                             are of, where those share one
 //   k_halves     [B·Hkv][4 T] images, k_halves_scale [B·Hkv][128 T]; with a smoothed q
 //   k_scale_most [B·Hkv]                      largest scale of k, as bits

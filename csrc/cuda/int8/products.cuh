@@ -27,7 +27,8 @@ __device__ __forceinline__ void LoadMagic(int (&magic)[4]) {
 // s = kMagic + a b, and s += a b; 16 x 8 by 32 dims of int8.
 __device__ __forceinline__ void StartInt8(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
                                           uint32_t b1, const int (&magic)[4]) {
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%10,%11,%12,%13};\n"
       : "=r"(s[0]), "=r"(s[1]), "=r"(s[2]), "=r"(s[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(magic[0]), "r"(magic[1]),
@@ -35,7 +36,8 @@ __device__ __forceinline__ void StartInt8(int (&s)[4], const uint32_t (&a)[4], u
 }
 __device__ __forceinline__ void AddInt8(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
                                         uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};\n"
       : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -44,7 +46,8 @@ __device__ __forceinline__ void AddInt8(int (&s)[4], const uint32_t (&a)[4], uin
 // The same by 64 dims of int4.
 __device__ __forceinline__ void StartInt4(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
                                           uint32_t b1, const int (&magic)[4]) {
-  asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%10,%11,%12,%13};\n"
       : "=r"(s[0]), "=r"(s[1]), "=r"(s[2]), "=r"(s[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(magic[0]), "r"(magic[1]),
@@ -52,7 +55,8 @@ __device__ __forceinline__ void StartInt4(int (&s)[4], const uint32_t (&a)[4], u
 }
 __device__ __forceinline__ void AddInt4(int (&s)[4], const uint32_t (&a)[4], uint32_t b0,
                                         uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};\n"
       : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -61,7 +65,8 @@ __device__ __forceinline__ void AddInt4(int (&s)[4], const uint32_t (&a)[4], uin
 // c += a b; 16 x 8 by 16 keys of halves.
 __device__ __forceinline__ void MultiplyHalves(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                                uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
       "{%8,%9}, {%0,%1,%2,%3};\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -77,7 +82,8 @@ __device__ __forceinline__ float Exp2InOrder(float x) {
 // c += a b with sums in halves (two registers of c); 16 x 8 by 16 keys of halves.
 __device__ __forceinline__ void MultiplyInHalves(uint32_t (&c)[2], const uint32_t (&a)[4],
                                                  uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, "
       "{%0,%1};\n"
       : "+r"(c[0]), "+r"(c[1])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -95,7 +101,8 @@ __device__ __forceinline__ void MultiplyInHalves(uint32_t (&c)[2], const uint32_
 __device__ __forceinline__ void MultiplyE4m3(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
 #ifdef SAGE_HAS_E4M3
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
       "{%8,%9}, {%0,%1,%2,%3};\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -104,7 +111,8 @@ __device__ __forceinline__ void MultiplyE4m3(float (&c)[4], const uint32_t (&a)[
 __device__ __forceinline__ void MultiplyE4m3InHalves(uint32_t (&c)[2], const uint32_t (&a)[4],
                                                      uint32_t b0, uint32_t b1) {
 #ifdef SAGE_HAS_E4M3_HALF_SUMS
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, "
       "{%0,%1};\n"
       : "+r"(c[0]), "+r"(c[1])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -1,7 +1,8 @@
 // Second launch of the pre-pass: codes and scales, bit for bit those of docs/numerics.md 2 to 4,
 // written as the images that the products read (images.h).
 //
-//   block of k or q  128 tokens: warp = 16 of them, lane = 4 channels (2 where D is 64); the largest
+//   block of k or q  128 tokens: warp = 16 of them, lane = 4 channels (2 where D is 64); the
+//   largest
 //                    magnitudes of the groups meet in shared memory, then the rows become codes
 //   block of v       128 tokens: thread = one lane's 16 bytes of an image at a time, gathered from
 //                    8 or 16 elements; a warp reads 32 bytes of each of 32 rows
@@ -71,8 +72,7 @@ __device__ __forceinline__ void StoreCodes(uint8_t* at, const int (&code)[kChann
   if (!int4) {
     uint32_t word = 0;
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c)
-      word |= (static_cast<uint32_t>(code[c]) & 0xffu) << (8 * c);
+    for (int c = 0; c < kChannels; ++c) word |= (static_cast<uint32_t>(code[c]) & 0xffu) << (8 * c);
     if constexpr (kChannels == 4) {
       *reinterpret_cast<uint32_t*>(at) = word;
     } else {
@@ -154,9 +154,8 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
   float k_mean[kChannels];
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
-    k_mean[c] = a.want_lse
-                    ? space.k_mean[static_cast<int64_t>(kv_head) * D + lane * kChannels + c]
-                    : 0.0f;
+    k_mean[c] =
+        a.want_lse ? space.k_mean[static_cast<int64_t>(kv_head) * D + lane * kChannels + c] : 0.0f;
   }
   float x[kWarpTokens][kChannels];
   uint32_t bad = 0;
@@ -206,7 +205,8 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
     }
     const int64_t image = (row0 + row) / kRowImage;
     if (a.int4) {
-      StoreCodes(space.q_codes + image * kQImageBytes<D, true> + QOffset<D, true>(i, d), code, true);
+      StoreCodes(space.q_codes + image * kQImageBytes<D, true> + QOffset<D, true>(i, d), code,
+                 true);
     } else {
       StoreCodes(space.q_codes + image * kQImageBytes<D, false> + QOffset<D, false>(i, d), code,
                  false);
@@ -228,7 +228,8 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
   for (int t = threadIdx.x; t < kTileTokens; t += kThreads) largest[t] = 0;
   float mean[kChannels];
 #pragma unroll
-  for (int c = 0; c < kChannels; ++c) mean[c] = space.k_mean[static_cast<int64_t>(head) * D + d + c];
+  for (int c = 0; c < kChannels; ++c)
+    mean[c] = space.k_mean[static_cast<int64_t>(head) * D + d + c];
   float x[kWarpTokens][kChannels];
 #pragma unroll
   for (int i = 0; i < kWarpTokens; ++i)
@@ -267,7 +268,8 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
     const int64_t image = (token0 + row) / kStepTokens;
     const int t = row % kStepTokens;
     if (a.int4) {
-      StoreCodes(space.k_codes + image * kKImageBytes<D, true> + KOffset<D, true>(t, d), code, true);
+      StoreCodes(space.k_codes + image * kKImageBytes<D, true> + KOffset<D, true>(t, d), code,
+                 true);
     } else {
       StoreCodes(space.k_codes + image * kKImageBytes<D, false> + KOffset<D, false>(t, d), code,
                  false);
@@ -382,11 +384,9 @@ template <int D>
 __global__ void __launch_bounds__(kThreads, 2) Quantise(const __grid_constant__ PrepassPlan a) {
   const unsigned kv_blocks = static_cast<unsigned>(a.kv_count) * a.space.tiles;
   unsigned block = blockIdx.x;
-  if (block < kv_blocks)
-    return QuantiseK<D>(a, block / a.space.tiles, block % a.space.tiles);
+  if (block < kv_blocks) return QuantiseK<D>(a, block / a.space.tiles, block % a.space.tiles);
   block -= kv_blocks;
-  if (block < kv_blocks)
-    return QuantiseV<D>(a, block / a.space.tiles, block % a.space.tiles);
+  if (block < kv_blocks) return QuantiseV<D>(a, block / a.space.tiles, block % a.space.tiles);
   block -= kv_blocks;
   QuantiseQ<D>(a, block / a.q_blocks, block % a.q_blocks);
 }
@@ -395,8 +395,8 @@ __global__ void __launch_bounds__(kThreads, 2) Quantise(const __grid_constant__ 
 
 void LaunchQuantise(const PrepassPlan& plan, int dim, cudaStream_t stream) {
   const int64_t q_heads = static_cast<int64_t>(plan.kv_count) * plan.group;
-  const unsigned blocks = static_cast<unsigned>(2ll * plan.kv_count * plan.space.tiles +
-                                                q_heads * plan.q_blocks);
+  const unsigned blocks =
+      static_cast<unsigned>(2ll * plan.kv_count * plan.space.tiles + q_heads * plan.q_blocks);
   if (dim == 64) {
     Quantise<64><<<blocks, kThreads, 0, stream>>>(plan);
   } else {

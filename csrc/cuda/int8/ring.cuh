@@ -49,9 +49,8 @@ struct Ring {
       CopyBlock<kVBytes, kThreads>(base + V(slot), v + static_cast<int64_t>(step) * kVBytes);
       if (means != nullptr && (step % kStepsPerMean == 0 || step == first)) {
         CopyBlock<kMeanBytes, kThreads>(
-            base + Means(step),
-            reinterpret_cast<const uint8_t*>(means +
-                                             static_cast<int64_t>(step / kStepsPerMean) * D));
+            base + Means(step), reinterpret_cast<const uint8_t*>(
+                                    means + static_cast<int64_t>(step / kStepsPerMean) * D));
       }
     }
     CommitCopies();

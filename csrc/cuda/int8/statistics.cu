@@ -1,8 +1,8 @@
-// First launch of the pre-pass: means of k, means of v per 128 tokens, scales of v (docs/numerics.md
-// 3 and 4.6). Also assembles the plan of both launches.
+// First launch of the pre-pass: means of k, means of v per 128 tokens, scales of v
+// (docs/numerics.md 3 and 4.6). Also assembles the plan of both launches.
 //
-// Block = 128 tokens of one kv head, thread = channel of k or of v. k: float64 sum over the tokens in
-// order; v: mean of the block and largest |v - mean|, which the extremes of v give in one pass,
+// Block = 128 tokens of one kv head, thread = channel of k or of v. k: float64 sum over the tokens
+// in order; v: mean of the block and largest |v - mean|, which the extremes of v give in one pass,
 // because subtraction rounds monotonically. The last block of a head adds the sums in block order.
 // No arithmetic here may be contracted: every difference is rounded by itself.
 #include "cuda/int8/rows.cuh"

@@ -1,5 +1,5 @@
-// What one warp computes in a step of 32 or 64 keys: scores, offsets, softmax, outputs. attend.cuh has
-// the picture and the loop.
+// What one warp computes in a step of 32 or 64 keys: scores, offsets, softmax, outputs. attend.cuh
+// has the picture and the loop.
 #ifndef SAGE_CUDA_INT8_WARP_CUH_
 #define SAGE_CUDA_INT8_WARP_CUH_
 
@@ -85,14 +85,13 @@ struct Warp {
     }
   }
 
-  // x = s f + c in log2 units over m. c is exact: f keeps 22 bits, and m is a multiple of a power of
-  // two near f.
+  // x = s f + c in log2 units over m. c is exact: f keeps 22 bits, and m is a multiple of a power
+  // of two near f.
   struct Line {
     float f, c;
   };
   __device__ __forceinline__ Line LineOf(int r, int h) const {
-    const float f =
-        log2 ? 1.0f : __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
+    const float f = log2 ? 1.0f : __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
     return {f, fmaf(log2 ? 0.0f : -kMagic, f, -m[r])};
   }
 
@@ -184,8 +183,8 @@ struct Warp {
   __device__ __forceinline__ void ToLog2(const AttendPlan& plan, const Block& block, int warp_row,
                                          int key0, const float* shift) {
     const int lane = threadIdx.x % 32;
-    const float* k_scale = plan.space.k_scale +
-                           block.kv_head * plan.space.tiles * kTileTokens + key0 + lane % 4 * 2;
+    const float* k_scale =
+        plan.space.k_scale + block.kv_head * plan.space.tiles * kTileTokens + key0 + lane % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
       const float2 scale = __ldg(reinterpret_cast<const float2*>(k_scale + j * 8));
@@ -196,8 +195,8 @@ struct Warp {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const float factor = q_scale[2 * t + e / 2] * (e % 2 == 0 ? scale.x : scale.y);
-          s[t][j][e] = __float_as_int(fmaf(__int_as_float(s[t][j][e]) - kMagic, factor,
-                                           e % 2 == 0 ? add.x : add.y));
+          s[t][j][e] = __float_as_int(
+              fmaf(__int_as_float(s[t][j][e]) - kMagic, factor, e % 2 == 0 ? add.x : add.y));
         }
       }
     }
@@ -349,8 +348,7 @@ struct Warp {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-      for (int column = from; column < to; ++column)
-        Softmax(r, column, LineOf(r, column / 4));
+      for (int column = from; column < to; ++column) Softmax(r, column, LineOf(r, column / 4));
     }
   }
 
@@ -370,7 +368,8 @@ struct Warp {
     float(&o1)[4] = o[t][j];
     if constexpr (Form::kSumsInHalves) {
 #pragma unroll
-      for (int i = 0; i < kImages; ++i) MultiplyInHalves(o_half[t][j], p[i], b[i][at], b[i][at + 1]);
+      for (int i = 0; i < kImages; ++i)
+        MultiplyInHalves(o_half[t][j], p[i], b[i][at], b[i][at + 1]);
     } else if constexpr (Form::kHalfAccumulator) {
       uint32_t fresh[2] = {0, 0};
 #pragma unroll

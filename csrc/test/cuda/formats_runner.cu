@@ -24,9 +24,18 @@ using sage_test::Device;
 using sage_test::Download;
 using sage_test::Require;
 
-constexpr const char* kNames[] = {"e4m3, instruction", "e4m3, of P in halves", "e4m3",   "ue4m3",
-                                  "e2m1",              "e8m0",                 "e8m0 up", "fp16",
-                                  "bf16",              "int8 even",            "int8 away", "int4 even",
+constexpr const char* kNames[] = {"e4m3, instruction",
+                                  "e4m3, of P in halves",
+                                  "e4m3",
+                                  "ue4m3",
+                                  "e2m1",
+                                  "e8m0",
+                                  "e8m0 up",
+                                  "fp16",
+                                  "bf16",
+                                  "int8 even",
+                                  "int8 away",
+                                  "int4 even",
                                   "int4 away"};
 constexpr int kKinds = static_cast<int>(sizeof(kNames) / sizeof(kNames[0]));
 
@@ -124,15 +133,17 @@ int main(int argc, char** argv) {
     values.push_back(sage::DecodeFp16(static_cast<uint16_t>(code)));
   // Every power of two, its neighbours and the ties between them; zeros, infinities and NaN.
   for (uint32_t exponent = 0; exponent < 512; ++exponent) {
-    for (const uint32_t mantissa : {0x0u, 0x1u, 0x7fffffu, 0x400000u, 0x400001u, 0x3fffffu, 0x600000u,
-                                    0x080000u, 0x180000u, 0x07ffffu, 0x080001u, 0x7ff000u}) {
+    for (const uint32_t mantissa :
+         {0x0u, 0x1u, 0x7fffffu, 0x400000u, 0x400001u, 0x3fffffu, 0x600000u, 0x080000u, 0x180000u,
+          0x07ffffu, 0x080001u, 0x7ff000u}) {
       values.push_back(sage::BitsToFloat(exponent << 23 | mantissa));
     }
   }
   // Halves and their neighbours, where the two roundings to integers part.
   for (int n = -300; n <= 300; ++n) {
     const uint32_t half = sage::FloatToBits(static_cast<float>(n) * 0.5f);
-    for (const uint32_t near : {half - 1, half, half + 1}) values.push_back(sage::BitsToFloat(near));
+    for (const uint32_t near : {half - 1, half, half + 1})
+      values.push_back(sage::BitsToFloat(near));
   }
   CheckValues(values, &wrong);
   int64_t total = static_cast<int64_t>(values.size());

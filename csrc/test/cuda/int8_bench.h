@@ -1,5 +1,5 @@
-// Times of the int8 kernels: attention alone, the pre-pass alone, and the whole call from float32 in
-// device memory.
+// Times of the int8 kernels: attention alone, the pre-pass alone, and the whole call from float32
+// in device memory.
 #ifndef SAGE_TEST_CUDA_INT8_BENCH_H_
 #define SAGE_TEST_CUDA_INT8_BENCH_H_
 
@@ -60,8 +60,8 @@ double Time(double budget, Call call) {
 }
 
 struct BenchChoice {
-  std::string recipe;    // "" = int8_fp16
-  double budget = 60.0;  // milliseconds per point
+  std::string recipe;      // "" = int8_fp16
+  double budget = 60.0;    // milliseconds per point
   int64_t dim = 0, n = 0;  // 0 = all
   bool full_only = false;
 };

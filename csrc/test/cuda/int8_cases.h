@@ -83,12 +83,10 @@ inline std::vector<Case> Int8Cases() {
     with("negative scale",
          [&](Case& c) { c.qk_dim = c.v_dim = d, c.kv_len = 500, c.scale = -0.2; });
     with("scale 0 by a hair", [&](Case& c) { c.qk_dim = c.v_dim = d, c.scale = 1e-30; });
-    with("equal scores", [&](Case& c) {
-      c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 700, c.q_gain = 0.0f;
-    });
-    with("steep scores", [&](Case& c) {
-      c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1400, c.q_gain = 12.0f;
-    });
+    with("equal scores",
+         [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 700, c.q_gain = 0.0f; });
+    with("steep scores",
+         [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1400, c.q_gain = 12.0f; });
     with("biased k and v", [&](Case& c) {
       c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1500, c.k_bias = 5.0f, c.v_bias = 1.0f;
     });

@@ -47,8 +47,7 @@ void UnpackImages(const sage::Problem& p, const sage::cuda::int8::Form& form,
       for (int d = 0; d < p.qk_dim; ++d) {
         // Offsets are of whole words: the first of four codes, then within it.
         const int at = QOffset<D, kInt4>(static_cast<int>(row % kRowImage), d);
-        const float code =
-            CodeAt(&q[row / kRowImage * kQImageBytes<D, kInt4> + at], kInt4, d);
+        const float code = CodeAt(&q[row / kRowImage * kQImageBytes<D, kInt4> + at], kInt4, d);
         out->q_codes.push_back(sign * code + 0.0f);
       }
     }

@@ -1,7 +1,8 @@
 // Runner of the int8 kernels without Node.
 //
-//   int8_runner check [part of a recipe's name] [part of a case's name] [threads]
-//                          codes, scales, o and lse over the option space; exit code 0 if all hold
+//   int8_runner check [part of a recipe's name] [part of a case's name] [threads] [every]
+//                          codes, scales, o and lse over the option space; exit code 0 if all hold;
+//                          `every` 3: a third of the cases, another one for each recipe
 //   int8_runner accuracy   errors against float64 (docs/kernels_int8.md)
 //   int8_runner bench [recipe|all] [milliseconds per point] [head_dim] [N] [full]
 //
@@ -194,16 +195,18 @@ bool Check(const NamedRecipe& recipe, const Case& c, uint64_t seed) {
   return ok;
 }
 
-int RunChecks(const std::string& recipe_part, const std::string& case_part, int threads) {
-  int failed = 0, count = 0;
+int RunChecks(const std::string& recipe_part, const std::string& case_part, int threads,
+              int every) {
+  int failed = 0, count = 0, number = 0;
   const std::vector<Case> cases = Int8Cases();
   for (const NamedRecipe& recipe : AllRecipes()) {
     if (recipe.name.find(recipe_part) == std::string::npos) continue;
     sage::cuda::LimitComputeCapability(recipe.capability);
+    const int turn = number++ % every;
     std::atomic<int> next{0}, wrong{0}, done{0};
     const auto work = [&] {
       for (int n = next++; n < static_cast<int>(cases.size()); n = next++) {
-        if (cases[n].name.find(case_part) == std::string::npos) continue;
+        if (n % every != turn || cases[n].name.find(case_part) == std::string::npos) continue;
         wrong += !Check(recipe, cases[n], 17 + n);
         ++done;
       }
@@ -257,7 +260,8 @@ int main(int argc, char** argv) {
   };
   const std::string what = text(1, "check");
   if (what == "check") {
-    return RunChecks(text(2, ""), text(3, ""), std::max(1, std::atoi(text(4, "8").c_str())));
+    return RunChecks(text(2, ""), text(3, ""), std::max(1, std::atoi(text(4, "8").c_str())),
+                     std::max(1, std::atoi(text(5, "1").c_str())));
   }
   if (what == "accuracy") return RunAccuracy();
   if (what == "bench") {
