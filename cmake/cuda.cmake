@@ -10,6 +10,7 @@ endif()
 set(SAGE_CUDA_ARCHITECTURES "80-real;90-real;80-virtual" CACHE STRING
   "Devices to build machine code (80-real) or PTX (80-virtual) for")
 option(SAGE_CUDA_SM90 "Build the kernels of csrc/cuda/sm90, for sm_90a alone" ON)
+option(SAGE_CUDA_FP4 "Build the kernels of csrc/cuda/sm120: native for sm_120f, emulated for the other devices" ON)
 option(SAGE_CUDA_TESTS "Build the tests of the CUDA kernels, which need a device to run" OFF)
 
 set(sage_with_cuda OFF)

@@ -1,10 +1,24 @@
 # One executable per csrc/test/*_test.cc, run by ctest. SAGE_SANITIZE=thread is meant for these.
 enable_testing()
 file(GLOB sage_test_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/test/*_test.cc")
+# The CUDA kernels that also run on the host (csrc/simulate), for the tests named simulate_*.
+file(GLOB sage_simulate_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/simulate/*.cc")
+if(NOT sage_with_cuda OR NOT SAGE_CUDA_FP4)
+  list(APPEND sage_simulate_sources ${sage_fp4_plan_sources}) # otherwise the engine has them
+endif()
+add_library(sage_simulate OBJECT ${sage_simulate_sources})
+target_link_libraries(sage_simulate PUBLIC sage_engine_flags)
+if(SAGE_SANITIZE STREQUAL "thread")
+  # The sanitizer follows no fibers.
+  list(FILTER sage_test_sources EXCLUDE REGEX "/simulate_")
+endif()
 foreach(source ${sage_test_sources})
   get_filename_component(name "${source}" NAME_WE)
   add_executable(${name} "${source}" ${sage_engine_objects})
   target_link_libraries(${name} PRIVATE sage_engine_flags)
+  if(name MATCHES "^simulate_")
+    target_sources(${name} PRIVATE $<TARGET_OBJECTS:sage_simulate>)
+  endif()
   add_test(NAME ${name} COMMAND ${name})
 endforeach()
 

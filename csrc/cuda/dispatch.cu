@@ -6,6 +6,9 @@
 #include "cuda/exact/plan.h"
 #include "cuda/int8/forward.h"
 #include "sage/cuda_attention.h"
+#ifdef SAGE_WITH_FP4
+#include "cuda/sm120/forward.h"
+#endif
 #ifdef SAGE_WITH_SM90
 #include "cuda/sm90/forward.h"
 #endif
@@ -20,7 +23,8 @@ constexpr int64_t kMaxLength = int64_t{1} << 30;
 // the saved o and lse.
 struct RecipeKernels {
   Precision precision;
-  // Whether this device and problem are served; if not, `reason` says why.
+  // Whether this device and problem are served; if not, `reason` says why, and otherwise what is
+  // special about it ("" = nothing).
   bool (*supports)(const Problem& problem, const char** reason);
   int64_t (*workspace)(const Problem& problem);
   Status (*forward)(const Problem& problem, const ForwardBuffers& buffers, void* workspace,
@@ -32,7 +36,10 @@ Status StatusOf(cudaError_t error) {
   return {StatusCode::kInternal, cudaGetErrorString(error)};
 }
 
-bool ServesAll(const Problem&, const char**) { return true; }
+bool ServesAll(const Problem&, const char** reason) {
+  *reason = "";
+  return true;
+}
 
 Status RunExact(const Problem& problem, const ForwardBuffers& buffers, void* workspace,
                 void* stream) {
@@ -62,6 +69,10 @@ constexpr RecipeKernels kRecipes[] = {
     {Precision::kInt8Fp16, cuda::Int8Supports, cuda::Int8Workspace, RunInt8},
     {Precision::kInt8Fp8, cuda::Int8Supports, cuda::Int8Workspace, RunInt8},
     {Precision::kInt4Fp8, cuda::Int8Supports, cuda::Int8Workspace, RunInt8},
+#ifdef SAGE_WITH_FP4
+    {Precision::kFp4, Fp4Supports, Fp4Workspace, Fp4Forward},
+    {Precision::kFp4Fp8, Fp4Supports, Fp4Workspace, Fp4Forward},
+#endif
 };
 
 const RecipeKernels* KernelsOf(const Problem& problem, const char** reason) {
@@ -88,7 +99,7 @@ const RecipeKernels* KernelsOf(const Problem& problem, const char** reason) {
 bool CudaSupports(const Problem& problem, const char** reason) {
   const char* why = nullptr;
   const bool supported = KernelsOf(problem, &why) != nullptr;
-  if (reason != nullptr) *reason = supported ? "" : why;
+  if (reason != nullptr) *reason = why;
   return supported;
 }
 

@@ -29,7 +29,7 @@ struct CudaInfo {
 const CudaInfo& DetectCuda();
 
 // Whether the kernels compute this problem as its recipe says. If not, `reason` (static storage)
-// tells why.
+// tells why; if so, by which kernels, such as an emulation ("" = nothing to tell).
 bool CudaSupports(const Problem& problem, const char** reason);
 
 // Bytes of device memory that a call needs beside its buffers, O(N); aligned to 256 bytes, as

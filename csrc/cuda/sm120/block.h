@@ -1,0 +1,69 @@
+// A block of the attention kernel: its warps, its shared memory, its tiles of work.
+#ifndef SAGE_CUDA_SM120_BLOCK_H_
+#define SAGE_CUDA_SM120_BLOCK_H_
+
+#include "cuda/core/pipeline.h"
+#include "cuda/sm120/arguments.h"
+
+namespace sage {
+namespace sm120 {
+
+// Four warps copy and compute the scores of q's means; eight compute 32 rows of q each.
+constexpr int kHelperWarps = 4;
+constexpr int kAttendThreads = 32 * (kHelperWarps + kWarps);
+// 4 warps of 40 registers and 8 of 232 are 64,512 of the 65,536.
+constexpr int kHelperRegisters = 40, kComputeRegisters = 232;
+
+// Bytes of shared memory; at most the 99 KiB of sm_86, sm_89 and sm_120.
+template <int D, bool kFp8>
+struct SharedMap {
+  static constexpr TileBytes kTileBytes = TileBytesOf(D, kFp8);
+  static constexpr int kStages = D == 64 ? (kFp8 ? 3 : 4) : (kFp8 ? 2 : 3);
+  // Scores of the means: per warp 64 pairs of keys as {even, odd, even, odd}, the start of an
+  // accumulator; rows are padded so that two warps' rows begin in other banks.
+  static constexpr int kMeanScoreRow = 64 * 16 + 32;
+  static constexpr int kMeanScoreBytes = kWarps * kMeanScoreRow;
+  static constexpr int kSumBytes = kMeanTiles * 32 * 16;  // of a warp
+  static constexpr int kMeanScores = kStages * kTileBytes.all;
+  static constexpr int kSums = kMeanScores + kStages * kMeanScoreBytes;
+  static constexpr int kBarriers = kSums + kWarps * kSumBytes;
+  static constexpr int kBytes = kBarriers + 3 * kStages * 8;
+  static_assert(kBytes <= 99 * 1024);
+};
+
+// One tile of work: 256 rows of a query head, and the tiles of keys that some row sees.
+struct Work {
+  int head, row0, first, count;
+};
+
+SAGE_TILE Work WorkOf(const AttendArguments& a, int index) {
+  const int per_wave = a.heads_per_wave * a.q_tiles;
+  const int wave = index / per_wave, rest = index % per_wave;
+  const int heads = tile::Least(a.heads_per_wave, a.work / a.q_tiles - wave * a.heads_per_wave);
+  int row_tile = rest / heads;
+  if (a.longest_first) row_tile = a.q_tiles - 1 - row_tile;
+  Work work;
+  work.head = wave * a.heads_per_wave + rest % heads;
+  work.row0 = row_tile * kRows;
+  const int begin = FirstKey(a.see, work.row0);
+  const int end = EndKey(a.see, tile::Least(work.row0 + kRows, a.see.q_len) - 1);
+  work.first = begin / kTile;
+  work.count = end > begin ? (end + kTile - 1) / kTile - work.first : 0;
+  return work;
+}
+
+SAGE_TILE int KvHead(const AttendArguments& a, int head) {
+  return head / a.q_heads * (a.q_heads / a.group) + head % a.q_heads / a.group;
+}
+
+// e of docs/numerics.md 4.5: brings a largest magnitude (as bits) into [16, 32); at most 100.
+SAGE_TILE int ExponentOf(uint32_t largest) {
+  if (largest == 0) return 0;
+  if (largest < 0x00800000u) return 100;  // subnormal
+  return tile::Least(100, 4 - (static_cast<int>(largest >> 23) - 127));
+}
+
+}  // namespace sm120
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM120_BLOCK_H_

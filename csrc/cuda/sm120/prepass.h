@@ -1,0 +1,491 @@
+// The pre-pass of fp4 and fp4_fp8: statistics, then quantisation, from float32 in any strides.
+// Codes and scales are those of docs/numerics.md 2 to 4, bit for bit; inputs are never written.
+//
+//   Statistics  block = 128 tokens of k and v of one head (thread = channel of one of them), or 128
+//               rows of q: k: float64 sums over tokens in order; v: mean of the block, largest
+//               |v - mean| per channel; largest magnitudes of all three. The last block of a head
+//               adds up k's sums in block order.
+//   Quantise    block = 128 tokens of k and v, or 128 rows of q. For q and k a thread owns one
+//               group of 16 dims of one row, and D / 16 neighbouring threads a row, so that the
+//               rotation's long steps are shuffles; for v it owns 16 tokens of one channel.
+//
+// Traffic per element of k and v: 4 bytes read twice, .56 written, of k 2 more where q has means;
+// of q: 4 read three times (the means' pass hits the cache), .56 written. No arithmetic here may be
+// contracted: products and differences are rounded one by one.
+#ifndef SAGE_CUDA_SM120_PREPASS_H_
+#define SAGE_CUDA_SM120_PREPASS_H_
+
+#include "cuda/core/convert.h"
+#include "cuda/core/warp.h"
+#include "cuda/sm120/block.h"
+
+namespace sage {
+namespace sm120 {
+
+using tile::Least;
+using tile::Most;
+
+constexpr uint32_t kTinyBits = (127 - 110) << 23;  // 2^-110 (docs/numerics.md 4)
+
+SAGE_TILE const float* RowOf(const Source& x, int batch_head, int token) {
+  const int64_t batch = batch_head / x.heads, head = batch_head % x.heads;
+  return x.data + batch * x.strides.batch + head * x.strides.head + token * x.strides.token;
+}
+
+SAGE_TILE float MeanOf(double sum, int count) {
+  return count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : 0.0f;
+}
+
+// ---- statistics ----
+
+struct ChannelStatistics {
+  double sum;
+  int count;
+  float low, high;
+};
+
+SAGE_TILE ChannelStatistics ReadChannel(const Source& x, int head, int first, int rows, int d) {
+  constexpr int kBatch = 16;  // loads in flight per thread
+  ChannelStatistics s = {0.0, 0, tile::kInfinity, -tile::kInfinity};
+  if (d >= x.dim) return s;
+  const float* at = RowOf(x, head, first) + d;
+  for (int t = 0; t < rows; t += kBatch) {
+    float batch[kBatch];
+    SAGE_UNROLL
+    for (int i = 0; i < kBatch; ++i) {
+      batch[i] = t + i < rows ? at[(t + i) * x.strides.token] : tile::kInfinity;
+    }
+    SAGE_UNROLL
+    for (int i = 0; i < kBatch; ++i) {
+      if (!IsFinite(batch[i])) continue;
+      s.sum += static_cast<double>(batch[i]);
+      ++s.count;
+      s.low = fminf(s.low, batch[i]);
+      s.high = fmaxf(s.high, batch[i]);
+    }
+  }
+  return s;
+}
+
+SAGE_TILE uint32_t LargestOf(const ChannelStatistics& s) {
+  return s.count == 0                           ? 0u
+         : Magnitude(s.high) > Magnitude(s.low) ? Magnitude(s.high)
+                                                : Magnitude(s.low);
+}
+
+// Largest over the block's threads of one half, into memory.
+SAGE_TILE void MaxToMemory(uint32_t largest, uint32_t* to) {
+  SAGE_UNROLL
+  for (int step = 16; step > 0; step /= 2) {
+    const uint32_t other = tile::ShuffleXor(largest, step);
+    largest = other > largest ? other : largest;
+  }
+  if (tile::Lane() == 0 && largest != 0) tile::AtomicMax(to, largest);
+}
+
+// Blocks are numbered: tiles of k and v head by head, then tiles of q. Shared memory: 4 bytes.
+template <int D>
+SAGE_TILE void Statistics(const PrepassArguments& a, uint8_t* shared) {
+  const Workspace& w = a.space;
+  const int kv_blocks = a.kv_count * w.tiles, block = tile::BlockIndex();
+  const int thread = tile::ThreadIndex(), d = thread % D;
+  if (block >= kv_blocks) {
+    const int head = (block - kv_blocks) / a.q_tiles,
+              first = (block - kv_blocks) % a.q_tiles * kQTile;
+    const int half = thread / D * (kQTile / 2);  // the two halves of the threads take 64 rows each
+    const int rows = Least(kQTile / 2, a.q.tokens - first - half);
+    uint32_t largest = 0;
+    if (rows > 0) largest = LargestOf(ReadChannel(a.q, head, first + half, rows, d));
+    MaxToMemory(largest, w.q_largest + head);
+    return;
+  }
+  const int head = block / w.tiles, first = block % w.tiles * kTile;
+  const bool is_v = thread >= D;
+  const Source& x = is_v ? a.v : a.k;
+  const ChannelStatistics s = ReadChannel(x, head, first, Least(kTile, x.tokens - first), d);
+  const int64_t at = static_cast<int64_t>(block) * D + d;
+  MaxToMemory(LargestOf(s), (is_v ? w.v_largest : w.k_largest) + head);
+  if (!is_v) {
+    w.k_sum[at] = s.sum;
+    w.k_count[at] = s.count;
+  } else {
+    const float mean = a.smooth_v ? MeanOf(s.sum, s.count) : 0.0f;
+    w.v_mean[at] = mean;
+    // Subtraction rounds monotonically: the extremes of v give those of v - mean.
+    if (s.count > 0) {
+      const uint32_t high = Magnitude(s.high - mean), low = Magnitude(s.low - mean);
+      tile::AtomicMax(w.channel_largest + static_cast<int64_t>(head) * D + d,
+                      high > low ? high : low);
+    }
+  }
+
+  uint32_t* last = reinterpret_cast<uint32_t*>(shared);
+  tile::Fence();
+  tile::SyncBlock();
+  if (thread == 0)
+    *last = tile::AtomicAdd(w.arrived + head, 1u) + 1 == static_cast<uint32_t>(w.tiles);
+  tile::SyncBlock();
+  if (*last == 0) return;
+  tile::Fence();
+  const int64_t channel = static_cast<int64_t>(head) * D + d;
+  if (is_v) {
+    float scale = 1.0f, inverse = 1.0f;
+    if (a.fp8) {
+      // docs/numerics.md 4.6, E4M3.
+      const uint32_t bits = tile::LoadFresh(w.channel_largest + channel);
+      scale = inverse = 0.0f;
+      if (bits >= kTinyBits) {
+        scale = BitsToFloat(bits) / 448.0f;
+        inverse = 448.0f / BitsToFloat(bits);
+      }
+    } else if (a.head_exponent) {
+      scale = tile::PowerOfTwo(-ExponentOf(tile::LoadFresh(w.v_largest + head)));
+    }
+    w.v_scale[channel] = scale;
+    w.v_inverse[channel] = inverse;
+    return;
+  }
+  double total = 0.0;
+  int64_t count = 0;
+  for (int t = 0; t < w.tiles; ++t) {
+    const int64_t from = (static_cast<int64_t>(head) * w.tiles + t) * D + d;
+    total += tile::LoadFresh(w.k_sum + from);
+    count += tile::LoadFresh(w.k_count + from);
+  }
+  w.k_mean[channel] =
+      a.smooth_k && count > 0 ? static_cast<float>(total / static_cast<double>(count)) : 0.0f;
+}
+
+// ---- NVFP4 groups of 16 ----
+
+struct Group {
+  uint32_t low, high;  // codes 0..7 and 8..15
+  uint32_t scale;      // ue4m3
+};
+
+// Codes of x under a scale, and the sum of squared errors (docs/numerics.md 4.5).
+SAGE_TILE float Candidate(const float (&x)[16], uint32_t scale_code, Group* group) {
+  const float sf = DecodeUe4m3(static_cast<uint8_t>(scale_code));
+  const float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
+  float error = 0.0f;
+  group->low = group->high = 0;
+  group->scale = scale_code;
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t code = EncodeE2m1(x[i] * inverse);
+    if (i < 8) {
+      group->low |= code << 4 * i;
+    } else {
+      group->high |= code << 4 * (i - 8);
+    }
+    const float d = x[i] - DecodeE2m1(static_cast<uint8_t>(code)) * sf;
+    error = error + d * d;
+  }
+  return error;
+}
+
+SAGE_TILE Group QuantiseGroup(const float (&x)[16], bool four_six) {
+  uint32_t largest = 0;
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) largest = Magnitude(x[i]) > largest ? Magnitude(x[i]) : largest;
+  const float amax = BitsToFloat(largest);
+  Group six, four;
+  const float error_six = Candidate(x, EncodeUe4m3(amax / 6.0f), &six);
+  if (!four_six) return six;
+  const float error_four = Candidate(x, EncodeUe4m3(amax / 4.0f), &four);
+  return error_four < error_six ? four : six;
+}
+
+// The Walsh-Hadamard transform of a row of D / 16 neighbouring threads, 16 dims each.
+SAGE_TILE void Rotate(float (&x)[16], int group, int rotation, float norm) {
+  SAGE_UNROLL
+  for (int h = 1; h < 16; h *= 2) {
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      if ((i & h) != 0) continue;
+      const float u = x[i], w = x[i + h];
+      x[i] = u + w;
+      x[i + h] = u - w;
+    }
+  }
+  SAGE_NO_UNROLL
+  for (int h = 16; h < 128; h *= 2) {
+    const bool inside = h < rotation, upper = (group & (h / 16)) != 0;
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      const float other = tile::ShuffleXor(x[i], h / 16);
+      if (inside) x[i] = upper ? other - x[i] : x[i] + other;
+    }
+  }
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) x[i] = x[i] * norm;
+}
+
+// Whether `flag` holds in any of the D / 16 threads of a row.
+template <int D>
+SAGE_TILE bool AnyOfRow(bool flag) {
+  uint32_t bits = flag;
+  SAGE_UNROLL
+  for (int step = 1; step < D / 16; step *= 2) bits |= tile::ShuffleXor(bits, step);
+  return bits != 0;
+}
+
+// Loads 16 dims from `d0` on of a row; zeros outside the tensor. Returns whether all are finite.
+SAGE_TILE bool LoadGroup(const Source& source, int head, int token, int d0, float (&x)[16]) {
+  bool finite = true;
+  const bool inside = token < source.tokens;
+  const float* row = inside ? RowOf(source, head, token) + d0 : nullptr;
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) {
+    x[i] = inside && d0 + i < source.dim ? row[i] : 0.0f;
+    finite = finite && IsFinite(x[i]);
+  }
+  return finite;
+}
+
+SAGE_TILE uint32_t PackHalves(float low, float high) {
+  return static_cast<uint32_t>(EncodeFp16Saturating(low)) |
+         static_cast<uint32_t>(EncodeFp16Saturating(high)) << 16;
+}
+
+// ---- k: one tile of 128 tokens ----
+
+template <int D>
+SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
+  constexpr int kGroups = D / 16, kSteps = D / 64;
+  const Workspace& w = a.space;
+  const int64_t block = static_cast<int64_t>(head) * w.tiles + key_tile;
+  uint8_t* image = w.tiles_image + block * w.tile_bytes;
+  uint32_t* codes = reinterpret_cast<uint32_t*>(image);
+  uint8_t* scales = image + kTile * D / 2;
+  uint32_t* halves = w.k_half + block * (kTile * D / 2);
+  const int exponent = ExponentOf(w.k_largest[head]);
+  const float half_power = tile::PowerOfTwo(exponent);
+  const float power = a.head_exponent ? half_power : 1.0f;
+  const int group = tile::ThreadIndex() % kGroups, d0 = group * 16;
+  float mean[16];
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) mean[i] = w.k_mean[static_cast<int64_t>(head) * D + d0 + i];
+  SAGE_NO_UNROLL
+  for (int n = tile::ThreadIndex(); n < kTile * kGroups; n += kQuantiseThreads) {
+    const int t = n / kGroups, token = key_tile * kTile + t;
+    float x[16];
+    const bool finite = LoadGroup(a.k, head, token, d0, x);
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      // Neither rows past the end nor padding are smoothed: they stay zero.
+      const bool real = token < a.k.tokens && d0 + i < a.k.dim && IsFinite(x[i]);
+      x[i] = real ? x[i] - mean[i] : 0.0f;
+    }
+    const bool bad = AnyOfRow<D>(!finite);
+    if (group == 0 && bad) marks[t] |= 1;
+    // Key 32u + 8q + 2j + e.
+    const int u = t / 32, q = t % 32 / 8, j = t % 8 / 2, e = t % 2;
+    if (a.smooth_q > 0) {
+      const int pair = 16 * u + 4 * j + q;
+      uint32_t* to = halves + ((pair / 8 * kGroups + group) * 32 + pair % 8 * 4) * 4;
+      SAGE_UNROLL
+      for (int c = 0; c < 4; ++c) {
+        to[c * 4 + e] = PackHalves(x[2 * c] * half_power, x[2 * c + 1] * half_power);
+        to[c * 4 + 2 + e] = PackHalves(x[2 * c + 8] * half_power, x[2 * c + 9] * half_power);
+      }
+    }
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
+    if (a.rotation > 0) Rotate(x, group, a.rotation, a.rotation_norm);
+    const Group out = QuantiseGroup(x, a.four_six);
+    // Dims 64 s + 16 c ..: words of k 8q', q' = 2c and 2c + 1, below or above 32.
+    const int s = group / 4, c = group % 4, column = 2 * q + e;
+    uint32_t* to =
+        codes + (((u * kSteps + s) * 2 + j / 2) * 32 + column * 4) * 4 + j % 2 * 2 + c / 2;
+    to[(2 * (c % 2)) * 4] = out.low;
+    to[(2 * (c % 2) + 1) * 4] = out.high;
+    scales[((u * 32 + column * 4 + j) * kSteps + s) * 4 + c] = static_cast<uint8_t>(out.scale);
+  }
+}
+
+// ---- v: one tile of 128 tokens ----
+
+template <int D>
+SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
+  const Workspace& w = a.space;
+  const int64_t block = static_cast<int64_t>(head) * w.tiles + key_tile;
+  uint8_t* image = w.tiles_image + block * w.tile_bytes + kTile * D / 2 + kTile * D / 16;
+  uint32_t* codes = reinterpret_cast<uint32_t*>(image);
+  const float power =
+      a.head_exponent && !a.fp8 ? tile::PowerOfTwo(ExponentOf(w.v_largest[head])) : 1.0f;
+  SAGE_NO_UNROLL
+  for (int n = tile::ThreadIndex(); n < D * (kTile / 16); n += kQuantiseThreads) {
+    const int d = n % D, m = n / D, token0 = key_tile * kTile + 16 * m;
+    const float mean = w.v_mean[block * D + d];
+    const float inverse = w.v_inverse[static_cast<int64_t>(head) * D + d];
+    float x[16];
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      const bool inside = token0 + i < a.v.tokens && d < a.v.dim;
+      x[i] = inside ? RowOf(a.v, head, token0 + i)[d] : 0.0f;
+      const bool finite = IsFinite(x[i]);
+      if (!finite) marks[kTile + 16 * m + i] = 2;  // any thread may: they write the same
+      x[i] = inside && finite ? x[i] - mean : 0.0f;
+    }
+    const int pair = d / 16, g = d % 8, second = d / 8 % 2;
+    if (a.fp8) {
+      SAGE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        // Tokens 32u + 8q + 4h ..
+        const int t = 16 * m + 4 * i, u = t / 32, q = t % 32 / 8, h = t / 4 % 2;
+        uint32_t word = 0;
+        SAGE_UNROLL
+        for (int b = 0; b < 4; ++b) {
+          word |= static_cast<uint32_t>(EncodeE4m3(x[4 * i + b] * inverse)) << 8 * b;
+        }
+        codes[((u * (D / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + h] = word;
+      }
+      continue;
+    }
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
+    const Group out = QuantiseGroup(x, a.four_six);
+    const int s = m / 4, u = m % 4 / 2, q = m % 2 * 2;
+    uint8_t* half = image + s * kVHalfBytes<D>;
+    uint32_t* to = reinterpret_cast<uint32_t*>(half) + (pair * 32 + g * 4 + q) * 4 + second * 2 + u;
+    to[0] = out.low;
+    to[4] = out.high;
+    half[32 * D + ((g * 4 + d / 8 % 4) * (D / 32) + d / 32) * 4 + m % 4] =
+        static_cast<uint8_t>(out.scale);
+  }
+}
+
+// The means of one tile of v in units of its codes, for the product with row sums.
+template <int D>
+SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile) {
+  const Workspace& w = a.space;
+  const int d = tile::ThreadIndex();
+  if (d >= D) return;
+  const float scale = w.v_scale[static_cast<int64_t>(head) * D + d];
+  const float mean = w.v_mean[(static_cast<int64_t>(head) * w.tiles + key_tile) * D + d];
+  // A channel without a scale has codes 0, and means in units of 1.
+  const float units = mean / (scale == 0.0f ? 1.0f : scale);
+  const float clamped = fmaxf(-3e38f, fminf(3e38f, units));
+  float* rows = w.mean_rows + (static_cast<int64_t>(head) * w.mean_groups + key_tile / kMeanTiles) *
+                                  (kMeanTiles * D);
+  // Tiles past the end of the last group are zero.
+  const int end = key_tile + 1 == w.tiles ? kMeanTiles : key_tile % kMeanTiles + 1;
+  for (int q = key_tile % kMeanTiles; q < end; ++q) {
+    rows[(d % 8 * 4 + q) * (D / 8) + d / 8] =
+        q == key_tile % kMeanTiles ? tile::RoundTf32(clamped) : 0.0f;
+  }
+}
+
+// ---- q: one tile of 128 rows ----
+
+// Shared memory: the means of up to four blocks of rows, float [4][D].
+template <int D>
+SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) {
+  constexpr int kGroups = D / 16, kSteps = D / 64;
+  const Workspace& w = a.space;
+  const int head = block / a.q_tiles, first = block % a.q_tiles * kQTile;
+  const int kv_head = head / a.q_heads * (a.q_heads / a.group) + head % a.q_heads / a.group;
+  const int exponent = ExponentOf(w.q_largest[head]);
+  const float half_power = tile::PowerOfTwo(exponent);
+  const float power = a.head_exponent ? half_power : 1.0f;
+  float* means = reinterpret_cast<float*>(shared);
+  const int thread = tile::ThreadIndex();
+  if (a.smooth_q > 0) {
+    const int blocks = kQTile / a.smooth_q;
+    for (int n = thread; n < D * blocks; n += kQuantiseThreads) {
+      const int from = first + n / D * a.smooth_q;
+      const int rows = Least(a.smooth_q, a.q.tokens - from);
+      means[n] = 0.0f;
+      if (rows <= 0) continue;
+      const ChannelStatistics s = ReadChannel(a.q, head, from, rows, n % D);
+      means[n] = MeanOf(s.sum, s.count);
+    }
+    tile::SyncBlock();
+    // The mean of the rows of each warp of the attention kernel; 4 of its 8 lie in this tile.
+    uint32_t* to = w.q_mean + (static_cast<int64_t>(head) * (w.q_rows / kRows) + first / kRows) *
+                                  (kGroups * 64);
+    for (int n = thread; n < 4 * (D / 2); n += kQuantiseThreads) {
+      const int part = n / (D / 2), d = n % (D / 2) * 2;
+      const float* mean = means + part * kWarpRows / a.smooth_q * D + d;
+      const int column = first % kRows / kWarpRows + part, c = d % 8 / 2, h = d / 8 % 2;
+      const float sign = a.negative ? -half_power : half_power;
+      to[(d / 16 * 32 + column * 4 + c) * 2 + h] = PackHalves(mean[0] * sign, mean[1] * sign);
+    }
+  }
+  const int group = thread % kGroups, d0 = group * 16;
+  SAGE_NO_UNROLL
+  for (int n = thread; n < kQTile * kGroups; n += kQuantiseThreads) {
+    const int t = n / kGroups, row = first + t;
+    float x[16];
+    const bool finite = LoadGroup(a.q, head, row, d0, x);
+    const bool bad = AnyOfRow<D>(!finite);
+    double shift = 0.0;
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      const bool real = row < a.q.tokens && d0 + i < a.q.dim && IsFinite(x[i]);
+      if (!real) x[i] = 0.0f;
+      if (a.want_lse) {
+        shift += static_cast<double>(x[i]) *
+                 static_cast<double>(w.k_mean[static_cast<int64_t>(kv_head) * D + d0 + i]);
+      }
+      if (real && a.smooth_q > 0) x[i] = x[i] - means[t / a.smooth_q * D + d0 + i];
+    }
+    const int64_t at = static_cast<int64_t>(head) * w.q_rows + row;
+    if (a.want_lse) {
+      SAGE_UNROLL
+      for (int step = 1; step < kGroups; step *= 2) shift += tile::ShuffleXor(shift, step);
+      if (group == 0) w.lse_shift[at] = static_cast<float>(a.scale * shift);
+    }
+    if (group == 0) w.q_bad[at] = bad ? 1 : 0;
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
+    if (a.rotation > 0) Rotate(x, group, a.rotation, a.rotation_norm);
+    Group out = QuantiseGroup(x, a.four_six);
+    if (a.negative) {
+      out.low ^= 0x88888888u;
+      out.high ^= 0x88888888u;
+    }
+    const int64_t warp_block = at / kWarpRows;
+    const int r = row % kWarpRows, g = r % 8, s = group / 4, c = group % 4;
+    uint32_t* to = reinterpret_cast<uint32_t*>(w.q_codes) +
+                   (((warp_block * kSteps + s) * 2 + r / 16) * 32 + g * 4) * 4 + r / 8 % 2 +
+                   c / 2 * 2;
+    to[(2 * (c % 2)) * 4] = out.low;
+    to[(2 * (c % 2) + 1) * 4] = out.high;
+    reinterpret_cast<uint8_t*>(
+        w.q_scale)[((warp_block * kSteps + s) * 32 + g * 4 + r / 8) * 4 + c] =
+        static_cast<uint8_t>(out.scale);
+  }
+}
+
+template <int D>
+constexpr int kQuantiseShared = 4 * D * 4 > 2 * kTile ? 4 * D * 4 : 2 * kTile;
+
+// Blocks are numbered as in Statistics.
+template <int D>
+SAGE_TILE void Quantise(const PrepassArguments& a, uint8_t* shared) {
+  const Workspace& w = a.space;
+  const int kv_blocks = a.kv_count * w.tiles, block = tile::BlockIndex();
+  if (block >= kv_blocks) {
+    QuantiseQ<D>(a, block - kv_blocks, shared);
+    return;
+  }
+  const int head = block / w.tiles, key_tile = block % w.tiles, thread = tile::ThreadIndex();
+  for (int t = thread; t < 2 * kTile; t += kQuantiseThreads) shared[t] = 0;
+  tile::SyncBlock();
+  QuantiseK<D>(a, head, key_tile, shared);
+  QuantiseV<D>(a, head, key_tile, shared);
+  StoreMeans<D>(a, head, key_tile);
+  tile::SyncBlock();
+  for (int t = thread; t < kTile; t += kQuantiseThreads) {
+    const uint32_t mark = static_cast<uint32_t>(shared[t]) | shared[kTile + t];
+    w.marks[static_cast<int64_t>(block) * kTile + t] = static_cast<uint8_t>(mark);
+    if (mark != 0) tile::AtomicOr(w.not_finite + head, mark);
+  }
+}
+
+}  // namespace sm120
+}  // namespace sage
+
+#endif  // SAGE_CUDA_SM120_PREPASS_H_
