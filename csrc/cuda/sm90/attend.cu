@@ -27,7 +27,7 @@ cudaError_t Launch(AttendArguments a, int64_t heads, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const int blocks = std::min(multiprocessors, a.work);
+  const int blocks = std::min({multiprocessors, kMostBlocks, a.work});
   AttendKernel<D, kMasked><<<blocks, Roles<D, kMasked>::kThreads, kBytes, stream>>>(a);
   return cudaGetLastError();
 }
@@ -58,6 +58,8 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   a.v_scale = space.v_scale;
   a.lse_shift = space.lse_shift;
   a.schedule = space.schedule;
+  a.spans = space.spans;
+  a.sums = space.sums;
   a.see.q_len = static_cast<int>(p.q_len);
   a.see.kv_len = static_cast<int>(p.kv_len);
   a.see.offset = static_cast<int>(p.offset());

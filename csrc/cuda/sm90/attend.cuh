@@ -2,31 +2,32 @@
 //
 //   x[i,j] = c[i] kscale[j] (q^[i] . k^[j])   log2 domain, c = |scale| log2(e) qscale; wgmma s8
 //   P[i,j] = 2^(x - m[i])                     m: offset of row i, chosen so that P <= 448
-//   t      = sum_j e4m3(P[i,j]) v^[j]         wgmma e4m3, spans of at most 512 keys
+//   t      = sum_j e4m3(P[i,j]) v^[j]         wgmma e4m3, spans of at most 64 tiles
 //   o      = (sum of spans + sum_b r[i,b] mean[b] / vscale) vscale / sum_b r[i,b]
 //   r[i,b] = sum of the unrounded P of tile b (128 keys); float32, in registers
 //
-// The FP8 tensor core keeps about 14 bits of a sum, so t is added to float32 registers every 4
-// tiles (kSpan). V's means are put back by tf32 products of r with the means, once per 8 tiles.
-// m moves rarely: P starts at most at 2^5.8 and the offset follows only when P would pass 448, so
-// the usual tile needs no maximum across threads, only a vote.
+// The FP8 tensor core keeps about 14 bits of a sum and cuts the rest: a step of 32 keys takes up to
+// 2^-13 of what is there. Values without the mean of their block need few of these bits, so spans
+// may be long (bounds: docs/kernels_hopper.md); sums of spans are float32. V's means stay out of t:
+// they come back by tf32 products of r with the means, 8 tiles deep. m moves rarely: P starts at
+// most at 2^5.8 and the offset follows only when P would pass 448, so the usual tile needs no
+// maximum across threads, only a vote.
 //
-// Block: one warpgroup copies (produce.cuh); two, or three where head_dim is 64, compute 64 rows of
-// q each and take turns issuing products, so that one's products run under another's exponentials.
-// Blocks are persistent and draw tiles of work from a counter. Keys are walked from the last tile
-// to the first. Inside a warpgroup:
+// Block: one warpgroup copies (produce.cuh); three, or two where there is a mask, compute 64 rows
+// of q each. Blocks are persistent and draw tiles of work from a counter. Keys are walked from the
+// last tile to the first. Warpgroups take turns at the tensor cores, a turn being the outputs of a
+// tile and the scores of the next, waited for; meanwhile the others are at their exponentials:
 //
-//   tensor core   | scores i ......| outputs i + 1 ..|            | scores i - 1 ..
-//   the others    |                | softmax i ...................| pack P of i
+//   warpgroup 0 | outputs 3, scores 2 | softmax 2 .............................| outputs 2, ...
+//   warpgroup 1 |                     | outputs 3, scores 2 | softmax 2 ...........
+//   warpgroup 2 | ... softmax 3 ............................| outputs 3, scores 2 | softmax 2 ...
 //
-// Shared memory (D = 128): 2 x q 16 KiB | 4 x k 16 KiB | 4 x v 16 KiB | 2 x means of 8 tiles 4 KiB
-// | row sums 20 KiB | barriers. Registers of a computing thread: scores 64, span 64, sum 64, P 16;
-// what is equal across a warp is kept in uniform registers, or nothing would be left.
+// Nothing of a warpgroup is in flight during its softmax, so P takes registers of scores and three
+// warpgroups fit. Earlier spans, and row sums until their span ends, wait in memory (spans.cuh).
 //
-// Three habits of the compiler shape the loop: it moves a wait for products above arithmetic of
-// the same basic block (so the wait opens the next round); it gives the registers of an A operand
-// in flight to later values (so the new P depends on the old, through a mask that is always 0);
-// and it serialises products when P is packed between them (so P is packed after the wait).
+// Shared memory (D = 128): 2 x q 24 KiB | 4 x k 16 KiB | 4 x v 16 KiB | row sums 33 KiB | scales |
+// barriers. Registers of a computing thread: scores 64 or P 16, span 64; 32 for all else, so what
+// is not needed at every tile lies in shared memory.
 #ifndef SAGE_CUDA_SM90_ATTEND_CUH_
 #define SAGE_CUDA_SM90_ATTEND_CUH_
 
@@ -35,6 +36,7 @@
 #include "cuda/sm90/block.cuh"
 #include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/produce.cuh"
+#include "cuda/sm90/spans.cuh"
 #include "cuda/sm90/visibility.cuh"
 #include "cuda/sm90/work.cuh"
 #include "cuda/sm90/workspace.h"
@@ -59,8 +61,6 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       BarrierInit(bar.Empty(s), Map::kWarps);
     }
     for (int s = 0; s < 2; ++s) {
-      BarrierInit(bar.MeanFull(s), 1);
-      BarrierInit(bar.MeanEmpty(s), 32 * Map::kWarps);
       BarrierInit(bar.QFull(s), 1);
       BarrierInit(bar.QEmpty(s), Map::kWarps);
     }
@@ -82,82 +82,88 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   const auto arrive = [&](uint32_t barrier) {
     if (lane == 0) BarrierArrive(barrier);
   };
-  // The right to issue products goes round the warpgroups.
+  // The right to the tensor cores goes round the warpgroups.
   const auto wait_turn = [&] { NamedSync(1 + mine, 256); };
   const auto pass_turn = [&] { NamedArrive(1 + (mine + 1) % kWarpgroups, 256); };
   if (mine == kWarpgroups - 1) NamedArrive(1, 256);
 
-  // Row sums of this warp: [tile % 8][row g][thread c]{row g, row g + 8}; this thread's own.
+  // Row sums of this warp: [tile % 8][row g][thread c]{row g, row g + 8}; this thread's own. Then,
+  // alike, parts of l and scales of q.
   const uint32_t my_sums = shared + Map::kSums + my_warp * kSumBytes + lane * 8;
-  const uint32_t my_record = shared + Map::kRecords + my_warp * 4;
-  uint32_t it = 0, groups = 0, round = 0;
+  const uint32_t my_l = my_sums + kMeanTiles * kSumStride;
+  const uint32_t my_record = shared + Map::kRecords + my_warp * kRecordBytes;
+  // Found anew each time: kept, the pointers would take registers.
+  const auto my_place = [&](int floats) {
+    uint32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    const int64_t warp_of_all =
+        static_cast<int64_t>(blockIdx.x) * Map::kWarps + (thread - 128) / 32;
+    return warp_of_all * floats + 4 * (thread % 32);
+  };
+  const auto my_spans = [&] { return a.spans + my_place(32 * kSums); };
+  const auto my_kept = [&] { return a.sums + my_place(kKeptFloats); };
+  uint32_t it = 0, round = 0;
   while (true) {
     const int slot = round & 1;
     BarrierWait(bar.QFull(slot), round >> 1 & 1);
     const int index = __shfl_sync(~0u, LoadSharedInt(shared + Map::kWork + 4 * slot), 0);
     if (index < 0) break;
     ++round;
-    float O[kSums];
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) O[i] = 0.0f;
-    float m0 = -FLT_MAX, m1 = -FLT_MAX, l0 = 0.0f, l1 = 0.0f;
+    float T[kSums];
+    bool kept = false;  // earlier spans are in memory
+    float m0 = -FLT_MAX, m1 = -FLT_MAX;
+    StoreShared2(my_l, 0.0f, 0.0f);
     bool mask_is_nan0 = false, mask_is_nan1 = false;
-    int first, last, open_begin, open_end;
-    const float* k_scale;
-    float c0, c1;
+    int current;  // tile of keys
     {
       const Work work = WorkOf<kRows>(a, index);
-      first = work.first;
-      last = work.first + work.count - 1;
-      k_scale = a.k_scale + (static_cast<int64_t>(KvHead(a, work.head)) * a.tiles + last) * 4 +
-                (lane & 3);
+      current = work.first + work.count - 1;
       const int warp_row = work.row0 + 16 * static_cast<int>(my_warp);
       const float* q_scale =
           a.q_scale + static_cast<int64_t>(work.head) * a.q_rows + warp_row + (lane >> 2);
-      c0 = a.factor * __ldg(q_scale);
-      c1 = a.factor * __ldg(q_scale + 8);
+      StoreShared2(my_l + 256, a.factor * __ldg(q_scale), a.factor * __ldg(q_scale + 8));
       // Tiles in [open_begin, open_end) are seen in full by all rows of this warp.
-      open_begin = (a.see.FirstKey(min(warp_row + 15, a.see.q_len - 1)) + kTile - 1) / kTile;
-      open_end = a.see.EndKey(min(warp_row, a.see.q_len - 1)) / kTile;
+      const int open_begin =
+          (a.see.FirstKey(min(warp_row + 15, a.see.q_len - 1)) + kTile - 1) / kTile;
+      const int open_end = a.see.EndKey(min(warp_row, a.see.q_len - 1)) / kTile;
       __syncwarp();
-      if (lane == 0) StoreSharedInt(my_record, index);
+      if (lane == 0) {
+        StoreSharedInt4(my_record, index, work.first, open_begin, open_end);
+        StoreSharedInt4(my_record + 16, KvHead(a, work.head), current, 0, 0);
+      }
       __syncwarp();
     }
-    if (last < first) {
+    // What a warp needs at every tile of its tile of work: [work, first tile, open tiles (2)], [kv
+    // head, last tile].
+    const auto first = [&] { return LoadSharedInt(my_record + 4); };
+    if (current < first()) {
       arrive(bar.QEmpty(slot));
-    } else {
-      float T[kSums];
-      int S[64];
-      uint32_t P[16], next_P[16];
-      float a0 = 1.0f, a1 = 1.0f;
-      bool moved = false;
-      int summed = 0;
 #pragma unroll
       for (int i = 0; i < kSums; ++i) T[i] = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 16; ++i) P[i] = 0;
-        // Tiles above the last one have no row sums.
+    } else {
+      int S[64];
+      uint32_t P[16];
+      float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
+                                   // Tiles above the last one have no row sums.
 #pragma unroll 1
       for (int i = 0; i < kMeanTiles; ++i) StoreShared2(my_sums + i * kSumStride, 0.0f, 0.0f);
 
+      const uint32_t q_tile = OperandLow(shared + slot * Map::kQBytes + mine * 64 * D);
       const auto issue_scores = [&](int s) {
+        const uint32_t k_tile = OperandLow(shared + Map::kK + s * Map::kKBytes);
         WgmmaFence();
 #pragma unroll
         for (int k = 0; k < D / 32; ++k) {
-          WgmmaScores(S, OperandDescriptor<D>(shared + slot * Map::kQBytes + mine * 64 * D) + 2 * k,
-                      OperandDescriptor<D>(shared + Map::kK + s * Map::kKBytes) + 2 * k, k != 0);
+          WgmmaScores<D>(S, q_tile + 2 * k, k_tile + 2 * k, k != 0);
         }
         WgmmaCommit();
       };
       const auto issue_outputs = [&](int s) {
-        const int accumulate = summed != 0;
-        ++summed;
+        const uint32_t v_tile = OperandLow(shared + Map::kV + s * Map::kVBytes);
         WgmmaFence();
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          WgmmaOutputs(T, P + 4 * k,
-                       OperandDescriptor<128>(shared + Map::kV + s * Map::kVBytes) + 2 * k,
-                       k != 0 ? 1 : accumulate);
+          WgmmaOutputs(T, P + 4 * k, v_tile + 2 * k);
         }
         WgmmaCommit();
       };
@@ -165,73 +171,66 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       // Given this thread's largest scores of the two rows: moves the offsets if any P would pass
       // 448, and what was summed under the old ones.
       const auto move_offsets = [&](float x0, float x1) {
-        moved = __any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling);
-        if (__builtin_expect(moved, 0)) {
+        if (__builtin_expect(__any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling), 0)) {
           x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 1));
           x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 1));
           x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 2));
           x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 2));
           const float n0 = fmaxf(m0, x0 - kStart), n1 = fmaxf(m1, x1 - kStart);
-          a0 = Exp2(m0 - n0);
-          a1 = Exp2(m1 - n1);
+          const float a0 = Exp2(m0 - n0), a1 = Exp2(m1 - n1);
           m0 = n0;
           m1 = n1;
-          l0 *= a0;
-          l1 *= a1;
+          const float2 l = LoadShared2(my_l);
+          StoreShared2(my_l, l.x * a0, l.y * a1);
 #pragma unroll 1
           for (int i = 0; i < kMeanTiles; ++i) {
             const uint32_t at = my_sums + i * kSumStride;
             const float2 r = LoadShared2(at);
             StoreShared2(at, r.x * a0, r.y * a1);
           }
+#pragma unroll
+          for (int i = 0; i < kSums; ++i) T[i] *= i & 2 ? a1 : a0;
+          if (kept) ScaleSpans<kSums>(my_spans(), a0, a1);
         }
       };
       // P of a tile from scores that `log2_p` turns into x - m, and its row sums.
       const auto exponentiate = [&](int tile, auto log2_p) {
-        float r0 = 0.0f, r1 = 0.0f, u0 = 0.0f, u1 = 0.0f;
+        const uint32_t at = my_sums + (tile & (kMeanTiles - 1)) * kSumStride;
+        float r0 = 0.0f, r1 = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           float e[8];
 #pragma unroll
           for (int i = 0; i < 8; ++i) e[i] = Exp2(log2_p(8 * j + i));
-          next_P[4 * (j >> 1) + 2 * (j & 1)] = PackE4m3(e[0], e[1], e[4], e[5]);
-          next_P[4 * (j >> 1) + 2 * (j & 1) + 1] = PackE4m3(e[2], e[3], e[6], e[7]);
-          r0 += e[0] + e[1];
-          r1 += e[2] + e[3];
-          u0 += e[4] + e[5];
-          u1 += e[6] + e[7];
+          P[4 * (j >> 1) + 2 * (j & 1)] = PackE4m3(e[0], e[1], e[4], e[5]);
+          P[4 * (j >> 1) + 2 * (j & 1) + 1] = PackE4m3(e[2], e[3], e[6], e[7]);
+          r0 += (e[0] + e[1]) + (e[4] + e[5]);
+          r1 += (e[2] + e[3]) + (e[6] + e[7]);
         }
-        r0 += u0;
-        r1 += u1;
-        l0 += r0;
-        l1 += r1;
-        StoreShared2(my_sums + (tile & (kMeanTiles - 1)) * kSumStride, r0, r1);
+        StoreShared2(at, r0, r1);
       };
       // A tile that all rows see: maxima on integers, since the scales are constant per thread.
-      const auto softmax_open = [&](int tile, float scale) {
-        const float s0 = c0 * scale, s1 = c1 * scale;
-        int most0[4], most1[4];
+      const auto softmax_open = [&](int tile) {
+        int most0[2], most1[2];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 2; ++i) {
           most0[i] = max(S[4 * i], S[4 * i + 1]);
           most1[i] = max(S[4 * i + 2], S[4 * i + 3]);
         }
 #pragma unroll
-        for (int j = 4; j < 16; ++j) {
-          most0[j & 3] = __vimax3_s32(most0[j & 3], S[4 * j], S[4 * j + 1]);
-          most1[j & 3] = __vimax3_s32(most1[j & 3], S[4 * j + 2], S[4 * j + 3]);
+        for (int j = 2; j < 16; ++j) {
+          most0[j & 1] = __vimax3_s32(most0[j & 1], S[4 * j], S[4 * j + 1]);
+          most1[j & 1] = __vimax3_s32(most1[j & 1], S[4 * j + 2], S[4 * j + 3]);
         }
-        const int i0 = max(__vimax3_s32(most0[0], most0[1], most0[2]), most0[3]);
-        const int i1 = max(__vimax3_s32(most1[0], most1[1], most1[2]), most1[3]);
-        move_offsets(static_cast<float>(i0) * s0, static_cast<float>(i1) * s1);
+        move_offsets(static_cast<float>(max(most0[0], most0[1])) * s0,
+                     static_cast<float>(max(most1[0], most1[1])) * s1);
         exponentiate(tile, [&](int i) {
           return fmaf(static_cast<float>(S[i]), i & 2 ? s1 : s0, i & 2 ? -m1 : -m0);
         });
       };
       // A tile that causality, the window, the end of the keys or a mask hides in part: scores
       // become floats, -Infinity where hidden.
-      const auto softmax_hidden = [&](int tile, float scale) {
-        const float s0 = c0 * scale, s1 = c1 * scale;
+      const auto softmax_hidden = [&](int tile) {
         const int key = tile * kTile + 32 * (lane & 3);
         float x0 = -INFINITY, x1 = -INFINITY;
         const Work work = WorkOf<kRows>(a, LoadSharedInt(my_record));
@@ -265,114 +264,132 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         move_offsets(x0, x1);
         exponentiate(tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); });
       };
-      const auto softmax = [&](int tile, float scale) {
-        if (!kMasked && open_begin <= tile && tile < open_end) {
-          softmax_open(tile, scale);
+      const auto softmax = [&](int tile) {
+        const int2 open = LoadSharedInt2(my_record + 8);
+        if (!kMasked && open.x <= tile && tile < open.y) {
+          softmax_open(tile);
         } else {
-          softmax_hidden(tile, scale);
+          softmax_hidden(tile);
         }
       };
-      const auto pack = [&] {
-#pragma unroll
-        for (int i = 0; i < 16; ++i) P[i] = next_P[i] ^ (P[i] & a.zero);
-      };
-      // O += row sums of the group that ends (downwards) with `tile`, times the means of v.
-      const auto add_means = [&](int tile) {
-        uint32_t r[4];
+      // Ends (downwards, with `tile`) a group of tiles: its row sums go to l and, as an A fragment
+      // beside their offsets, to memory.
+      const auto end_group = [&](int tile) {
+        float4 r = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float2 l = LoadShared2(my_l);
         __syncwarp();
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int slot = (lane & 3) + 4 * half;
+        for (int part = 0; part < 2; ++part) {
+          const int slot = (lane & 3) + 4 * part;
           const uint32_t at = my_sums - lane * 8 + slot * kSumStride + (lane >> 2) * 32;
           const float4 x = LoadSharedFloat4(at), y = LoadSharedFloat4(at + 16);
           // Below `tile` lie the sums of the group before.
           const bool in = slot >= (tile & (kMeanTiles - 1));
-          r[2 * half] = in ? RoundTf32((x.x + x.z) + (y.x + y.z)) : 0u;
-          r[2 * half + 1] = in ? RoundTf32((x.y + x.w) + (y.y + y.w)) : 0u;
-        }
-        const int s = groups & 1;
-        BarrierWait(bar.MeanFull(s), groups >> 1 & 1);
-        ++groups;
-        const uint32_t image = shared + Map::kMean + s * Map::kMeanBytes + lane * 16;
-#pragma unroll
-        for (int j = 0; j < D / 16; ++j) {
-          const float4 b = LoadSharedFloat4(image + j * 512);
-          MmaTf32(O + 8 * j, r, b.x, b.y);
-          MmaTf32(O + 8 * j + 4, r, b.z, b.w);
+          const float r0 = in ? (x.x + x.z) + (y.x + y.z) : 0.0f;
+          const float r1 = in ? (x.y + x.w) + (y.y + y.w) : 0.0f;
+          l.x += r0;
+          l.y += r1;
+          (part ? r.z : r.x) = r0;
+          (part ? r.w : r.y) = r1;
         }
         __syncwarp();  // the sums of this group may be overwritten
-        BarrierArrive(bar.MeanEmpty(s));
+        StoreShared2(my_l, l.x, l.y);
+        if (a.smooth_v) KeepSums(my_kept(), tile / kMeanTiles, r, m0, m1);
       };
-      // What was summed so far comes under the offsets that the last softmax moved to.
-      const auto follow_offsets = [&] {
-        if (__builtin_expect(!moved, 1)) return;
+      // T += row sums of the groups of the span that ends with `tile`, times the means of v.
+      const auto add_means = [&](int tile) {
+        if (!a.smooth_v) return;
+        const int2 of = LoadSharedInt2(my_record + 16);  // kv head, last tile
+        const int begin = tile / kMeanTiles;
+        const int end = min(begin | (kSpanGroups - 1), of.y / kMeanTiles);
+        const float* image =
+            a.mean_image + (static_cast<int64_t>(of.x) * a.mean_groups + begin) * (kMeanTiles * D) +
+            lane * 4;
+#pragma unroll 1
+        for (int group = begin; group <= end; ++group, image += kMeanTiles * D) {
+          float4 b[D / 16];
 #pragma unroll
-        for (int i = 0; i < kSums; ++i) {
-          T[i] *= i & 2 ? a1 : a0;
-          O[i] *= i & 2 ? a1 : a0;
+          for (int j = 0; j < D / 16; ++j) {
+            b[j] = __ldg(reinterpret_cast<const float4*>(image) + 32 * j);
+          }
+          uint32_t r[4];
+          TakeSums(my_kept(), group, m0, m1, r);
+#pragma unroll
+          for (int j = 0; j < D / 16; ++j) {
+            MmaTf32(T + 8 * j, r, b[j].x, b[j].y);
+            MmaTf32(T + 8 * j + 4, r, b[j].z, b[j].w);
+          }
         }
       };
-      // Adds a full span to the sums; runs under the next scores.
+      // Moves what was summed to memory.
       const auto end_span = [&] {
-        if (summed == kSpan) {
-          summed = 0;
-#pragma unroll
-          for (int i = 0; i < kSums; ++i) O[i] += T[i];
+        if (kept) {
+          AddSpan<kSums>(my_spans(), T);
+        } else {
+          KeepSpan<kSums>(my_spans(), T);
         }
+        kept = true;
+#pragma unroll
+        for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
       };
-
       const auto stage = [&](uint32_t at) { return static_cast<int>(at % kStages); };
       const auto parity = [&](uint32_t at) { return at / kStages & 1; };
-      float scale = __ldg(k_scale);
-      // One tile ahead: its latency would show where the scores are ready.
-      if (last > first) k_scale -= 4;
-      float next_scale = __ldg(k_scale);
+      const auto load_scales = [&](int s) {
+        const float scale =
+            LoadSharedFloat(shared + Map::kScale + Map::kScaleBytes * s + 4 * (lane & 3));
+        const float2 c = LoadShared2(my_l + 256);
+        s0 = c.x * scale;
+        s1 = c.y * scale;
+      };
+
       wait_turn();
       BarrierWait(bar.Full(stage(it)), parity(it));
       issue_scores(stage(it));
       pass_turn();
+      load_scales(stage(it));
       WgmmaWait<0>();
-      softmax(last, scale);
-      ++it;
-      int i = last - 1;
-      for (; i >= first; --i, ++it) {
-        WgmmaWait<0>();
-        if (i != last - 1) arrive(bar.Empty(stage(it - 2)));
-        pack();
-        follow_offsets();
-        // Here, where no scores are in registers, the loads of the means overlap.
-        if (a.smooth_v && ((i + 1) & (kMeanTiles - 1)) == 0) add_means(i + 1);
-        scale = next_scale;
-        if (i > first) k_scale -= 4;
-        next_scale = __ldg(k_scale);
-        BarrierWait(bar.Full(stage(it)), parity(it));
-        wait_turn();
-        issue_scores(stage(it));
-        end_span();
-        issue_outputs(stage(it - 1));
-        pass_turn();
-        WgmmaWait<1>();
-        softmax(i, scale);
-      }
-      WgmmaWait<0>();
-      if (i != last - 1) arrive(bar.Empty(stage(it - 2)));
-      arrive(bar.QEmpty(slot));
-      pack();
-      follow_offsets();
-      if (a.smooth_v) add_means(first);
-      end_span();
-      wait_turn();
-      issue_outputs(stage(it - 1));
-      pass_turn();
-      WgmmaWait<0>();
-      arrive(bar.Empty(stage(it - 1)));
 #pragma unroll
-      for (int j = 0; j < kSums; ++j) O[j] += T[j];
+      for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
+      softmax(current);
+#pragma unroll 1
+      while (current > first()) {
+        if ((current & (kMeanTiles - 1)) == 0) {
+          end_group(current);
+          if ((current & (kSpanTiles - 1)) == 0) {
+            add_means(current);
+            end_span();
+          }
+        }
+        wait_turn();
+        issue_outputs(stage(it));
+        WgmmaWait<0>();  // P leaves its registers to the scores
+        ++it;
+        --current;
+        BarrierWait(bar.Full(stage(it)), parity(it));
+        issue_scores(stage(it));
+        load_scales(stage(it));
+        WgmmaWait<0>();
+        pass_turn();
+        arrive(bar.Empty(stage(it - 1)));
+        softmax(current);
+      }
+      arrive(bar.QEmpty(slot));
+      wait_turn();
+      issue_outputs(stage(it));
+      pass_turn();
+      end_group(current);
+      WgmmaWait<0>();
+      add_means(current);
+      arrive(bar.Empty(stage(it)));
+      ++it;
+      if (kept) TakeSpans<kSums>(my_spans(), T);
     }
 
     const Work work = WorkOf<kRows>(a, LoadSharedInt(my_record));
     const int kv_head = KvHead(a, work.head), c = lane & 3;
     const int row = work.row0 + 16 * static_cast<int>(my_warp) + (lane >> 2);
+    const float2 l_own = LoadShared2(my_l);
+    float l0 = l_own.x, l1 = l_own.y;
     l0 += __shfl_xor_sync(~0u, l0, 1);
     l1 += __shfl_xor_sync(~0u, l1, 1);
     l0 += __shfl_xor_sync(~0u, l0, 2);
@@ -398,8 +415,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       for (int r = 0; r < 2; ++r) {
         if (row + 8 * r >= a.see.q_len || d >= a.v_dim) continue;
         const float inverse = r ? inverse1 : inverse0;
-        const float x = O[4 * j + 2 * r] * inverse * unit.x;
-        const float y = O[4 * j + 2 * r + 1] * inverse * unit.y;
+        const float x = T[4 * j + 2 * r] * inverse * unit.x;
+        const float y = T[4 * j + 2 * r + 1] * inverse * unit.y;
         float* at = o + static_cast<int64_t>(row + 8 * r) * a.o_strides.token + d;
         if (a.o_pairs) {
           *reinterpret_cast<float2*>(at) = make_float2(x, y);

@@ -8,17 +8,17 @@
 namespace sage {
 namespace sm90 {
 
-constexpr int kSpan = 4;            // tiles summed in the tensor core
 constexpr float kCeiling = 8.807f;  // log2 448
 constexpr float kStart = 5.807f;    // log2 56: where a row's largest P starts
 constexpr int kSumStride = 320;     // bytes of one tile's row sums of a warp, padded
-constexpr int kSumBytes = kMeanTiles * kSumStride;
+constexpr int kSumBytes = kMeanTiles * kSumStride + 512;  // and parts of l, scales of q
+constexpr int kRecordBytes = 32;                          // what a warp keeps of its tile of work
 
 // How many warpgroups compute, 64 rows of q each, and how registers are shared out. Three fit where
-// head_dim is 64 and no mask takes registers.
+// no mask takes registers.
 template <int D, bool kMasked>
 struct Roles {
-  static constexpr int kWarpgroups = D == 64 && !kMasked ? 3 : 2;
+  static constexpr int kWarpgroups = kMasked ? 2 : 3;
   static constexpr int kRows = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kCopyRegisters = kWarpgroups == 2 ? 24 : 32;
@@ -32,16 +32,16 @@ struct SharedMap {
   static constexpr uint32_t kQBytes = Roles<D, kMasked>::kRows * D;
   static constexpr uint32_t kKBytes = kTile * D;
   static constexpr uint32_t kVBytes = kTile * D;
-  static constexpr uint32_t kMeanBytes = kMeanTiles * D * 4;
+  static constexpr uint32_t kScaleBytes = kTile / 32 * 4;
   static constexpr uint32_t kK = 2 * kQBytes;
   static constexpr uint32_t kV = kK + kStages * kKBytes;
-  static constexpr uint32_t kMean = kV + kStages * kVBytes;
-  static constexpr uint32_t kSums = kMean + 2 * kMeanBytes;
-  static constexpr uint32_t kBarriers = kSums + kWarps * kSumBytes;
-  // Full and empty: k with v per stage, means twice, q twice; then the tile of work of each q.
-  static constexpr uint32_t kWork = kBarriers + 8 * (2 * kStages + 4 + 4);
-  static constexpr uint32_t kRecords = kWork + 16;                  // per warp: its tile of work
-  static constexpr uint32_t kBytes = kRecords + kWarps * 4 + 1024;  // and the alignment
+  static constexpr uint32_t kSums = kV + kStages * kVBytes;
+  static constexpr uint32_t kScale = kSums + kWarps * kSumBytes;
+  static constexpr uint32_t kBarriers = kScale + kStages * kScaleBytes;
+  // Full and empty: k with v per stage, q twice; then the tile of work of each q.
+  static constexpr uint32_t kWork = kBarriers + 8 * (2 * kStages + 4);
+  static constexpr uint32_t kRecords = kWork + 16;  // per warp: its tile of work
+  static constexpr uint32_t kBytes = kRecords + kWarps * kRecordBytes + 1024;  // and the alignment
 };
 
 template <int kStages>
@@ -49,10 +49,8 @@ struct Barriers {
   uint32_t base;
   SAGE_DEVICE uint32_t Full(int s) const { return base + 8 * s; }
   SAGE_DEVICE uint32_t Empty(int s) const { return base + 8 * (kStages + s); }
-  SAGE_DEVICE uint32_t MeanFull(int s) const { return base + 8 * (2 * kStages + s); }
-  SAGE_DEVICE uint32_t MeanEmpty(int s) const { return base + 8 * (2 * kStages + 2 + s); }
-  SAGE_DEVICE uint32_t QFull(int s) const { return base + 8 * (2 * kStages + 4 + s); }
-  SAGE_DEVICE uint32_t QEmpty(int s) const { return base + 8 * (2 * kStages + 6 + s); }
+  SAGE_DEVICE uint32_t QFull(int s) const { return base + 8 * (2 * kStages + s); }
+  SAGE_DEVICE uint32_t QEmpty(int s) const { return base + 8 * (2 * kStages + 2 + s); }
 };
 
 }  // namespace sm90

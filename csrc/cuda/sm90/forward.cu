@@ -1,4 +1,5 @@
 // Entry of int8_fp8 on Hopper: what is supported, the workspace, and the order of launches.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -89,8 +90,8 @@ Workspace LayOut(const Problem& p, void* base) {
   w.dim = p.qk_dim <= 64 && p.v_dim <= 64 ? 64 : 128;
   w.tiles = static_cast<int>(Tiles(p.kv_len));
   w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
-  const int64_t rows = w.dim == 64 ? kRowMultiple64 : kRowMultiple;
-  w.q_rows = static_cast<int>((p.q_len + rows - 1) / rows * rows);
+  const int64_t work_tiles = (p.q_len + kMostRows - 1) / kMostRows;
+  w.q_rows = static_cast<int>(Tiles(work_tiles * kMostRows) * kTile);
   const int64_t tiles = kv_heads * w.tiles, channels = kv_heads * w.dim;
   Carver carver = {static_cast<uint8_t*>(base), 0};
   w.schedule = carver.Take<uint32_t>(2);
@@ -114,6 +115,11 @@ Workspace LayOut(const Problem& p, void* base) {
   w.q_codes = carver.Take<uint8_t>(q_heads * w.q_rows * w.dim);
   w.k_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
   w.v_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
+  // Spans end within the keys only where there are more of them.
+  const int64_t work = q_heads * ((p.q_len + kMaskedRows - 1) / kMaskedRows);
+  const int64_t warps = std::min<int64_t>(kMostBlocks, work) * (kMostRows / 16);
+  w.spans = carver.Take<float>(w.tiles > kSpanTiles ? warps * 16 * w.dim : 0);
+  w.sums = carver.Take<float>(warps * kKeptFloats);
   w.bytes = carver.used;
   return w;
 }

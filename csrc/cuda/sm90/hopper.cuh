@@ -68,6 +68,11 @@ SAGE_DEVICE float2 LoadShared2(uint32_t at) {
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(at) : "memory");
   return x;
 }
+SAGE_DEVICE float LoadSharedFloat(uint32_t at) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(at) : "memory");
+  return x;
+}
 SAGE_DEVICE float4 LoadSharedFloat4(uint32_t at) {
   float4 x;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -79,10 +84,27 @@ SAGE_DEVICE float4 LoadSharedFloat4(uint32_t at) {
 SAGE_DEVICE void StoreSharedInt(uint32_t at, int x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }
+SAGE_DEVICE void StoreSharedInt4(uint32_t at, int x, int y, int z, int w) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x), "r"(y), "r"(z), "r"(w)
+               : "memory");
+}
+SAGE_DEVICE int2 LoadSharedInt2(uint32_t at) {
+  int2 x;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(at) : "memory");
+  return x;
+}
 SAGE_DEVICE int LoadSharedInt(uint32_t at) {
   int x;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
   return x;
+}
+
+// ---- float4 in global memory, through L2 ----
+
+SAGE_DEVICE void AddGlobal4(float* at, float x, float y, float z, float w) {
+  asm volatile("red.global.relaxed.gpu.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(x),
+               "f"(y), "f"(z), "f"(w)
+               : "memory");
 }
 
 // ---- registers per warpgroup ----
@@ -114,11 +136,11 @@ __host__ __device__ constexpr int SwizzledChunk(int row, int chunk) {
 
 // Descriptor of a K-major operand in swizzled rows of 64 or 128 bytes; `at` is aligned to 8 rows.
 // Adding 2 moves 32 bytes along K.
+// Low half of a descriptor.
+SAGE_DEVICE uint32_t OperandLow(uint32_t at) { return (at >> 4) + 0x10000; }
 template <int kRowBytes>
-SAGE_DEVICE uint64_t OperandDescriptor(uint32_t at) {
-  constexpr uint64_t kSwizzle = kRowBytes == 128 ? 1 : 2;
-  constexpr uint64_t kEightRows = 8 * kRowBytes >> 4;
-  return kSwizzle << 62 | kEightRows << 32 | 1ull << 16 | (at >> 4 & 0x3FFF);
+__host__ __device__ constexpr uint32_t OperandHigh() {
+  return (kRowBytes == 128 ? 1u : 2u) << 30 | (8 * kRowBytes >> 4);
 }
 
 // Lists of accumulator registers for the statements below.
@@ -140,30 +162,32 @@ SAGE_DEVICE uint64_t OperandDescriptor(uint32_t at) {
 // s[64 x 128] (+)= a[64 x 32] b[128 x 32]', int8, both in shared memory. Thread (g, c) of a warp
 // (g = lane / 4, c = lane % 4) holds rows g and g + 8 of its 16: s[4j + 2r + e] is row g + 8r,
 // column 8j + 2c + e.
-SAGE_DEVICE void WgmmaScores(int (&s)[64], uint64_t a, uint64_t b, int accumulate) {
+template <int D>
+SAGE_DEVICE void WgmmaScores(int (&s)[64], uint32_t a, uint32_t b, int accumulate) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" SAGE_R64 "}, %64, %65, p;\n}"
+      "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %66, 0;\n"
+      "mov.b64 a, {%64, %67};\nmov.b64 b, {%65, %67};\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" SAGE_R64 "}, a, b, p;\n}"
       : SAGE_OPS32("+r", s, 0), SAGE_OPS32("+r", s, 32)
-      : "l"(a), "l"(b), "r"(accumulate));
+      : "r"(a), "r"(b), "r"(accumulate), "n"(OperandHigh<D>()));
 }
 
-// t[64 x N] (+)= p[64 x 32] v[N x 32]', e4m3, p in registers; t as the scores.
-SAGE_DEVICE void WgmmaOutputs(float (&t)[64], const uint32_t* p, uint64_t v, int accumulate) {
+// t[64 x N] += p[64 x 32] v[N x 32]', e4m3, p in registers; t as the scores.
+SAGE_DEVICE void WgmmaOutputs(float (&t)[64], const uint32_t* p, uint32_t v) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "{\n.reg .b64 v;\nmov.b64 v, {%68, %69};\n"
       "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" SAGE_R64
-      "}, {%64,%65,%66,%67}, %68, p, 1, 1;\n}"
+      "}, {%64,%65,%66,%67}, v, 1, 1, 1;\n}"
       : SAGE_OPS32("+f", t, 0), SAGE_OPS32("+f", t, 32)
-      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v), "r"(accumulate));
+      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(v), "n"(OperandHigh<128>()));
 }
-SAGE_DEVICE void WgmmaOutputs(float (&t)[32], const uint32_t* p, uint64_t v, int accumulate) {
+SAGE_DEVICE void WgmmaOutputs(float (&t)[32], const uint32_t* p, uint32_t v) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "{\n.reg .b64 v;\nmov.b64 v, {%36, %37};\n"
       "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" SAGE_R32
-      "}, {%32,%33,%34,%35}, %36, p, 1, 1;\n}"
+      "}, {%32,%33,%34,%35}, v, 1, 1, 1;\n}"
       : SAGE_OPS32("+f", t, 0)
-      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v), "r"(accumulate));
+      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(v), "n"(OperandHigh<128>()));
 }
 
 #undef SAGE_R8

@@ -22,7 +22,7 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
     BarrierExpect(barrier, bytes);
     BulkCopy(to, from, bytes, barrier);
   };
-  uint32_t it = 0, groups = 0, round = 0;
+  uint32_t it = 0, round = 0;
   int index = blockIdx.x;
   while (true) {
     const int slot = round & 1;
@@ -39,24 +39,17 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
     const int kv_head = KvHead(a, work.head), last = work.first + work.count - 1;
     const int64_t tile0 = static_cast<int64_t>(kv_head) * a.tiles;
     for (int i = last; i >= work.first; --i, ++it) {
-      if (a.smooth_v && (i == last || i % kMeanTiles == kMeanTiles - 1)) {
-        const int s = groups & 1;
-        BarrierWait(bar.MeanEmpty(s), (groups >> 1 & 1) ^ 1);
-        copy(shared + Map::kMean + s * Map::kMeanBytes,
-             a.mean_image + (static_cast<int64_t>(kv_head) * a.mean_groups + i / kMeanTiles) *
-                                (kMeanTiles * D),
-             Map::kMeanBytes, bar.MeanFull(s));
-        ++groups;
-      }
       const int s = it % Map::kStages;
       const uint32_t parity = (it / Map::kStages & 1) ^ 1;
       BarrierWait(bar.Empty(s), parity);
       if (acts) {
-        BarrierExpect(bar.Full(s), Map::kKBytes + Map::kVBytes);
+        BarrierExpect(bar.Full(s), Map::kKBytes + Map::kVBytes + Map::kScaleBytes);
         BulkCopy(shared + Map::kK + s * Map::kKBytes, a.k_codes + (tile0 + i) * Map::kKBytes,
                  Map::kKBytes, bar.Full(s));
         BulkCopy(shared + Map::kV + s * Map::kVBytes, a.v_codes + (tile0 + i) * Map::kVBytes,
                  Map::kVBytes, bar.Full(s));
+        BulkCopy(shared + Map::kScale + s * Map::kScaleBytes, a.k_scale + (tile0 + i) * 4,
+                 Map::kScaleBytes, bar.Full(s));
       }
     }
     index = gridDim.x + __shfl_sync(~0u, drawn, 0);

@@ -19,11 +19,11 @@ struct AttendArguments {
   const float* v;
   TokenStrides v_strides, o_strides;
   float *o, *lse;
-  float factor;  // |scale| log2(e)
+  float *spans, *sums;  // what spans leave in memory (spans.cuh)
+  float factor;         // |scale| log2(e)
   int v_dim, q_heads, group, tiles, mean_groups, q_rows, q_tiles, work;
   int heads_per_wave;  // whose k and v stay in L2 together
   bool longest_first, smooth_v, o_pairs;
-  uint32_t zero;
 };
 
 // One tile of work: rows of a query head, and the tiles of keys that some row sees.

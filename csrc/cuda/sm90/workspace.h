@@ -2,9 +2,9 @@
 //
 // Everything is laid out as the attention kernel's shared memory wants it, so that a tile is one
 // contiguous bulk copy. B = batch, Hq / Hkv = heads of q / of k and v, T = ceil(kv_len / 128)
-// tiles, R = q_len rounded up to 128 or 384, D = 64 or 128 (both head_dims padded with zeros).
-// "Swizzled": the 16-byte chunks of a row of W bytes are exchanged as wgmma's W-byte swizzle asks
-// (hopper.cuh).
+// tiles, R = q_len rounded up to 192, then to 128, D = 64 or 128 (both head_dims padded with
+// zeros). "Swizzled": the 16-byte chunks of a row of W bytes are exchanged as wgmma's W-byte
+// swizzle asks (hopper.cuh).
 //
 //   q_codes    int8   [B·Hq][R][D]            swizzled rows
 //   q_scale    float  [B·Hq][R]               NaN for a row with a value that is not finite
@@ -17,6 +17,8 @@
 //   v_mean     float  [B·Hkv][T][D]
 //   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale as B fragments of m16n8k8 (tf32)
 //   marks      uint8  [B·Hkv][T·128]          bit 0: token of k, bit 1: of v, is not finite
+//   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp, and
+//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh)
 //
 // With these orders of tokens the thread that holds columns 8j + 2c, 8j + 2c + 1 of the scores owns
 // 32 consecutive tokens (one scale of k), and its scores, packed to bytes, are already the A
@@ -31,11 +33,16 @@
 namespace sage {
 namespace sm90 {
 
-constexpr int kTile = 128;     // tokens of k and v per tile: also the block of V's means
-constexpr int kMeanTiles = 8;  // tiles per fragment of V's means: the depth of m16n8k8
-// Tiles of work have 128 rows of q, or 192.
-constexpr int kRowMultiple = 128;
-constexpr int kRowMultiple64 = 384;  // where head_dim is at most 64
+constexpr int kTile = 128;      // tokens of k and v per tile: also the block of V's means
+constexpr int kMeanTiles = 8;   // tiles per fragment of V's means: the depth of m16n8k8
+constexpr int kSpanTiles = 64;  // tiles that the tensor core sums: 8,192 keys
+constexpr int kSpanGroups = kSpanTiles / kMeanTiles;
+// Rows of q of a tile of work: without a mask, with one.
+constexpr int kMostRows = 192;
+constexpr int kMaskedRows = 128;
+constexpr int kMostBlocks = 144;  // of the attention kernel
+constexpr int kKeptFloats =
+    kSpanGroups * 32 * 6;  // of one warp: what waits of the means (spans.cuh)
 
 struct Workspace {
   // Zeroed before the pre-pass, in this order.
@@ -61,6 +68,8 @@ struct Workspace {
   uint8_t* q_codes;
   uint8_t* k_codes;
   uint8_t* v_codes;
+  float* spans;
+  float* sums;
   int64_t bytes;
 
   int dim;          // D
