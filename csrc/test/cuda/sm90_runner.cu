@@ -333,6 +333,26 @@ std::vector<Case> Cases() {
     with("no smoothing", [&](Case& c) {
       c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1100, c.smooth_k = c.smooth_v = false;
     });
+    // Spans of keys end here, and wait beside row sums until the last.
+    with("long kv", [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = 200, c.kv_len = 20000; });
+    with("long kv, biased, causal", [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = 500, c.kv_len = 20000, c.causal = Causal::kBottomRight;
+      c.k_bias = 5.0f, c.v_bias = 1.0f;
+    });
+    with("long kv, steep scores", [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = 260, c.kv_len = 20000, c.q_gain = 12.0f, c.v_bias = 1.0f;
+    });
+    with("long kv, window", [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = 400, c.kv_len = 20000, c.causal = Causal::kBottomRight;
+      c.left = 15000, c.heads = 4;
+    });
+    with("long kv, mask", [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = 130, c.kv_len = 9000, c.mask = MaskKind::kBoolean;
+      c.mask_axes = "qk", c.v_bias = 1.0f;
+    });
+    with("long kv, no smoothing", [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = 130, c.kv_len = 20000, c.smooth_k = c.smooth_v = false;
+    });
     with("no keys", [&](Case& c) { c.qk_dim = c.v_dim = d, c.kv_len = 0; });
   }
   for (const std::pair<int, int>& dims : {std::pair<int, int>{1, 1},
@@ -400,6 +420,24 @@ int RunAccuracy() {
     data.q[i] = (data.q[i] + bias[i % 128]) * (i % 128 % 37 == 0 ? 6.0f : 1.0f);
   }
   PrintAccuracy("and Q bias 2, outliers x6, V bias 1", c, data, 256);
+  // Long sums in the tensor core: what they lose shows as the difference to the CPU engine.
+  Case w;
+  w.heads = w.kv_heads = 8;
+  w.q_len = 256;
+  w.kv_len = 32768;
+  w.qk_dim = w.v_dim = 128;
+  PrintAccuracy("long, N(0,1)", w, MakeData(w, 7), 256);
+  Data drifting = MakeData(w, 8);
+  for (size_t i = 0; i < drifting.v.size(); ++i) {
+    const double token = static_cast<double>(i / 128 % 32768);
+    drifting.v[i] = drifting.v[i] * (i % 128 % 37 == 0 ? 20.0f : 1.0f) +
+                    2.0f * static_cast<float>(std::sin(token / 3000.0 + i % 128));
+  }
+  PrintAccuracy("long, means of V drift, outliers x20", w, drifting, 256);
+  w.q_gain = 4.0f;
+  PrintAccuracy("long, q x4", w, MakeData(w, 9), 256);
+  w.q_gain = 12.0f;
+  PrintAccuracy("long, q x12", w, MakeData(w, 10), 256);
   for (const int64_t n : {8192, 32768}) {
     Case m;
     m.heads = m.kv_heads = 2;
