@@ -120,7 +120,7 @@ int64_t Differences(const Caches& caches, const Problem& p) {
   int64_t count = 0;
   for (int64_t b = 0; b < p.batch; ++b) {
     for (int64_t h = 0; h < p.kv_heads; ++h) {
-      std::vector<int8_t> k[2], v[2];
+      std::vector<int16_t> k[2], v[2];
       std::vector<float> k_scale[2], v_scale[2], mean[2];
       for (int n = 0; n < 2; ++n) {
         k[n].resize(p.kv_len * p.qk_dim);
