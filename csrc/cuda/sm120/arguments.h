@@ -45,6 +45,7 @@ struct AttendArguments {
   int q_tiles, work;   // 256-row tiles of a head; tiles of work
   int heads_per_wave;  // whose k and v stay in L2 together
   bool longest_first, smooth_q, smooth_v, head_exponent, o_pairs;
+  uint32_t zero;  // 0, which the compiler does not know
 };
 
 PrepassArguments PlanPrepass(const Problem& problem, const ForwardBuffers& buffers,

@@ -132,46 +132,50 @@ SAGE_TILE void LoadQ(const AttendArguments& a, const WarpWork& mine, uint32_t (&
   }
 }
 
-// Everything of a step of 64 keys, the second half of a tile where half = 1. kOpen: all rows of the
-// warp see all of them.
-template <int D, bool kFp8, bool kMasked, bool kOpen>
+// Everything of kHalves times 64 keys from `key0` on, where `first` is 1 the second half of a tile.
+// kOpen: all rows of the warp see all of them. kGroups: 32s of keys whose scores the registers
+// hold.
+template <int D, bool kFp8, bool kMasked, bool kOpen, int kHalves, int kGroups>
 SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<D>& state,
                     const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
-                    const uint8_t* image, const uint8_t* mean_scores, int key0, int half,
+                    const uint8_t* image, const uint8_t* mean_scores, int key0, int first,
                     uint8_t* my_sums, uint32_t* mask_not_finite) {
   const float c = kMasked ? 1.0f : mine.c;
   const uint8_t* v = image + kTile * D / 2 + kTile * D / 16;
-  // At once, as many as the registers hold.
-  constexpr int kGroups = D == 64 && !kFp8 ? 2 : 1;
-  uint32_t p[2][2][4];  // in NVFP4 the first holds all 64 keys, in E4M3 each 32
+  uint32_t p[2][4];
   float sf[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
   SAGE_UNROLL
-  for (int first = 0; first < 2; first += kGroups) {
+  for (int from = 0; from < 2 * kHalves; from += kGroups) {
     float s[kGroups][2][4][4];
+    Tops tops[kGroups];
     SAGE_UNROLL
     for (int u = 0; u < kGroups; ++u) {
-      Scores<D>(q, q_scale, image, mean_scores, 2 * half + first + u, s[u]);
+      Scores<D>(q, q_scale, image, mean_scores, 2 * first + from + u, s[u]);
       if (kMasked) {
-        *mask_not_finite |= ApplyMask(a, mine, key0 + 32 * (first + u), s[u]);
+        *mask_not_finite |= ApplyMask(a, mine, key0 + 32 * (from + u), s[u]);
       } else if (!kOpen) {
-        HideKeys(a, mine, key0 + 32 * (first + u), s[u]);
+        HideKeys(a, mine, key0 + 32 * (from + u), s[u]);
       }
     }
-    Exponentiate<D, kFp8, kMasked, kGroups>(state, s, c, first, my_sums, p, sf);
-    if constexpr (kFp8) {
-      SAGE_UNROLL
-      for (int u = first; u < first + kGroups; ++u) {
-        AddOutputsE4m3<D>(state, p[u], v + (2 * half + u) * 32 * D);
+    FindTops<D, kFp8, kGroups>(state, s, c, my_sums, sf[0], tops);
+    SAGE_UNROLL
+    for (int u = 0; u < kGroups; ++u) {
+      const int at = from + u;  // which 32 keys of this step
+      Exponentiate<D, kFp8, kMasked>(state, s[u], tops[u], c, at % 2, p, sf[at % 2]);
+      if constexpr (kFp8) {
+        AddOutputsE4m3<D>(state, p, v + (2 * first + at) * 32 * D);
+      } else if (at % 2 == 1) {
+        AddOutputs<D>(state, p, ScalesOfP(sf), v + (first + at / 2) * kVHalfBytes<D>);
       }
     }
   }
-  if (!kFp8) AddOutputs<D>(state, p[0], ScalesOfP(sf), v + half * kVHalfBytes<D>);
 }
 
 // kMasked: with a boolean or additive mask, every step is masked element by element.
 template <int D, bool kFp8, bool kMasked>
 SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
   using Map = SharedMap<D, kFp8>;
+  constexpr int kOpenGroups = D == 64 && !kFp8 ? 2 : 1;
   const int lane = tile::Lane();
   const Barriers<Map::kStages> bar = {reinterpret_cast<tile::Barrier*>(shared + Map::kBarriers)};
   uint8_t* const sums = shared + Map::kSums + warp * Map::kSumBytes;
@@ -195,7 +199,7 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
   for (int index = tile::BlockIndex(); index < a.work; index += tile::GridSize()) {
     const Work work = WorkOf(a, index);
     const int kv_head = KvHead(a, work.head);
-    const WarpWork mine = WarpWorkOf(a, work, kv_head, warp);
+    const WarpWork mine = WarpWorkOf<D>(a, work, kv_head, warp);
     RowState<D> state;
     Clear(state);
     uint32_t mask_not_finite = 0;
@@ -224,17 +228,14 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
                                    warp * Map::kMeanScoreRow + (lane & 3) * 16;
       const int key0 = key_tile * kTile;
       if (!kMasked && key0 >= open_begin && key0 + kTile <= open_end) {
-        SAGE_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          Step<D, kFp8, false, true>(a, mine, state, q, q_scale, image, mean_scores,
-                                     key0 + half * 64, half, my_sums, &mask_not_finite);
-        }
+        Step<D, kFp8, false, true, 2, kOpenGroups>(a, mine, state, q, q_scale, image, mean_scores,
+                                                   key0, 0, my_sums, &mask_not_finite);
       } else {
         SAGE_NO_UNROLL
         for (int half = 0; half < 2; ++half) {
           if (key0 + half * 64 + 64 <= seen_begin || key0 + half * 64 >= seen_end) continue;
-          Step<D, kFp8, kMasked, false>(a, mine, state, q, q_scale, image, mean_scores,
-                                        key0 + half * 64, half, my_sums, &mask_not_finite);
+          Step<D, kFp8, kMasked, false, 1, 1>(a, mine, state, q, q_scale, image, mean_scores,
+                                              key0 + half * 64, half, my_sums, &mask_not_finite);
         }
       }
       release();

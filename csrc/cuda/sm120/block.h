@@ -11,8 +11,8 @@ namespace sm120 {
 // Four warps copy and compute the scores of q's means; eight compute 32 rows of q each.
 constexpr int kHelperWarps = 4;
 constexpr int kAttendThreads = 32 * (kHelperWarps + kWarps);
-// 4 warps of 40 registers and 8 of 232 are 64,512 of the 65,536.
-constexpr int kHelperRegisters = 40, kComputeRegisters = 232;
+// 4 warps of 32 registers and 8 of 240 are all of the 65,536.
+constexpr int kHelperRegisters = 32, kComputeRegisters = 240;
 
 // Bytes of shared memory; at most the 99 KiB of sm_86, sm_89 and sm_120.
 template <int D, bool kFp8>

@@ -118,13 +118,16 @@ SAGE_TILE void AddMeans(const AttendArguments& a, RowState<D>& state, const uint
   }
 }
 
-// P of 32 rows and kGroups times 32 keys, from the `first`th 32 of a step on, and their row sums.
-// `sf` are the unrounded scales of the step's groups; fp8 has none.
-template <int D, bool kFp8, bool kMasked, int kGroups>
-SAGE_TILE void Exponentiate(RowState<D>& state, const float (&s)[kGroups][2][4][4], float c,
-                            int first, uint8_t* my_sums, uint32_t (&p)[2][2][4],
-                            float (&sf)[2][4]) {
-  float top[kGroups][4], e[kGroups][4];
+// Largest scores of a thread's four rows per group of 16 keys, and that in units of P's scales.
+struct Tops {
+  float top[4], e[4];
+};
+
+// Of kGroups times 32 keys. Moves the offsets where a scale would pass the largest; `waiting` are
+// the scales of P that wait for their product.
+template <int D, bool kFp8, int kGroups>
+SAGE_TILE void FindTops(RowState<D>& state, const float (&s)[kGroups][2][4][4], float c,
+                        uint8_t* my_sums, float (&waiting)[4], Tops (&tops)[kGroups]) {
   bool beyond = false;
   SAGE_UNROLL
   for (int u = 0; u < kGroups; ++u) {
@@ -138,47 +141,53 @@ SAGE_TILE void Exponentiate(RowState<D>& state, const float (&s)[kGroups][2][4][
       }
       // A group of 16 keys is shared by two threads.
       if (!kFp8) x = tile::Max(x, tile::ShuffleXor(x, 1));
-      top[u][row] = x;
-      e[u][row] = tile::Fma(x, c, state.m[row]);
-      beyond = beyond || e[u][row] > kTop;
+      tops[u].top[row] = x;
+      tops[u].e[row] = tile::Fma(x, c, state.m[row]);
+      beyond = beyond || tops[u].e[row] > kTop;
     }
   }
   if (tile::Any(beyond)) {
     float largest[4];
     SAGE_UNROLL
     for (int row = 0; row < 4; ++row) {
-      largest[row] =
-          (kGroups == 1 ? top[0][row] : tile::Max(top[0][row], top[kGroups - 1][row])) * c;
+      largest[row] = tops[0].top[row];
+      SAGE_UNROLL
+      for (int u = 1; u < kGroups; ++u) largest[row] = tile::Max(largest[row], tops[u].top[row]);
+      largest[row] *= c;
     }
-    MoveOffsets<D>(state, largest, my_sums, sf[0]);
+    MoveOffsets<D>(state, largest, my_sums, waiting);
     SAGE_UNROLL
     for (int i = 0; i < 4 * kGroups; ++i) {
-      e[i / 4][i % 4] = tile::Fma(top[i / 4][i % 4], c, state.m[i % 4]);
+      tops[i / 4].e[i % 4] = tile::Fma(tops[i / 4].top[i % 4], c, state.m[i % 4]);
     }
   }
+}
+
+// P of 32 rows and 32 keys, the second 32 of a step where u = 1, and their row sums. `sf` becomes
+// the unrounded scales; fp8 has none.
+template <int D, bool kFp8, bool kMasked>
+SAGE_TILE void Exponentiate(RowState<D>& state, const float (&s)[2][4][4], const Tops& tops,
+                            float c, int u, uint32_t (&p)[2][4], float (&sf)[4]) {
   SAGE_UNROLL
-  for (int u = 0; u < kGroups; ++u) {
+  for (int row = 0; row < 4; ++row) {
+    const int r = row / 2, f = row % 2 * 2;
+    // A group that is hidden as a whole has no largest score to stand on.
+    const float anchor = kMasked ? tile::Max(tops.top[row], -FLT_MAX) : tops.top[row];
+    const float offset = kFp8 ? state.m[row] : tile::Fma(-anchor, c, kLog2Six);
+    float x[8];
     SAGE_UNROLL
-    for (int row = 0; row < 4; ++row) {
-      const int r = row / 2, f = row % 2 * 2, g = first + u;
-      // A group that is hidden as a whole has no largest score to stand on.
-      const float anchor = kMasked ? tile::Max(top[u][row], -FLT_MAX) : top[u][row];
-      const float offset = kFp8 ? state.m[row] : tile::Fma(-anchor, c, kLog2Six);
-      float x[8];
-      SAGE_UNROLL
-      for (int j = 0; j < 8; ++j) {
-        x[j] = tile::Exp2(tile::Fma(s[u][r][j / 2][f + j % 2], c, offset));
-      }
-      const float sum = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-      if (kFp8) {
-        state.r[row] += sum;
-        p[g][r][row % 2] = tile::PackE4m3(x[0], x[1], x[2], x[3]);
-        p[g][r][row % 2 + 2] = tile::PackE4m3(x[4], x[5], x[6], x[7]);
-      } else {
-        sf[g][row] = tile::Exp2(e[u][row]);
-        state.r[row] = tile::Fma(sum, sf[g][row], state.r[row]);
-        p[0][r][row % 2 + 2 * g] = tile::PackE2m1(x);
-      }
+    for (int j = 0; j < 8; ++j) {
+      x[j] = tile::Exp2(tile::Fma(s[r][j / 2][f + j % 2], c, offset));
+    }
+    const float sum = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+    if (kFp8) {
+      state.r[row] += sum;
+      p[r][row % 2] = tile::PackE4m3(x[0], x[1], x[2], x[3]);
+      p[r][row % 2 + 2] = tile::PackE4m3(x[4], x[5], x[6], x[7]);
+    } else {
+      sf[row] = tile::Exp2(tops.e[row]);
+      state.r[row] = tile::Fma(sum, sf[row], state.r[row]);
+      p[r][row % 2 + 2 * u] = tile::PackE2m1(x);
     }
   }
 }
@@ -192,8 +201,8 @@ SAGE_TILE uint32_t ScalesOfP(const float (&sf)[2][4]) {
   const uint32_t own = q < 2 ? tile0 : tile1;
   const uint32_t peer = tile::ShuffleXor(q < 2 ? tile1 : tile0, 2);
   // Bytes in order of groups: threads 0 and 1 of the quad hold the first of each 32 keys.
-  const uint32_t selector = q < 2 ? (q == 0 ? 0x6240u : 0x7351u) : (q == 2 ? 0x2604u : 0x3715u);
-  return tile::SelectBytes(own, peer, selector);
+  const uint32_t order = q < 2 ? (q == 0 ? 0x6240u : 0x7351u) : (q == 2 ? 0x2604u : 0x3715u);
+  return tile::SelectBytes(own, peer, order);
 }
 
 }  // namespace sm120
