@@ -166,28 +166,35 @@ if(sage_with_cuda)
   endif()
   # fp4 and fp4_fp8, csrc/cuda/sm120: machine code for Blackwell's FP4 products where nvcc knows them, and the exact
   # emulation for the older devices of the list. No PTX: what the driver would compile of it is the emulation.
+  set(sage_fp4_native "")
   if(SAGE_CUDA_FP4)
     list(FILTER sage_fp4_sources INCLUDE REGEX "/csrc/cuda/sm120/")
     set(sage_fp4_architectures ${sage_cuda_architectures})
     list(FILTER sage_fp4_architectures INCLUDE REGEX "^[89][0-9]a?(-real)?$")
-    if(NOT sage_fp4_architectures)
-      set(sage_fp4_architectures OFF)
+    if("80-real" IN_LIST sage_fp4_architectures)
+      list(FILTER sage_fp4_architectures EXCLUDE REGEX "^8[1-9]") # these run it too, and none of them faster
     endif()
-    add_library(sage_cuda_fp4 OBJECT ${sage_fp4_sources})
-    sage_cuda_target(sage_cuda_fp4 "${sage_fp4_architectures}")
-    target_compile_options(sage_cuda_fp4 PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>)
-    target_compile_definitions(sage_cuda PRIVATE SAGE_WITH_FP4)
     if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
-      # By flag: this version of CMake may not know architectures that end in f.
-      target_compile_options(sage_cuda_fp4 PRIVATE
-        $<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_120f,code=sm_120f>)
-      target_compile_definitions(sage_cuda_fp4 PRIVATE SAGE_WITH_SM120)
       set(sage_fp4_native sm_120f)
     else()
-      set(sage_fp4_native "")
       message(STATUS "sage: no FP4 kernels for Blackwell: nvcc is ${CMAKE_CUDA_COMPILER_VERSION}, older than 12.8")
     endif()
-    list(APPEND sage_cuda_objects $<TARGET_OBJECTS:sage_cuda_fp4>)
+    if(sage_fp4_native OR sage_fp4_architectures)
+      if(NOT sage_fp4_architectures)
+        set(sage_fp4_architectures OFF)
+      endif()
+      add_library(sage_cuda_fp4 OBJECT ${sage_fp4_sources})
+      sage_cuda_target(sage_cuda_fp4 "${sage_fp4_architectures}")
+      # The emulation has the simulation's bits, and codes those of the CPU: nothing may be contracted.
+      target_compile_options(sage_cuda_fp4 PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>)
+      if(sage_fp4_native)
+        # By flag: versions of CMake before 4.1 do not know architectures that end in f.
+        target_compile_options(sage_cuda_fp4 PRIVATE
+          $<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_120f,code=sm_120f>)
+      endif()
+      target_compile_definitions(sage_cuda PRIVATE SAGE_WITH_FP4)
+      list(APPEND sage_cuda_objects $<TARGET_OBJECTS:sage_cuda_fp4>)
+    endif()
   endif()
   # "80-real;90-real;80-virtual" is told as "sm_80 sm_90 compute_80".
   set(sage_cuda_names ${sage_cuda_architectures} ${sage_sm90_architecture} ${sage_fp4_native})

@@ -1,4 +1,6 @@
 // Entry of fp4 and fp4_fp8: what is supported, and the order of launches.
+#include <atomic>
+
 #include "cuda/device.h"
 #include "cuda/sm120/forward.h"
 #include "cuda/sm120/launch.cuh"
@@ -29,25 +31,35 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
 
 }  // namespace sm120
 
+namespace {
+
+// Asked once per device.
+bool HasCodeHere() {
+  constexpr int kMaxDevices = 64;
+  static std::atomic<int8_t> known[kMaxDevices];  // 0 = not asked, 1 = yes, 2 = no
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return false;
+  int8_t answer = known[device].load(std::memory_order_relaxed);
+  if (answer == 0) {
+    answer = sm120::HasCode() ? 1 : 2;
+    known[device].store(answer, std::memory_order_relaxed);
+  }
+  return answer == 1;
+}
+
+}  // namespace
+
 bool Fp4Supports(const Problem& problem, const char** reason) {
   const char* refusal = sm120::RefusalOf(problem);
-  const int capability = cuda::ComputeCapability();
-  if (refusal != nullptr) {
-    *reason = refusal;
-  } else if (capability < 80) {
-    *reason = "the FP4 kernels need compute capability 8.0 or later";
-#ifdef SAGE_WITH_SM120
-  } else if (capability == 120 || capability == 121) {
-    *reason = "FP4 products of the tensor cores";
-#endif
-  } else if (capability >= 100) {
-    // The emulation has machine code for 8.x and 9.x only.
-    *reason = "this build has no FP4 kernels for this device";
-    return false;
-  } else {
-    *reason = "FP4 products by exact emulation: this device has no FP4 tensor cores";
+  if (refusal == nullptr && !HasCodeHere()) {
+    refusal = "this build has no FP4 kernels for this device";
   }
-  return refusal == nullptr && capability >= 80;
+  const int capability = cuda::ComputeCapability();
+  *reason = refusal != nullptr ? refusal
+            : capability >= 120
+                ? "FP4 products of the tensor cores"
+                : "FP4 products by exact emulation: this device has no FP4 tensor cores";
+  return refusal == nullptr;
 }
 
 int64_t Fp4Workspace(const Problem& problem) { return sm120::LayOut(problem, nullptr).bytes; }

@@ -30,6 +30,9 @@ Status Fp4Forward(const Problem& problem, const ForwardBuffers& buffers, void* w
 
 namespace sm120 {
 
+// Whether this build has machine code for the current device.
+bool HasCode();
+
 // The two halves of a call, apart: tests and benchmarks look between them. Prepass is two launches
 // after one clearing of `zeroed_bytes`; Attend may run again over the same workspace.
 cudaError_t Prepass(const Problem& problem, const ForwardBuffers& buffers, const Workspace& space,

@@ -29,6 +29,13 @@ void Launch(const PrepassArguments& a, cudaStream_t stream) {
 
 }  // namespace
 
+bool HasCode() {
+  cudaFuncAttributes attributes;
+  const bool found = cudaFuncGetAttributes(&attributes, StatisticsKernel<64>) == cudaSuccess;
+  if (!found) cudaGetLastError();
+  return found;
+}
+
 cudaError_t Prepass(const Problem& p, const ForwardBuffers& buffers, const Workspace& space,
                     cudaStream_t stream) {
   const cudaError_t cleared = cudaMemsetAsync(space.arrived, 0, space.zeroed_bytes, stream);
