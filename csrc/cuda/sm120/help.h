@@ -1,7 +1,7 @@
 // The helping warps of the attention kernel: copies of tiles, and the scores of q's means.
 //
 // Scores of smoothed queries lack mean . k'. A mean serves 32 rows of q (or 128), so a block of 256
-// rows has 8 of them: mean . k' is one m16n8k16 product of fp16 per 16 keys and 16 dims, 1/16 of
+// rows has 8 of them: mean . k' is one m16n8k16 product of fp16 per 16 keys and 16 dims, 1/32 of
 // the multiplications of q . k. k' comes from device memory as fragments, each read once per block;
 // the results go to shared memory as the first accumulators of the scores. Writing them to device
 // memory instead would take kv_len * q_len / 8 bytes per head.
