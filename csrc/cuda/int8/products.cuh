@@ -144,6 +144,12 @@ __device__ __forceinline__ float2 UnpackHalves(uint32_t bits) {
   return __half22float2(*reinterpret_cast<const __half2*>(&bits));
 }
 
+// Both halves times a float rounded to a half.
+__device__ __forceinline__ uint32_t ScaleHalves(uint32_t bits, float by) {
+  const __half2 x = __hmul2(*reinterpret_cast<const __half2*>(&bits), __float2half2_rn(by));
+  return *reinterpret_cast<const uint32_t*>(&x);
+}
+
 // P in [0, 448] rounded to e4m3 and held in float32; NaN stays. Adding m rounds: RoundMagnitude of
 // formats/float_bits.h without what P never needs.
 __device__ __forceinline__ float RoundToE4m3(float p) {

@@ -168,11 +168,8 @@ struct Warp {
         for (int e = 0; e < 4; ++e) o[t][j][e] *= alpha[2 * t + e / 2];
         if constexpr (Form::kSumsInHalves) {
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const __half2 a = __float2half2_rn(alpha[2 * t + h]);
-            const __half2 x = __hmul2(*reinterpret_cast<const __half2*>(&o_half[t][j][h]), a);
-            o_half[t][j][h] = *reinterpret_cast<const uint32_t*>(&x);
-          }
+          for (int h = 0; h < 2; ++h)
+            o_half[t][j][h] = ScaleHalves(o_half[t][j][h], alpha[2 * t + h]);
         }
       }
     }
