@@ -41,15 +41,15 @@ __device__ __forceinline__ int GroupOf(TokenGroup kind, int t) {
   return 0;
 }
 
-// This lane's channels of one row; zeros outside the tensor.
+// This lane's channels of one row of the head whose row 0 is `rows`; zeros outside the tensor.
 template <int kChannels>
-__device__ __forceinline__ void LoadRow(const Source& source, int64_t batch_head, int token,
+__device__ __forceinline__ void LoadRow(const Source& source, const float* rows, int token,
                                         int lane, float (&x)[kChannels]) {
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) x[c] = 0.0f;
   const int d = lane * kChannels;
   if (token >= source.tokens || d >= source.dim) return;
-  const float* row = source.Row(batch_head, token) + d;
+  const float* row = rows + token * source.strides.token + d;
   if (source.vectors) {
     if constexpr (kChannels == 4) {
       const float4 y = __ldg(reinterpret_cast<const float4*>(row));
@@ -102,6 +102,7 @@ template <int D>
 __device__ void MeansOfQ(const PrepassPlan& a, int head, int block, float (*means)[D],
                          uint32_t* largest) {
   const int count = kTileTokens / a.smooth_q, first = block * kTileTokens;
+  const float* rows = a.q.Row(head, 0);
   if (threadIdx.x < kMostMeans) largest[threadIdx.x] = 0;
   __syncthreads();
   for (int n = threadIdx.x; n < count * D; n += kThreads) {
@@ -109,9 +110,9 @@ __device__ void MeansOfQ(const PrepassPlan& a, int head, int block, float (*mean
     double sum = 0.0;
     int finite = 0;
     if (d < a.q.dim) {
-      const int rows = min(a.smooth_q, a.q.tokens - row0);
-      for (int t = 0; t < rows; ++t) {
-        const float x = __ldg(a.q.Row(head, row0 + t) + d);
+      const int end = min(row0 + a.smooth_q, a.q.tokens);
+      for (int t = row0; t < end; ++t) {
+        const float x = __ldg(rows + t * a.q.strides.token + d);
         if (!Finite(x)) continue;
         sum += static_cast<double>(x);
         ++finite;
@@ -157,11 +158,12 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
     k_mean[c] =
         a.want_lse ? space.k_mean[static_cast<int64_t>(kv_head) * D + lane * kChannels + c] : 0.0f;
   }
+  const float* rows = a.q.Row(head, 0);
   float x[kWarpTokens][kChannels];
   uint32_t bad = 0;
 #pragma unroll
   for (int i = 0; i < kWarpTokens; ++i) {
-    LoadRow(a.q, head, first + warp * kWarpTokens + i, lane, x[i]);
+    LoadRow(a.q, rows, first + warp * kWarpTokens + i, lane, x[i]);
   }
 #pragma unroll
   for (int i = 0; i < kWarpTokens; ++i) {
@@ -230,10 +232,11 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
 #pragma unroll
   for (int c = 0; c < kChannels; ++c)
     mean[c] = space.k_mean[static_cast<int64_t>(head) * D + d + c];
+  const float* rows = a.k.Row(head, 0);
   float x[kWarpTokens][kChannels];
 #pragma unroll
   for (int i = 0; i < kWarpTokens; ++i)
-    LoadRow(a.k, head, first + warp * kWarpTokens + i, lane, x[i]);
+    LoadRow(a.k, rows, first + warp * kWarpTokens + i, lane, x[i]);
   __syncthreads();
   uint32_t bad = 0;
 #pragma unroll
@@ -301,17 +304,47 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
   }
 }
 
-// v' · inverse of one element, 0 where it is not finite or not there; marks its token.
-__device__ __forceinline__ float LoadV(const Source& v, const float* row0, int token, int d,
-                                       float mean, float inverse, int first, uint32_t* marks) {
-  if (first + token >= v.tokens || d >= v.dim) return 0.0f;
-  const float x = __ldg(row0 + token * v.strides.token);
-  if (!Finite(x)) {
-    atomicOr(marks + token / 32, 1u << (token % 32));
-    return 0.0f;
+// Two channels of an image's 16 bytes at kCount tokens each: 2c, 2c + 1 of each eight. All loads
+// come before anything that depends on one.
+template <int kCount>
+struct Gathered {
+  float x[2][kCount];
+
+  __device__ __forceinline__ void Load(const Source& v, const float* rows, int first, int token0,
+                                       int d, int c) {
+#pragma unroll
+    for (int odd = 0; odd < 2; ++odd) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const int token = TokenOf(token0, c, i), channel = d + 8 * odd;
+        const bool exists = first + token < v.tokens && channel < v.dim;
+        x[odd][i] = exists ? __ldg(rows + token * v.strides.token + channel) : 0.0f;
+      }
+    }
   }
-  return __fmul_rn(__fsub_rn(x, mean), inverse);
-}
+  // v' · inverse, 0 where a value is not finite; marks its token.
+  __device__ __forceinline__ void Scale(const Source& v, const float* mean, const float* inverse,
+                                        int first, int token0, int d, int c, uint32_t* marks) {
+#pragma unroll
+    for (int odd = 0; odd < 2; ++odd) {
+      const float m = mean[d + 8 * odd], inv = inverse[d + 8 * odd];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const int token = TokenOf(token0, c, i);
+        const bool finite = Finite(x[odd][i]);
+        if (!finite) atomicOr(marks + token / 32, 1u << (token % 32));
+        // Past the end and past the last channel there is nothing, not minus the mean.
+        const bool counts = finite && first + token < v.tokens && d + 8 * odd < v.dim;
+        x[odd][i] = counts ? __fmul_rn(__fsub_rn(x[odd][i], m), inv) : 0.0f;
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static int TokenOf(int token0, int c, int i) {
+    return token0 + i / 2 * 8 + 2 * c + i % 2;
+  }
+};
 
 template <int D>
 __device__ void QuantiseV(const PrepassPlan& a, int head, int tile) {
@@ -324,43 +357,33 @@ __device__ void QuantiseV(const PrepassPlan& a, int head, int tile) {
   if (threadIdx.x < kTileTokens / 32) marks[threadIdx.x] = 0;
   __syncthreads();
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  const float* origin = a.v.Row(head, first);
-  // kTokens tokens of one channel as B fragments hold them: 2c, 2c + 1 of each eight.
-  const auto channel = [&](int n8, int token0_of_tile, auto& x) {
-    const int d = n8 * 8 + g;
-    const float m = mean[d], inv = inverse[d];
-#pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof(x) / sizeof(x[0])); ++i) {
-      const int token = token0_of_tile + i / 2 * 8 + 2 * c + i % 2;
-      x[i] = LoadV(a.v, origin + d, token, d, m, inv, first, marks);
-    }
-  };
+  const float* rows = a.v.Row(head, first);
   constexpr int kPieces = D / 16;
   // Tokens of an image's 16 bytes: 32 as bytes, 16 as halves.
   const int tokens = a.bytes ? 32 : 16;
   uint8_t* images = space.v_codes + token0 * D * (a.bytes ? 1 : 2);
+#pragma unroll 2
   for (int n = threadIdx.x / 32; n < kTileTokens / tokens * kPieces; n += kWarps) {
-    const int step = n / kPieces, piece = n % kPieces;
+    const int step = n / kPieces, d = n % kPieces * 16 + g;
     uint32_t word[4];
     if (a.bytes) {
+      Gathered<8> v;
+      v.Load(a.v, rows, first, step * 32, d, c);
+      v.Scale(a.v, mean, inverse, first, step * 32, d, c, marks);
 #pragma unroll
-      for (int odd = 0; odd < 2; ++odd) {
-        float x[8];
-        channel(piece * 2 + odd, step * 32, x);
-        word[odd * 2] = PackE4m3(x[0], x[1], x[2], x[3]);
-        word[odd * 2 + 1] = PackE4m3(x[4], x[5], x[6], x[7]);
+      for (int w = 0; w < 4; ++w) {
+        const float* x = v.x[w / 2] + w % 2 * 4;
+        word[w] = PackE4m3(x[0], x[1], x[2], x[3]);
       }
     } else {
+      Gathered<4> v;
+      v.Load(a.v, rows, first, step * 16, d, c);
+      v.Scale(a.v, mean, inverse, first, step * 16, d, c, marks);
 #pragma unroll
-      for (int odd = 0; odd < 2; ++odd) {
-        float x[4];
-        channel(piece * 2 + odd, step * 16, x);
-        if (a.e4m3) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) x[i] = RoundE4m3(x[i]);
-        }
-        word[odd * 2] = PackHalves(x[0], x[1]);
-        word[odd * 2 + 1] = PackHalves(x[2], x[3]);
+      for (int w = 0; w < 4; ++w) {
+        float x = v.x[w / 2][w % 2 * 2], y = v.x[w / 2][w % 2 * 2 + 1];
+        if (a.e4m3) x = RoundE4m3(x), y = RoundE4m3(y);
+        word[w] = PackHalves(x, y);
       }
     }
     reinterpret_cast<uint4*>(images)[n * 32 + lane] =
