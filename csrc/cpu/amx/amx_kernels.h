@@ -101,12 +101,9 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, flo
   const __mmask16 rises = _mm512_cmp_ps_mask(here.r, old.r, _CMP_GT_OQ) |
                           _mm512_cmp_ps_mask(here.r, here.r, _CMP_UNORD_Q);
   const F32 m = {_mm512_mask_mov_ps(old.r, rises, here.r)};
-  const __m512 nothing = _mm512_set1_ps(kMinusInf);
-  const __mmask16 first = _mm512_cmp_ps_mask(old.r, nothing, _CMP_EQ_OQ);
-  const __mmask16 empty = _mm512_cmp_ps_mask(m.r, nothing, _CMP_EQ_OQ);
-  // Nothing attended before: 0; nothing even now: 1, and no difference of infinities.
-  F32 a = {_mm512_maskz_mov_ps(static_cast<__mmask16>(~first), Exp2(Sub(old, m)).r)};
-  a.r = _mm512_mask_mov_ps(a.r, empty, _mm512_set1_ps(1.0f));
+  const __mmask16 empty = _mm512_cmp_ps_mask(m.r, _mm512_set1_ps(kMinusInf), _CMP_EQ_OQ);
+  // Nothing attended to even now: 1, and no difference of infinities.
+  const F32 a = {_mm512_mask_mov_ps(Exp2(Sub(old, m)).r, empty, _mm512_set1_ps(1.0f))};
   Store(alpha, a);
   Store(scratch.m + r0, m);
   alignas(64) float factor[16], shift[16];
