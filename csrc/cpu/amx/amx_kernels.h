@@ -192,17 +192,22 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
   }
 }
 
-// Takes the place of the row-by-row tile of attend.h.
+// Takes the place of the row-by-row tile of attend.h. Whole steps of the P·V products cover the
+// keys seen; what lies beyond these is hidden by `clip`.
 template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
-                                               int64_t g, int64_t rows, int64_t j0, int count,
-                                               bool clip, const AttendScratch& scratch) {
+                                               int64_t g, int64_t rows, int64_t j0, int64_t seen,
+                                               int /*count*/, bool clip,
+                                               const AttendScratch& scratch) {
+  const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }
 template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
-                                                int64_t g, int64_t rows, int64_t j0, int count,
-                                                bool clip, const AttendScratch& scratch) {
+                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
+                                                int /*count*/, bool clip,
+                                                const AttendScratch& scratch) {
+  const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }
 
