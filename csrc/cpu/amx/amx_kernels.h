@@ -101,12 +101,9 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, flo
   const __mmask16 rises = _mm512_cmp_ps_mask(here.r, old.r, _CMP_GT_OQ) |
                           _mm512_cmp_ps_mask(here.r, here.r, _CMP_UNORD_Q);
   const F32 m = {_mm512_mask_mov_ps(old.r, rises, here.r)};
-  const __m512 nothing = _mm512_set1_ps(kMinusInf);
-  const __mmask16 first = _mm512_cmp_ps_mask(old.r, nothing, _CMP_EQ_OQ);
-  const __mmask16 empty = _mm512_cmp_ps_mask(m.r, nothing, _CMP_EQ_OQ);
-  // Nothing attended before: 0; nothing even now: 1, and no difference of infinities.
-  F32 a = {_mm512_maskz_mov_ps(static_cast<__mmask16>(~first), Exp2(Sub(old, m)).r)};
-  a.r = _mm512_mask_mov_ps(a.r, empty, _mm512_set1_ps(1.0f));
+  const __mmask16 empty = _mm512_cmp_ps_mask(m.r, _mm512_set1_ps(kMinusInf), _CMP_EQ_OQ);
+  // Nothing attended to even now: 1, and no difference of infinities.
+  const F32 a = {_mm512_mask_mov_ps(Exp2(Sub(old, m)).r, empty, _mm512_set1_ps(1.0f))};
   Store(alpha, a);
   Store(scratch.m + r0, m);
   alignas(64) float factor[16], shift[16];
@@ -195,17 +192,22 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
   }
 }
 
-// Takes the place of the row-by-row tile of attend.h.
+// Takes the place of the row-by-row tile of attend.h. Whole steps of the P·V products cover the
+// keys seen; what lies beyond these is hidden by `clip`.
 template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
-                                               int64_t g, int64_t rows, int64_t j0, int count,
-                                               bool clip, const AttendScratch& scratch) {
+                                               int64_t g, int64_t rows, int64_t j0, int64_t seen,
+                                               int /*count*/, bool clip,
+                                               const AttendScratch& scratch) {
+  const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }
 template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
-                                                int64_t g, int64_t rows, int64_t j0, int count,
-                                                bool clip, const AttendScratch& scratch) {
+                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
+                                                int /*count*/, bool clip,
+                                                const AttendScratch& scratch) {
+  const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }
 

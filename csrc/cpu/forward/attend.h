@@ -282,10 +282,11 @@ SAGE_INLINE void PrefetchGroup(const Plan& plan, const Head& head, int64_t row0,
   }
 }
 
-// Keys of block j0 that 6 rows see: scores, masking, softmax, outputs.
+// The `seen` keys from j0 on that 6 rows see, `count` with padding: scores, masking, softmax,
+// outputs.
 template <class Kernels>
 SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                            int64_t rows, int64_t j0, int count, bool clip,
+                            int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
                             const AttendScratch& scratch) {
   static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
   const Problem& p = *plan.problem;
@@ -293,7 +294,10 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   const int64_t r0 = g * kRows;
   F32 most[kRows];
   for (int r = 0; r < kRows; ++r) most[r] = Set1(kMinusInf);
-  Kernels::Scores(plan, head, scratch.q, g, j0, count, s, most);
+  // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides;
+  // masking hides the rest of `count`.
+  const int multiplied = static_cast<int>(RoundUp(seen, 16));
+  Kernels::Scores(plan, head, scratch.q, g, j0, multiplied, s, most);
   const bool masked = p.mask_kind != MaskKind::kNone;
   const F32 c = masked ? Set1(1.0f) : Load(scratch.c + g * kLanes);
   if (clip || masked) {
@@ -336,7 +340,7 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
     float* unrounded = scratch.exact + g * kLanes;
     Store(unrounded, Add(Mul(Load(unrounded), ratio), SumOfSix(exact)));
   }
-  Kernels::Accumulate(plan, head, s, scratch.p, j0, count, scratch.o + r0 * plan.v_dims, alpha,
+  Kernels::Accumulate(plan, head, s, scratch.p, j0, multiplied, scratch.o + r0 * plan.v_dims, alpha,
                       scratch.partial);
   if (p.recipe.smooth_v > 0) {
     alignas(64) float weight[2][kLanes];
@@ -391,7 +395,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const int padded = static_cast<int>(RoundUp(count, kKeyMultiple<Kernels>));
       const int64_t at = j0 + skip;
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
-      AttendTile<Kernels>(plan, head, row0, g, rows, at, padded, clip, scratch);
+      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, scratch);
       if (j0 + kScoreStride >= to) {
         // Tasks of a head come in descending order.
         if (block > 0) PrefetchGroup(plan, head, row0 - plan.row_block, g);

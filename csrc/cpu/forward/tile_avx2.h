@@ -103,6 +103,7 @@ struct QkPairBytes256 {
     }
   }
 
+  template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims,
                         const float* k_scale, float* s, F32 most[kRows]) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -181,6 +182,7 @@ struct QkWords256 {
     }
   }
 
+  template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
                         int dims, const float* k_scale, float* s, F32 most[kRows]) {
     __m256i acc[kRows][2];

@@ -23,16 +23,17 @@ namespace sage {
 namespace {
 
 // Integer sums to scores: times the keys' scales, stored, row maxima updated.
-SAGE_INLINE void StoreScores(__m512i acc[4], const __m512 scale[4], float* s, F32* most) {
-  __m512 value[4];
+template <int kVectors>
+SAGE_INLINE void StoreScores(const __m512i acc[kVectors], const __m512 scale[kVectors], float* s,
+                             F32* most) {
+  __m512 high[2] = {most->r, most->r};
 #pragma GCC unroll 4
-  for (int t = 0; t < 4; ++t) {
-    value[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), scale[t]);
-    _mm512_store_ps(s + 16 * t, value[t]);
+  for (int t = 0; t < kVectors; ++t) {
+    const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), scale[t]);
+    _mm512_store_ps(s + 16 * t, value);
+    high[t % 2] = _mm512_max_ps(high[t % 2], value);
   }
-  const __m512 high =
-      _mm512_max_ps(_mm512_max_ps(value[0], value[1]), _mm512_max_ps(value[2], value[3]));
-  most->r = _mm512_max_ps(most->r, high);
+  most->r = _mm512_max_ps(high[0], high[1]);
 }
 
 // What one dword of K, V, Q or P holds: 4 bytes or 2 words, and how two vectors of them multiply.
@@ -45,37 +46,42 @@ struct WordDwords {
   SAGE_INLINE __m512i Dot(__m512i acc, __m512i a, __m512i b) { return DotWords(acc, a, b); }
 };
 
-// Scores of 6 rows and 64 keys; `start` holds the rows' first sums, or is null for zero.
-template <class Dwords>
+// Scores of 6 rows and the first kVectors * 16 keys of a tile of 64; `start` holds the rows' first
+// sums, or is null for zero.
+template <class Dwords, int kVectors>
 SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const uint8_t* k,
                                   int dims, const float* k_scale, float* s, F32 most[kRows]) {
-  __m512i acc[kRows][4];
+  __m512i acc[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
     const __m512i first = start == nullptr ? _mm512_setzero_si512() : _mm512_set1_epi32(start[r]);
-    acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = first;
+#pragma GCC unroll 4
+    for (int t = 0; t < kVectors; ++t) acc[r][t] = first;
   }
   for (int d = 0; d < dims; d += 4 * Dwords::kElements) {
 #pragma GCC unroll 4
     for (int u = 0; u < 4; ++u) {
       const __m512i* keys = reinterpret_cast<const __m512i*>(k + u * 256);
-      const __m512i k0 = keys[0], k1 = keys[1], k2 = keys[2], k3 = keys[3];
+      __m512i key[kVectors];
+#pragma GCC unroll 4
+      for (int t = 0; t < kVectors; ++t) key[t] = keys[t];
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
         const __m512i query = Broadcast4(q + (u * kRows + r) * 4);
-        acc[r][0] = Dwords::Dot(acc[r][0], k0, query);
-        acc[r][1] = Dwords::Dot(acc[r][1], k1, query);
-        acc[r][2] = Dwords::Dot(acc[r][2], k2, query);
-        acc[r][3] = Dwords::Dot(acc[r][3], k3, query);
+#pragma GCC unroll 4
+        for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], query);
       }
     }
     k += 4 * 256;
     q += 4 * 4 * kRows;
   }
-  const __m512 scale[4] = {_mm512_load_ps(k_scale), _mm512_load_ps(k_scale + 16),
-                           _mm512_load_ps(k_scale + 32), _mm512_load_ps(k_scale + 48)};
+  __m512 scale[kVectors];
+#pragma GCC unroll 4
+  for (int t = 0; t < kVectors; ++t) scale[t] = _mm512_load_ps(k_scale + 16 * t);
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) StoreScores(acc[r], scale, s + r * kScoreStride, &most[r]);
+  for (int r = 0; r < kRows; ++r) {
+    StoreScores<kVectors>(acc[r], scale, s + r * kScoreStride, &most[r]);
+  }
 }
 
 // kOffset is 128 for symmetric 8-bit codes, 107 for those of `int8_pair` (any offset that keeps
@@ -110,9 +116,10 @@ struct QkBytes512 {
     corrections[r] = -kOffset * _mm512_reduce_add_epi32(sum);
   }
 
+  template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims,
                         const float* k_scale, float* s, F32 most[kRows]) {
-    IntegerScoreTile<ByteDwords>(q, corrections, k, dims, k_scale, s, most);
+    IntegerScoreTile<ByteDwords, kVectors>(q, corrections, k, dims, k_scale, s, most);
   }
 };
 
@@ -141,9 +148,10 @@ struct QkWords512 {
     StoreDwords(x, dims, 4 * kRows, group + r * 4);
   }
 
+  template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
                         int dims, const float* k_scale, float* s, F32 most[kRows]) {
-    IntegerScoreTile<WordDwords>(q, nullptr, k, dims, k_scale, s, most);
+    IntegerScoreTile<WordDwords, kVectors>(q, nullptr, k, dims, k_scale, s, most);
   }
 };
 

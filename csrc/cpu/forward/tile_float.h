@@ -14,8 +14,11 @@
 
 #include <string.h>
 
+#include <type_traits>
+
 #include "cpu/forward/plan.h"
 #include "cpu/forward/round_p.h"
+#include "cpu/simd/simd_shuffle.h"
 
 namespace sage {
 namespace {
@@ -29,26 +32,50 @@ constexpr int kFloatVectors = 2;
 constexpr int kFloatVectors = 1;
 #endif
 
-// Scores of 6 rows and kFloatVectors * kLanes keys.
+// Calls fn(first key, vectors of keys) for every register tile of `count` keys, a multiple of 16;
+// the last may have fewer vectors than the others.
+template <int kKeyTile, class Fn>
+SAGE_INLINE void ForEachKeyTile(int count, const Fn& fn) {
+  int j = 0;
+  for (; j + kKeyTile <= count; j += kKeyTile) {
+    fn(j, std::integral_constant<int, kKeyTile / kLanes>());
+  }
+  if constexpr (kKeyTile > 16) {
+    static_assert(kLanes == 16 && kKeyTile == 64, "the cases below");
+    switch (count - j) {
+      case 16:
+        return fn(j, std::integral_constant<int, 1>());
+      case 32:
+        return fn(j, std::integral_constant<int, 2>());
+      case 48:
+        return fn(j, std::integral_constant<int, 3>());
+      default:
+        return;
+    }
+  }
+}
+
+// Scores of 6 rows and the first kVectors * kLanes keys of a tile of K.
+template <int kVectors>
 SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float* s,
                                 F32 most[kRows]) {
   constexpr int kTile = kFloatVectors * kLanes;
-  F32 acc[kRows][kFloatVectors];
+  F32 acc[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int t = 0; t < kFloatVectors; ++t) acc[r][t] = Zero();
+    for (int t = 0; t < kVectors; ++t) acc[r][t] = Zero();
   }
 #pragma GCC unroll 4
   for (int d = 0; d < dims; ++d) {
-    F32 key[kFloatVectors];
+    F32 key[kVectors];
 #pragma GCC unroll 4
-    for (int t = 0; t < kFloatVectors; ++t) key[t] = Load(k + t * kLanes);
+    for (int t = 0; t < kVectors; ++t) key[t] = Load(k + t * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       const F32 a = Set1(q[r]);
 #pragma GCC unroll 4
-      for (int t = 0; t < kFloatVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
+      for (int t = 0; t < kVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
     }
     k += kTile;
     q += kRows;
@@ -58,7 +85,7 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
     F32 top = acc[r][0];
     Store(s + r * kScoreStride, acc[r][0]);
 #pragma GCC unroll 4
-    for (int t = 1; t < kFloatVectors; ++t) {
+    for (int t = 1; t < kVectors; ++t) {
       Store(s + r * kScoreStride + t * kLanes, acc[r][t]);
       top = Max(top, acc[r][t]);
     }
@@ -123,10 +150,22 @@ struct FloatKernels {
     float* base = reinterpret_cast<float*>(head.k) + block * kBlock * plan.pack_dims;
     for (int t0 = 0; t0 < padded; t0 += kKeyTile) {
       float* tile = base + t0 * plan.pack_dims;
+      const int whole = dims / kLanes * kLanes;
+      for (int t = 0; t < kKeyTile; t += kLanes) {
+        for (int d = 0; d < whole; d += kLanes) {
+          F32 block[kLanes];
+          for (int i = 0; i < kLanes; ++i) {
+            const int row = t0 + t + i;
+            block[i] = Mul(LoadU(x + row * dims + d), Set1(row < rows ? scale[row] : 0.0f));
+          }
+          Transpose(block);
+          for (int i = 0; i < kLanes; ++i) Store(tile + (d + i) * kKeyTile + t, block[i]);
+        }
+      }
       for (int t = 0; t < kKeyTile; ++t) {
         const float* row = x + (t0 + t) * dims;
         const float factor = t0 + t < rows ? scale[t0 + t] : 0.0f;
-        for (int d = 0; d < dims; ++d) tile[d * kKeyTile + t] = row[d] * factor;
+        for (int d = whole; d < dims; ++d) tile[d * kKeyTile + t] = row[d] * factor;
         const float* mean_row = copy + (t0 + t) * dims;
         for (int d = 0; d < extra; ++d) {
           tile[(dims + d) * kKeyTile + t] = t0 + t < rows ? mean_row[d] * plan.k_sign : 0.0f;
@@ -157,14 +196,15 @@ struct FloatKernels {
     return 1.0f;
   }
 
-  // Scores of row group `g` against keys [j0, j0 + count), count a multiple of kKeyTile.
+  // Scores of row group `g` against keys [j0, j0 + count), count a multiple of 16.
   SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
                             int count, float* s, F32 most[kRows]) {
     const float* rows = reinterpret_cast<const float*>(q) + g * kRows * plan.pack_dims;
     const float* k = reinterpret_cast<const float*>(head.k) + j0 * plan.pack_dims;
-    for (int j = 0; j < count; j += kKeyTile) {
-      FloatScoreTile(rows, k + j * plan.pack_dims, plan.pack_dims, s + j, most);
-    }
+    ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
+      FloatScoreTile<decltype(vectors)::value>(rows, k + j * plan.pack_dims, plan.pack_dims, s + j,
+                                               most);
+    });
   }
 
   // p = 2^(s c - m) in place, then rounded to the recipe's format; sums by lanes of what the row

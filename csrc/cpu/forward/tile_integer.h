@@ -63,10 +63,11 @@ struct IntegerKernels {
     const uint8_t* rows = q + g * kRows * plan.qk_dims * Qk::kBytes;
     const int32_t* corrections = CorrectionsOf(plan, q) + g * kRows * Qk::Corrections(plan.qk_dims);
     const uint8_t* k = head.k + j0 * plan.qk_dims * Qk::kBytes;
-    for (int j = 0; j < count; j += kKeyTile) {
-      Qk::Tile(rows, corrections, k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
-               head.k_scale + j0 + j, s + j, most);
-    }
+    ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
+      Qk::template Tile<decltype(vectors)::value>(rows, corrections,
+                                                  k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
+                                                  head.k_scale + j0 + j, s + j, most);
+    });
   }
 
   SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* p, int r, int count, float c,
