@@ -98,6 +98,20 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(sage_kernel_sources ${sage_all_kernel_sources})
 endif()
 
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  # NEON is part of the base architecture; dot products came with 8.2 and are asked for at run time.
+  set(sage_neon_dot_flags -march=armv8.2-a+dotprod)
+  check_cxx_compiler_flag("${sage_neon_dot_flags}" SAGE_COMPILER_HAS_NEON_DOT)
+  target_compile_definitions(sage_engine_flags INTERFACE SAGE_WITH_NEON)
+  list(APPEND sage_isas neon)
+  sage_isa(neon -DSAGE_ISA_NEON)
+  if(SAGE_COMPILER_HAS_NEON_DOT)
+    target_compile_definitions(sage_engine_flags INTERFACE SAGE_WITH_NEON_DOT)
+    list(APPEND sage_isas neon_dot)
+    sage_isa(neon_dot ${sage_neon_dot_flags} -DSAGE_ISA_NEON -DSAGE_ISA_NEON_DOT)
+  endif()
+endif()
+
 set(sage_other_sources "${CMAKE_CURRENT_SOURCE_DIR}/csrc/problem.cc" ${sage_cpu_sources})
 # What the FP4 kernels share with their simulation, without nvcc.
 file(GLOB sage_fp4_plan_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/sm120/*.cc")

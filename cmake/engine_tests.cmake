@@ -1,4 +1,7 @@
 # One executable per csrc/test/*_test.cc, run by ctest. SAGE_SANITIZE=thread is meant for these.
+#
+# Cross-compiled, ctest runs them by CMAKE_CROSSCOMPILING_EMULATOR: a part of the cases, as an emulator is slow, and
+# nothing that measures the machine.
 enable_testing()
 file(GLOB sage_test_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/test/*_test.cc")
 # The CUDA kernels that also run on the host (csrc/simulate), for the tests named simulate_*.
@@ -12,6 +15,11 @@ if(SAGE_SANITIZE STREQUAL "thread")
   # The sanitizer follows no fibers.
   list(FILTER sage_test_sources EXCLUDE REGEX "/simulate_")
 endif()
+set(sage_test_arguments "")
+if(CMAKE_CROSSCOMPILING)
+  list(FILTER sage_test_sources EXCLUDE REGEX "/thread_pool_test\\.cc$")
+  set(sage_test_arguments quick)
+endif()
 foreach(source ${sage_test_sources})
   get_filename_component(name "${source}" NAME_WE)
   add_executable(${name} "${source}" ${sage_engine_objects})
@@ -19,7 +27,7 @@ foreach(source ${sage_test_sources})
   if(name MATCHES "^simulate_")
     target_sources(${name} PRIVATE $<TARGET_OBJECTS:sage_simulate>)
   endif()
-  add_test(NAME ${name} COMMAND ${name})
+  add_test(NAME ${name} COMMAND ${name} ${sage_test_arguments})
 endforeach()
 
 # The AMX kernels over emulated tiles, for processors without AMX.

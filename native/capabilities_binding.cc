@@ -37,6 +37,8 @@ Napi::Object FeaturesObject(Napi::Env env) {
       {"amxTile", f.amx_tile},
       {"amxInt8", f.amx_int8},
       {"amxBf16", f.amx_bf16},
+      {"neon", f.neon},
+      {"dotprod", f.dotprod},
   };
   for (const auto& feature : features) object.Set(feature.name, feature.value);
   return object;

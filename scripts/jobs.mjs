@@ -151,6 +151,33 @@ const clangFormat = (...options) => {
 
 const prettier = (...options) => node(dependency('prettier', 'bin', 'prettier.cjs'), ...options);
 
+/** Whether a program is on the path. */
+const isThere = (command) => spawnSync(command, ['--version'], {stdio: 'ignore'}).status === 0;
+
+/** The NEON paths: cross-compiled for aarch64 and run by an emulator where both tools are there. */
+function testArm() {
+  const [compiler, emulator] = ['aarch64-linux-gnu-g++', 'qemu-aarch64'];
+  const missing = [compiler, emulator].filter((command) => !isThere(command));
+  if (missing.length > 0) {
+    say(`the tests of the ARM paths are skipped: ${missing.join(' and ')} not found`);
+    return 0;
+  }
+  const folder = 'build/arm-tests';
+  return inTurn(
+    () =>
+      run('cmake', [
+        ...['-S', '.', '-B', folder, '-DSAGE_TESTS=ON', '-DSAGE_CUDA=OFF'],
+        ...['-DCMAKE_BUILD_TYPE=Release', '-DCMAKE_SYSTEM_NAME=Linux'],
+        ...['-DCMAKE_SYSTEM_PROCESSOR=aarch64', '-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc'],
+        // Static, so that the emulator needs no libraries of that machine.
+        ...[`-DCMAKE_CXX_COMPILER=${compiler}`, '-DCMAKE_EXE_LINKER_FLAGS=-static'],
+        `-DCMAKE_CROSSCOMPILING_EMULATOR=${emulator}`,
+      ]),
+    () => run('cmake', ['--build', folder, '--parallel', String(availableParallelism())]),
+    () => run('ctest', ['--test-dir', folder, '--output-on-failure', '--parallel', '2']),
+  );
+}
+
 /** The engine's own C++ tests, without Node: configured, built and run by ctest. */
 function testCpp() {
   const folder = 'build/cpp-tests';
@@ -163,6 +190,7 @@ function testCpp() {
       ]),
     () => run('cmake', ['--build', folder, '--parallel', String(availableParallelism())]),
     () => run('ctest', ['--test-dir', folder, '--output-on-failure']),
+    testArm,
   );
 }
 

@@ -64,6 +64,8 @@ const BackwardKernels* BackwardKernels_portable();
 const BackwardKernels* BackwardKernels_avx2();
 const BackwardKernels* BackwardKernels_avx512();
 const BackwardKernels* BackwardKernels_avx512_bf16();
+const BackwardKernels* BackwardKernels_neon();
+const BackwardKernels* BackwardKernels_neon_dot();
 
 }  // namespace sage
 

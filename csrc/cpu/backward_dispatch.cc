@@ -45,6 +45,14 @@ const BackwardKernels* KernelsOf(Isa isa) {
     case Isa::kAvx2:
       return BackwardKernels_avx2();
 #endif
+#if defined(SAGE_WITH_NEON)
+    case Isa::kNeon:
+      return BackwardKernels_neon();
+#endif
+#if defined(SAGE_WITH_NEON_DOT)
+    case Isa::kNeonDot:
+      return BackwardKernels_neon_dot();
+#endif
     default:
       return BackwardKernels_portable();
   }

@@ -25,7 +25,7 @@ namespace {
 constexpr int kRows = 6;
 #if defined(SAGE_ISA_AVX512)
 constexpr int kVectors = 4;
-#elif defined(SAGE_ISA_AVX2)
+#elif defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_NEON)
 constexpr int kVectors = 2;
 #else
 constexpr int kVectors = 1;

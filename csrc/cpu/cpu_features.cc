@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/amx/tile_permission.h"
+#include "cpu/cpu_features_arm.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -16,7 +17,8 @@
 namespace sage {
 namespace {
 
-constexpr const char* kIsaNames[kIsaCount] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
+constexpr const char* kIsaNames[kIsaCount] = {"portable", "avx2", "avx512",  "avx512_bf16",
+                                              "amx",      "neon", "neon_dot"};
 
 // Bits of XCR0: SSE and AVX state; opmask, upper halves and upper registers of AVX-512; AMX tile
 // configuration and data.
@@ -77,6 +79,18 @@ bool Compiled(Isa isa) {
 #endif
     case Isa::kAmx:
 #if defined(SAGE_WITH_AMX)
+      return true;
+#else
+      return false;
+#endif
+    case Isa::kNeon:
+#if defined(SAGE_WITH_NEON)
+      return true;
+#else
+      return false;
+#endif
+    case Isa::kNeonDot:
+#if defined(SAGE_WITH_NEON_DOT)
       return true;
 #else
       return false;
@@ -147,12 +161,20 @@ bool Supports(const CpuFeatures& f, Isa isa) {
       return Supports(f, Isa::kAvx512) && f.avx512bf16;
     case Isa::kAmx:
       return Supports(f, Isa::kAvx512Bf16) && f.amx_tile && f.amx_int8 && f.amx_bf16;
+    case Isa::kNeon:
+      return f.neon;
+    case Isa::kNeonDot:
+      return f.neon && f.dotprod;
   }
   return false;
 }
 
 const CpuFeatures& DetectedCpuFeatures() {
-  static const CpuFeatures features = FeaturesFrom(ReadRegisters());
+  static const CpuFeatures features = [] {
+    CpuFeatures f = FeaturesFrom(ReadRegisters());
+    ReadArmFeatures(&f);
+    return f;
+  }();
   return features;
 }
 

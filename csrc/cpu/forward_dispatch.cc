@@ -31,10 +31,17 @@ ForwardFunction FunctionOf(Isa isa) {
 #else
       return Forward_avx512_bf16;
 #endif
-#else
+#endif
+#if defined(SAGE_WITH_NEON)
+    case Isa::kNeon:
+      return Forward_neon;
+#endif
+#if defined(SAGE_WITH_NEON_DOT)
+    case Isa::kNeonDot:
+      return Forward_neon_dot;
+#endif
     default:
       break;
-#endif
   }
   return Forward_portable;
 }

@@ -7,6 +7,8 @@
 #include "cpu/forward/tile_avx512.h"
 #elif defined(SAGE_ISA_AVX2)
 #include "cpu/forward/tile_avx2.h"
+#elif defined(SAGE_ISA_NEON)
+#include "cpu/forward/tile_neon.h"
 #endif
 
 #define SAGE_JOIN2(a, b) a##b
@@ -47,6 +49,19 @@ Status SAGE_JOIN(Forward_, SAGE_ISA_SUFFIX)(const Problem& problem, const Forwar
         SAGE_RUN(IntegerKernels<QkPairBytes256, PvWords256<8192, false>>);
       case Precision::kInt8:
         SAGE_RUN(IntegerKernels<QkWords256, PvWords256<255, false>>);
+      default:
+        break;
+    }
+#elif defined(SAGE_ISA_NEON)
+    switch (recipe.precision) {
+      case Precision::kInt16:
+        SAGE_RUN(IntegerKernels<QkWordsNeon, PvWordsNeon<true>>);
+      case Precision::kInt8Int16:
+#if defined(SAGE_ISA_NEON_DOT)
+        SAGE_RUN(IntegerKernels<QkBytesDot, PvWordsNeon<false>>);
+#else
+        SAGE_RUN(IntegerKernels<QkWordsNeon, PvWordsNeon<false>>);
+#endif
       default:
         break;
     }

@@ -27,6 +27,8 @@ const PREFERRED: Readonly<Record<Isa, Precision>> = {
   avx512: 'int8_int16',
   avx512_bf16: 'int8_bf16',
   amx: 'int8_bf16',
+  neon: 'exact',
+  neon_dot: 'int8_int16',
 };
 
 let state: NativeEngineState | null = null;

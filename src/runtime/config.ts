@@ -9,7 +9,15 @@ import {describeValue, listChoices, SageAttentionError} from './errors.js';
 import {refuseUnknownKeys} from './unknown_keys.js';
 
 /** Code paths of the native engine, slowest first. */
-export const ISAS = ['portable', 'avx2', 'avx512', 'avx512_bf16', 'amx'] as const;
+export const ISAS = [
+  'portable',
+  'avx2',
+  'avx512',
+  'avx512_bf16',
+  'amx',
+  'neon',
+  'neon_dot',
+] as const;
 export type Isa = (typeof ISAS)[number];
 
 export const ENGINE_NAMES = [

@@ -87,6 +87,8 @@ test.each(available)('SAGE_CPU_ISA=%s', async (isa) => {
         avx512: 'int8_int16',
         avx512_bf16: 'int8_bf16',
         amx: 'int8_bf16',
+        neon: 'exact',
+        neon_dot: 'int8_int16',
       }[isa],
     );
     engine!.forward(problem, buffers);

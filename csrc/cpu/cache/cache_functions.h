@@ -41,6 +41,9 @@ CacheFunctions CacheFunctions_portable();
 CacheFunctions CacheFunctions_avx2();
 CacheFunctions CacheFunctions_avx512();
 CacheFunctions CacheFunctions_avx512_bf16();
+#elif defined(__aarch64__)
+CacheFunctions CacheFunctions_neon();
+CacheFunctions CacheFunctions_neon_dot();
 #endif
 
 // Those of an instruction set.

@@ -9,40 +9,17 @@
 #ifndef SAGE_CPU_CACHE_DIGITS_H_
 #define SAGE_CPU_CACHE_DIGITS_H_
 
+#include "cpu/cache/digits_operands.h"
 #include "cpu/cache/page_layout.h"
 #include "cpu/simd/simd_shuffle.h"
 #if defined(SAGE_ISA_AVX512)
 #include "cpu/simd/dot_avx512.h"
+#elif defined(SAGE_ISA_NEON)
+#include "cpu/cache/digits_neon.h"
 #endif
 
 namespace sage {
 namespace {
-
-constexpr float kQTop = 8191.0f;
-constexpr int kQOffset = 8192;
-constexpr float kPTop = 16383.0f;
-
-// Digits of a row of q: [2][k_dims] bytes, high first. Of a row of p: [2][128].
-struct ScoreOperands {
-  const uint8_t* q;  // of the first row
-  int64_t q_stride;  // bytes from row to row
-  const uint8_t* k;  // tile of 64 tokens
-  const int32_t* first_sum;
-  const float* scale;
-  int dims;
-  const uint8_t* ahead;  // what will be read next: brought into the cache meanwhile
-};
-
-struct OutputOperands {
-  const uint8_t* p;
-  const uint8_t* v;  // panel
-  int groups;        // of 4 tokens
-  float* o;
-  int64_t o_stride;
-  const float* alpha;
-  const float* factor;
-  const uint8_t* ahead;
-};
 
 #if defined(SAGE_ISA_AVX512)
 
@@ -235,7 +212,7 @@ SAGE_INLINE void StoreDigits(F32 x, uint8_t* high, uint8_t* low) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(low), _mm_unpackhi_epi64(both, both));
 }
 
-#else
+#elif !defined(SAGE_ISA_NEON_DOT)
 
 constexpr int kScoreRows = 1;
 constexpr int kOutputRows = 1;
@@ -273,6 +250,7 @@ SAGE_NOINLINE void OutputPanel(const OutputOperands& a) {
   }
 }
 
+#if !defined(SAGE_ISA_NEON)
 // Digits of kLanes values in [0, 16383], rounded to nearest even.
 SAGE_INLINE void StoreDigits(F32 x, uint8_t* high, uint8_t* low) {
   for (int i = 0; i < kLanes; ++i) {
@@ -281,6 +259,7 @@ SAGE_INLINE void StoreDigits(F32 x, uint8_t* high, uint8_t* low) {
     low[i] = static_cast<uint8_t>(code & 127);
   }
 }
+#endif
 
 #endif
 

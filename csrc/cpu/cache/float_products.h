@@ -26,7 +26,7 @@ constexpr int64_t kAheadKeys = 32;
 // Keys of a register tile: 6 x 4 accumulators on AVX-512's 32 registers, 6 x 2 on 16.
 #if defined(SAGE_ISA_AVX512)
 constexpr int kKeyVectors = 4;
-#elif defined(SAGE_ISA_AVX2)
+#elif defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_NEON)
 constexpr int kKeyVectors = 2;
 #else
 constexpr int kKeyVectors = 1;

@@ -75,10 +75,17 @@ CacheFunctions CacheFunctionsOf(Isa isa) {
     case Isa::kAvx512Bf16:
     case Isa::kAmx:
       return CacheFunctions_avx512_bf16();
-#else
+#endif
+#if defined(SAGE_WITH_NEON)
+    case Isa::kNeon:
+      return CacheFunctions_neon();
+#endif
+#if defined(SAGE_WITH_NEON_DOT)
+    case Isa::kNeonDot:
+      return CacheFunctions_neon_dot();
+#endif
     default:
       break;
-#endif
   }
   return CacheFunctions_portable();
 }

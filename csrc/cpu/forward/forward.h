@@ -42,6 +42,12 @@ Status Forward_avx512_bf16(const Problem&, const ForwardBuffers&, const Inspecti
 Status Forward_amx(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
                    const EngineOptions&, Workspace*);
 #endif
+#if defined(__aarch64__)
+Status Forward_neon(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
+                    const EngineOptions&, Workspace*);
+Status Forward_neon_dot(const Problem&, const ForwardBuffers&, const InspectionBuffers*,
+                        const EngineOptions&, Workspace*);
+#endif
 
 }  // namespace sage
 

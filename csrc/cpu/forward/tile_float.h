@@ -26,7 +26,7 @@ namespace {
 // Vectors per register tile: 6 x 4 accumulators on AVX-512's 32 registers, 6 x 2 on 16.
 #if defined(SAGE_ISA_AVX512)
 constexpr int kFloatVectors = 4;
-#elif defined(SAGE_ISA_AVX2)
+#elif defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_NEON)
 constexpr int kFloatVectors = 2;
 #else
 constexpr int kFloatVectors = 1;
@@ -247,7 +247,7 @@ struct FloatKernels {
         case 1:
           FloatOutputTile<1>(p, panel, count, out, plan.v_dims, alpha);
           break;
-#if defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_AVX512)
+#if defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_AVX512) || defined(SAGE_ISA_NEON)
         case 2:
           FloatOutputTile<2>(p, panel, count, out, plan.v_dims, alpha);
           break;

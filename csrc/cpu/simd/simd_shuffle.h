@@ -163,6 +163,48 @@ SAGE_INLINE void Transpose(F32 x[kLanes]) {
   }
 }
 
+#elif defined(SAGE_ISA_NEON)
+
+// The first `count` floats at p, zeros in the other lanes; nothing beyond is read.
+SAGE_INLINE F32 LoadFirst(const float* p, int count) {
+  float lane[kLanes] = {};
+  for (int i = 0; i < count; ++i) lane[i] = p[i];
+  return LoadU(lane);
+}
+
+// Lane i of the result is the sum of all lanes of x[i].
+SAGE_INLINE float32x4_t Sum4(const F32* x) {
+  const float32x4_t a = vaddq_f32(x[0].low, x[0].high), b = vaddq_f32(x[1].low, x[1].high);
+  const float32x4_t c = vaddq_f32(x[2].low, x[2].high), d = vaddq_f32(x[3].low, x[3].high);
+  return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
+}
+SAGE_INLINE F32 SumEach(const F32 x[kLanes]) { return {Sum4(x), Sum4(x + 4)}; }
+
+SAGE_INLINE void Transpose4(float32x4_t* a, float32x4_t* b, float32x4_t* c, float32x4_t* d) {
+  const float64x2_t t0 = vreinterpretq_f64_f32(vtrn1q_f32(*a, *b));
+  const float64x2_t t1 = vreinterpretq_f64_f32(vtrn2q_f32(*a, *b));
+  const float64x2_t t2 = vreinterpretq_f64_f32(vtrn1q_f32(*c, *d));
+  const float64x2_t t3 = vreinterpretq_f64_f32(vtrn2q_f32(*c, *d));
+  *a = vreinterpretq_f32_f64(vtrn1q_f64(t0, t2));
+  *b = vreinterpretq_f32_f64(vtrn1q_f64(t1, t3));
+  *c = vreinterpretq_f32_f64(vtrn2q_f64(t0, t2));
+  *d = vreinterpretq_f32_f64(vtrn2q_f64(t1, t3));
+}
+
+// x[i] lane j becomes x[j] lane i.
+SAGE_INLINE void Transpose(F32 x[kLanes]) {
+  Transpose4(&x[0].low, &x[1].low, &x[2].low, &x[3].low);
+  Transpose4(&x[0].high, &x[1].high, &x[2].high, &x[3].high);
+  Transpose4(&x[4].low, &x[5].low, &x[6].low, &x[7].low);
+  Transpose4(&x[4].high, &x[5].high, &x[6].high, &x[7].high);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const float32x4_t other = x[i].high;
+    x[i].high = x[4 + i].low;
+    x[4 + i].low = other;
+  }
+}
+
 #else
 
 // The first `count` floats at p, zeros in the other lanes; nothing beyond is read.

@@ -36,8 +36,8 @@ struct BackwardBuffers {
 };
 
 // Instruction sets of the CPU engine, each a superset of those before it.
-enum class Isa : int { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
-constexpr int kIsaCount = 5;
+enum class Isa : int { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx, kNeon, kNeonDot };
+constexpr int kIsaCount = 7;
 const char* IsaName(Isa isa);
 
 // What this processor and its operating system can run.

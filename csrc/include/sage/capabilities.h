@@ -11,6 +11,7 @@ struct CpuFeatures {
   bool avx2, fma, f16c;
   bool avx512f, avx512bw, avx512vl, avx512dq, avx512vnni, avx512bf16;
   bool amx_tile, amx_int8, amx_bf16;
+  bool neon, dotprod;
 };
 const CpuFeatures& DetectedCpuFeatures();
 

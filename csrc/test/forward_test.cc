@@ -1,0 +1,172 @@
+// The forward pass on every instruction set of this machine: against float64, and its quantised
+// operands against those of the portable path, bit for bit.
+//
+//   forward_test [quick]   exit code 0 if all holds; quick: a third of the cases
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "sage/attention.h"
+#include "sage/capabilities.h"
+#include "sage/quantize.h"
+#include "test/kv_cache_cases.h"
+#include "test/kv_cache_reference.h"
+
+namespace {
+
+using sage::Isa;
+using sage::Precision;
+using sage::PvFormat;
+using sage::QkFormat;
+using sage::Recipe;
+using sage::RowSum;
+using sage::VScale;
+using namespace sage_test;
+
+// The tuned recipes of src/numerics/recipes.ts that have kernels of their own somewhere, and one
+// that is emulated. `bound`: largest relative L1 of o, `lse`: largest error.
+struct TestRecipe {
+  const char* name;
+  Precision precision;
+  QkFormat qk;
+  PvFormat pv;
+  VScale v_scale;
+  int32_t smooth_v;
+  float p_top, v_top;
+  double bound, lse;
+};
+
+const TestRecipe kRecipes[] = {
+    {"exact", Precision::kExact, QkFormat::kFloat32, PvFormat::kFloat32, VScale::kNone, 0, 1, 0,
+     6e-6, 2e-5},
+    {"int16", Precision::kInt16, QkFormat::kInt16, PvFormat::kInt16, VScale::kChannel, 0, 8192,
+     2047, 3e-3, 5e-3},
+    {"int8_int16", Precision::kInt8Int16, QkFormat::kInt8Pair, PvFormat::kInt16, VScale::kChannel,
+     0, 8192, 2047, 0.035, 0.2},
+    {"int8_bf16", Precision::kInt8Bf16, QkFormat::kInt8, PvFormat::kBf16, VScale::kNone, 0, 1, 0,
+     0.035, 0.2},
+    {"int8_fp8", Precision::kInt8Fp8, QkFormat::kInt8, PvFormat::kE4m3, VScale::kChannel, 128, 448,
+     448, 0.09, 0.2},
+};
+
+const Case kForwardCases[] = {
+    {"one key", 1, 1, 1, 1, 1, 64, 64},
+    {"127", 2, 3, 3, 127, 127, 17, 80},
+    {"129", 1, 4, 2, 129, 129, 80, 17},
+    {"300, D 128", 1, 2, 2, 60, 300, 128, 128},
+    {"more keys", 1, 2, 1, 100, 530, 64, 64},
+    {"more queries", 1, 2, 2, 90, 33, 32, 33},
+    {"not causal", 1, 2, 1, 70, 260, 64, 64, Causal::kNone},
+    {"top left", 1, 2, 1, 140, 300, 64, 64, Causal::kTopLeft},
+    {"window", 1, 2, 2, 80, 300, 64, 64, Causal::kBottomRight, 40},
+    {"boolean mask", 2, 4, 2, 60, 210, 64, 64, Causal::kBottomRight, -1, MaskKind::kBoolean},
+    {"additive mask", 1, 4, 2, 57, 190, 48, 64, Causal::kNone, -1, MaskKind::kAdditive},
+    {"hidden rows", 1, 2, 1, 64, 190, 64, 64, Causal::kNone, -1, MaskKind::kBoolean, 0, false,
+     false, true},
+    {"negative scale", 1, 2, 1, 64, 190, 64, 64, Causal::kBottomRight, -1, MaskKind::kNone, -0.2},
+    {"not finite", 2, 4, 2, 60, 210, 64, 64, Causal::kBottomRight, -1, MaskKind::kBoolean, 0, true},
+};
+
+int failures = 0;
+
+void Check(bool holds, const std::string& what) {
+  if (holds) return;
+  std::printf("FAIL %s\n", what.c_str());
+  ++failures;
+}
+
+Recipe RecipeOf(const TestRecipe& of) {
+  Recipe recipe = {};
+  recipe.precision = of.precision;
+  recipe.qk = of.qk;
+  recipe.pv = of.pv;
+  recipe.smooth_k = of.precision != Precision::kExact;
+  recipe.smooth_v = of.smooth_v;
+  recipe.v_scale = of.v_scale;
+  recipe.row_sum = of.pv == PvFormat::kInt16 ? RowSum::kQuantized : RowSum::kExact;
+  recipe.p_top = of.p_top;
+  recipe.v_top = of.v_top;
+  return recipe;
+}
+
+// Outputs and quantised operands.
+struct Result {
+  Outputs out;
+  std::vector<float> codes[6];
+};
+
+Result Run(const Data& data, Isa isa, int threads) {
+  const Problem& p = data.p;
+  Result result = {Outputs(p), {}};
+  const int64_t dims = QuantizedDims(p), heads = p.batch * p.kv_heads;
+  const int64_t sizes[6] = {p.batch * p.q_heads * p.q_len * dims,
+                            p.batch * p.q_heads * p.q_len,
+                            heads * p.kv_len * dims,
+                            heads * p.kv_len,
+                            heads * p.kv_len * p.v_dim,
+                            heads * p.v_dim};
+  for (int n = 0; n < 6; ++n) result.codes[n].assign(static_cast<size_t>(sizes[n]), 0.0f);
+  const sage::InspectionBuffers inspect = {result.codes[0].data(), result.codes[1].data(),
+                                           result.codes[2].data(), result.codes[3].data(),
+                                           result.codes[4].data(), result.codes[5].data()};
+  const sage::Status status =
+      InspectForward(p, BuffersOf(data, &result.out), inspect, {isa, threads});
+  Check(status.ok(), status.message == nullptr ? "" : status.message);
+  return result;
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void CheckCase(const Case& c, const TestRecipe& recipe) {
+  Data data = MakeData(c);
+  data.p.recipe = RecipeOf(recipe);
+  std::vector<double> o, lse;
+  Reference(data, &o, &lse);
+  const Result portable = Run(data, Isa::kPortable, 1);
+  for (int index = 0; index < sage::kIsaCount; ++index) {
+    const Isa isa = static_cast<Isa>(index);
+    if (!sage::CanRun(isa) || sage::KernelIsa(isa) != isa) continue;
+    const auto title = [&](const char* what) {
+      return std::string(c.name) + ", " + recipe.name + ", " + sage::IsaName(isa) + ": " + what;
+    };
+    const Result result = Run(data, isa, 1);
+    const double error = RelativeL1(result.out.o, o);
+    Check(error <= recipe.bound, title("o") + " " + std::to_string(error));
+    double worst = 0;
+    for (size_t i = 0; i < lse.size(); ++i) {
+      const double difference = std::fabs(lse[i] - static_cast<double>(result.out.lse[i]));
+      if (std::isfinite(lse[i])) worst = std::max(worst, difference);
+    }
+    Check(worst <= recipe.lse && std::isfinite(RelativeL1(result.out.lse, lse)),
+          title("lse") + " " + std::to_string(worst));
+    for (int n = 0; n < 6; ++n) {
+      Check(SameBits(result.codes[n], portable.codes[n]), title("codes") + std::to_string(n));
+    }
+    // The same codes and nearly the same P: what is left is the order of sums and ties of P.
+    const std::vector<double> same(portable.out.o.begin(), portable.out.o.end());
+    const double apart = RelativeL1(result.out.o, same);
+    Check(apart <= (recipe.precision == Precision::kExact ? 6e-6 : recipe.bound / 10),
+          title("o of the portable path") + " " + std::to_string(apart));
+    const Result threaded = Run(data, isa, 3);
+    Check(result.out == threaded.out, title("threads change bits"));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
+  int n = 0;
+  for (const Case& c : kForwardCases) {
+    for (const TestRecipe& recipe : kRecipes) {
+      if (!quick || n++ % 3 == 0) CheckCase(c, recipe);
+    }
+  }
+  std::printf(failures == 0 ? "all checks hold\n" : "%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
