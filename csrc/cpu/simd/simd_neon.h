@@ -81,6 +81,7 @@ SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
 // x = n + f with n integral and f in [-1/2, 1/2]; |x| < 2^21. TimesPowerOfTwo(a, n) is a · 2^n, n
 // in [-126, 127]. Adding 1.5 · 2^23 rounds x to an integer and leaves that integer in the lowest
 // mantissa bits: shifted to the exponent field they are what a · 2^n adds to the bits of a.
+constexpr bool kFractionFromZero = false;
 struct Exponent {
   int32x4_t low, high;
 };
@@ -94,6 +95,17 @@ SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
 SAGE_INLINE F32 TimesPowerOfTwo(F32 a, Exponent n) {
   return {vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a.low), n.low)),
           vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a.high), n.high))};
+}
+SAGE_INLINE float32x4_t MaxBits(float32x4_t a, float32x4_t b) {
+  return vreinterpretq_f32_s32(vmaxq_s32(vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b)));
+}
+// The larger magnitude of `most` (bits of one) and x, compared as bits: NaN lies above Infinity.
+SAGE_INLINE F32 MaxMagnitude(F32 most, F32 x) {
+  return {MaxBits(most.low, vabsq_f32(x.low)), MaxBits(most.high, vabsq_f32(x.high))};
+}
+// The largest of the lanes' bits, as MaxMagnitude leaves them.
+SAGE_INLINE int32_t ReduceMaxBits(F32 a) {
+  return vmaxvq_s32(vreinterpretq_s32_f32(MaxBits(a.low, a.high)));
 }
 
 }  // namespace
