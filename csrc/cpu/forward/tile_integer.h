@@ -63,6 +63,14 @@ struct IntegerKernels {
     const uint8_t* rows = q + g * kRows * plan.qk_dims * Qk::kBytes;
     const int32_t* corrections = CorrectionsOf(plan, q) + g * kRows * Qk::Corrections(plan.qk_dims);
     const uint8_t* k = head.k + j0 * plan.qk_dims * Qk::kBytes;
+    if constexpr (kKeyTile == 16) {
+      // Always whole tiles. Through the function below, GCC 12 spills accumulators of words.
+      for (int j = 0; j < count; j += kKeyTile) {
+        Qk::template Tile<kKeyTile / kLanes>(rows, corrections, k + j * plan.qk_dims * Qk::kBytes,
+                                             plan.qk_dims, head.k_scale + j0 + j, s + j, most);
+      }
+      return;
+    }
     ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
       Qk::template Tile<decltype(vectors)::value>(rows, corrections,
                                                   k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
