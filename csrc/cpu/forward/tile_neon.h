@@ -50,9 +50,11 @@ struct QkBytesDot {
     for (int d = 0; d < dims; d += 4) StoreFour(x + d, group + d / 4 * 4 * kRows + r * 4);
   }
 
+  template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
                         int dims, const float* k_scale, float* s, F32 most[kRows]) {
     static_assert(kRows == 6, "four rows in one register of q, two in another");
+    static_assert(kVectors * kLanes == kKeyTile, "16 keys, never fewer");
     int32x4_t acc[kRows][4];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
@@ -101,9 +103,11 @@ struct QkWordsNeon {
     for (int d = 0; d < dims; ++d) words[d * kRows + r] = Word(x[d]);
   }
 
+  template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
                         int dims, const float* k_scale, float* s, F32 most[kRows]) {
     static_assert(kRows == 6, "four rows in one register of q, two in another");
+    static_assert(kVectors * kLanes == kKeyTile, "16 keys, never fewer");
     int32x4_t acc[kRows][4];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
@@ -158,20 +162,21 @@ struct PvWordsNeon {
 
   SAGE_INLINE F32 Power(F32 x) { return kFine ? Exp2Medium(x) : Exp2Coarse(x); }
 
-  SAGE_INLINE float Row(const float* s, uint8_t* p, int first, int end, float c, float m,
-                        float* exact) {
+  SAGE_INLINE F32 Row(const float* s, uint8_t* p, int first, int end, float c, float m,
+                      F32* exact) {
     const F32 factor = Set1(c), shift = Set1(m - 13.0f);  // 2^13 = 8192
-    int32x4_t sum = vdupq_n_s32(0);
+    int32x4_t sum_low = vdupq_n_s32(0), sum_high = vdupq_n_s32(0);
     F32 unrounded = Zero();
     for (int j = first; j < end; j += kLanes) {
       const F32 power = Power(Fms(Load(s + j), factor, shift));
       const int32x4_t low = vcvtnq_s32_f32(power.low), high = vcvtnq_s32_f32(power.high);
-      sum = vaddq_s32(sum, vaddq_s32(low, high));
+      sum_low = vaddq_s32(sum_low, low);
+      sum_high = vaddq_s32(sum_high, high);
       if (exact != nullptr) unrounded = Add(unrounded, power);
       vst1q_s16(reinterpret_cast<int16_t*>(p) + j, Narrow(low, high));
     }
-    if (exact != nullptr) *exact += ReduceAdd(unrounded) / 8192.0f;
-    return static_cast<float>(vaddvq_s32(sum));
+    if (exact != nullptr) *exact = Add(*exact, Mul(unrounded, Set1(1.0f / 8192.0f)));
+    return {vcvtq_f32_s32(sum_low), vcvtq_f32_s32(sum_high)};
   }
 
   template <int kCount>

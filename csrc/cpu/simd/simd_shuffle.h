@@ -180,6 +180,24 @@ SAGE_INLINE float32x4_t Sum4(const F32* x) {
 }
 SAGE_INLINE F32 SumEach(const F32 x[kLanes]) { return {Sum4(x), Sum4(x + 4)}; }
 
+// Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
+SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
+  const F32 rest[4] = {x[4], x[5], Zero(), Zero()};
+  return {Sum4(x), Sum4(rest)};
+}
+
+// The larger lane; NaN where either is.
+SAGE_INLINE float32x4_t MaxHalves(F32 x) { return vmaxq_f32(x.low, x.high); }
+
+// Lane i < 6 of the result is the largest lane of x[i]; the others are 0.
+SAGE_INLINE F32 MaxOfSix(const F32 x[6]) {
+  const float32x4_t ab = vpmaxq_f32(MaxHalves(x[0]), MaxHalves(x[1]));
+  const float32x4_t cd = vpmaxq_f32(MaxHalves(x[2]), MaxHalves(x[3]));
+  const float32x4_t ef = vpmaxq_f32(MaxHalves(x[4]), MaxHalves(x[5]));
+  const float32x4_t last = vpmaxq_f32(ef, ef);
+  return {vpmaxq_f32(ab, cd), vcombine_f32(vget_low_f32(last), vdup_n_f32(0.0f))};
+}
+
 SAGE_INLINE void Transpose4(float32x4_t* a, float32x4_t* b, float32x4_t* c, float32x4_t* d) {
   const float64x2_t t0 = vreinterpretq_f64_f32(vtrn1q_f32(*a, *b));
   const float64x2_t t1 = vreinterpretq_f64_f32(vtrn2q_f32(*a, *b));
