@@ -10,6 +10,9 @@
 
 namespace sage_test {
 
+// The runner makes the inputs of this case.
+constexpr char kTies[] = "ties of codes";
+
 inline std::vector<Case> Int8Cases() {
   std::vector<Case> cases;
   const auto with = [&](const char* name, auto change) {
@@ -94,6 +97,9 @@ inline std::vector<Case> Int8Cases() {
          [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1500, c.constant_v = true; });
     with("no smoothing", [&](Case& c) {
       c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1100, c.smooth_k = c.smooth_v = false;
+    });
+    with(kTies, [&](Case& c) {
+      c.qk_dim = c.v_dim = d, c.q_len = 140, c.kv_len = 200, c.smooth_k = c.smooth_v = false;
     });
     with("no keys", [&](Case& c) { c.qk_dim = c.v_dim = d, c.kv_len = 0; });
   }
