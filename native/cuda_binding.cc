@@ -43,9 +43,8 @@ napi_value CudaForward(napi_env env, napi_callback_info info) {
   return status.ok() ? nullptr : ThrowStatus(env, status);
 }
 
-// cudaForwardAsync(words, q, k, v, mask | null, o, lse | null, cancelled: Uint8Array):
-// Promise<void> A 1 written to cancelled[0] ends the call between two pieces with code
-// 'SAGE_CANCELLED'.
+// cudaForwardAsync(the arguments of cudaForward, cancelled: Uint8Array): Promise<void>
+// A 1 written to cancelled[0] ends the call between two pieces with code 'SAGE_CANCELLED'.
 napi_value CudaForwardAsync(napi_env env, napi_callback_info info) {
   napi_value arguments[8];
   AddonState* state = ReadCall(env, info, arguments);

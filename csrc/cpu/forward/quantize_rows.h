@@ -14,30 +14,10 @@
 #include "cpu/forward/integer_scale.h"
 #include "cpu/forward/plan.h"
 #include "formats/formats.h"
+#include "formats/token_group.h"
 
 namespace sage {
 namespace {
-
-// Group of row t inside a 128-token block (docs/numerics.md 4.1).
-SAGE_INLINE int GroupInBlock(TokenGroup kind, int t) {
-  switch (kind) {
-    case TokenGroup::kToken:
-      return t;
-    case TokenGroup::kWarp32:
-    case TokenGroup::kConsecutive32:
-      return t / 32;
-    case TokenGroup::kThread32:
-      return t / 32 * 8 + t % 8;
-    case TokenGroup::kThread64:
-      return t / 64 * 4 + t % 8 / 2;
-    case TokenGroup::kWarp64:
-    case TokenGroup::kBlock64:
-      return t / 64;
-    case TokenGroup::kBlock128:
-      return 0;
-  }
-  return 0;
-}
 
 SAGE_INLINE void RoundRow(float* x, int dims, float inverse, Rounding rounding) {
   if (rounding == Rounding::kEven) {

@@ -13,33 +13,13 @@
 #include "cuda/int8/images.h"
 #include "cuda/int8/products.cuh"
 #include "cuda/int8/rows.cuh"
+#include "formats/token_group.h"
 
 namespace sage::cuda::int8 {
 namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * 32;
 constexpr int kWarpTokens = kTileTokens / kWarps;  // 16
-
-// Group of row t among 128 (docs/numerics.md 4.1).
-__device__ __forceinline__ int GroupOf(TokenGroup kind, int t) {
-  switch (kind) {
-    case TokenGroup::kToken:
-      return t;
-    case TokenGroup::kWarp32:
-    case TokenGroup::kConsecutive32:
-      return t / 32;
-    case TokenGroup::kThread32:
-      return t / 32 * 8 + t % 8;
-    case TokenGroup::kThread64:
-      return t / 64 * 4 + t % 8 / 2;
-    case TokenGroup::kWarp64:
-    case TokenGroup::kBlock64:
-      return t / 64;
-    case TokenGroup::kBlock128:
-      return 0;
-  }
-  return 0;
-}
 
 // This lane's channels of one row of the head whose row 0 is `rows`; zeros outside the tensor.
 template <int kChannels>
@@ -185,7 +165,7 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
     }
     if (!__all_sync(~0u, finite)) bad |= 1u << i;
     most = __reduce_max_sync(~0u, most);
-    if (lane == 0) atomicMax(largest + GroupOf(a.q_group, row), most);
+    if (lane == 0) atomicMax(largest + GroupInBlock(a.q_group, row), most);
     if (a.want_lse) {
 #pragma unroll
       for (int step = 16; step > 0; step /= 2) shift += __shfl_xor_sync(~0u, shift, step);
@@ -198,7 +178,7 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
 #pragma unroll
   for (int i = 0; i < kWarpTokens; ++i) {
     const int row = warp * kWarpTokens + i;
-    const float2 pair = ScaleOf(largest[GroupOf(a.q_group, row)], a.qk_top);
+    const float2 pair = ScaleOf(largest[GroupInBlock(a.q_group, row)], a.qk_top);
     int code[kChannels];
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
@@ -255,7 +235,7 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
     }
     if (!__all_sync(~0u, finite)) bad |= 1u << i;
     most = __reduce_max_sync(~0u, most);
-    if (lane == 0) atomicMax(largest + GroupOf(a.k_group, row), most);
+    if (lane == 0) atomicMax(largest + GroupInBlock(a.k_group, row), most);
   }
   __syncthreads();
   const int top = static_cast<int>(a.qk_top);
@@ -263,7 +243,7 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
 #pragma unroll
   for (int i = 0; i < kWarpTokens; ++i) {
     const int row = warp * kWarpTokens + i;
-    const float2 pair = ScaleOf(largest[GroupOf(a.k_group, row)], a.qk_top);
+    const float2 pair = ScaleOf(largest[GroupInBlock(a.k_group, row)], a.qk_top);
     scale_most = max(scale_most, __float_as_uint(pair.x));
     int code[kChannels];
 #pragma unroll
@@ -300,7 +280,7 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
   if (threadIdx.x < kTileTokens / kStepTokens * 4) {
     const int step = threadIdx.x / 4, c = threadIdx.x % 4;
     space.k_table[token0 / kStepTokens * 4 + threadIdx.x] =
-        ScaleOf(largest[GroupOf(a.k_group, step * kStepTokens + 2 * c)], a.qk_top).x;
+        ScaleOf(largest[GroupInBlock(a.k_group, step * kStepTokens + 2 * c)], a.qk_top).x;
   }
 }
 
