@@ -212,8 +212,8 @@ function bench(
   if (gpu === true) {
     if (models === true || options.peers === true || options.case !== undefined) {
       throw new CliError(
-        '--gpu has cases of its own and no peers.',
-        'Choose among them by --tokens and --precision.',
+        '--gpu has cases of its own, and PyTorch as its only peer.',
+        'Choose among them by --tokens and --precision; --torch compares.',
       );
     }
     return runGpuBench(options, terminal);

@@ -8,7 +8,8 @@ import {
 } from '../../src/cli/bench/bench_cases.js';
 import {headsToTokens, makeBenchInputs, tokensToHeads} from '../../src/cli/bench/bench_inputs.js';
 import {median, timeInTurns, type Contender} from '../../src/cli/bench/bench_timing.js';
-import {gpuCases, markdownTable, nameOfGpuCase, topsOf} from '../../src/cli/bench/gpu.js';
+import {markdownTable} from '../../src/cli/bench/gpu.js';
+import {gpuCases, nameOfGpuCase, topsOf} from '../../src/cli/bench/gpu_cases.js';
 import {run} from './run.js';
 import {encodeOnnxModel} from '../../src/cli/bench/onnx_model.js';
 import {cudaEngine} from '../../src/engines/cuda.js';
@@ -262,10 +263,22 @@ describe('the benchmark of the GPU', () => {
           deviceTops: 137.4,
           hostTops: 3.4,
         },
+        {
+          case: 'b4_h32_d128_n1024_full',
+          engine: 'peer:torch',
+          precision: 'bfloat16, cuDNN',
+          deviceMs: 0.25,
+          hostMs: null,
+          deviceTops: 274.9,
+          hostTops: null,
+        },
       ],
       'CUDA device 0',
     );
     expect(text).toContain('| b4_h32_d128_n1024_full | exact | 0.500 | 137 | 20.0 | 3.4 |');
+    expect(text).toContain(
+      '| b4_h32_d128_n1024_full | torch bfloat16, cuDNN | 0.250 | 275 |  |  |',
+    );
     expect(text).toContain('CUDA device 0.');
   });
 

@@ -3,7 +3,9 @@ import {spawnSync} from 'node:child_process';
 import {compareArrays} from '../../src/accuracy/metrics.js';
 import {makeBenchInputs} from '../../src/cli/bench/bench_inputs.js';
 import {startTorch} from '../../src/cli/bench/torch.js';
+import {startTorchGpu} from '../../src/cli/bench/torch_gpu.js';
 import {openTerminal} from '../../src/cli/terminal.js';
+import {cudaEngine} from '../../src/engines/cuda.js';
 import {sageAttention} from '../../src/index.js';
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
@@ -19,6 +21,20 @@ it('names an interpreter that is not there', async () => {
     /PyTorch does not run by \/no\/such\/python: .*ENOENT/,
   );
 });
+
+it('names an interpreter that is not there, for the GPU too', async () => {
+  await expect(startTorchGpu('/no/such/python', quiet)).rejects.toThrow(
+    /PyTorch does not run by \/no\/such\/python: .*ENOENT/,
+  );
+});
+
+if (hasPython && cudaEngine().engine === null) {
+  it('tells what PyTorch on the GPU says where there is none', async () => {
+    await expect(startTorchGpu(python, quiet)).rejects.toThrow(
+      /PyTorch does not run by .*(No module named|CUDA|NVIDIA)/,
+    );
+  });
+}
 
 if (hasTorch) {
   it('computes the cases, grouped heads and causality too', async () => {

@@ -1,6 +1,7 @@
 /**
  * `bench --gpu`: the CUDA kernels through the addon, from float32 in device memory (by events of the device) and from
  * float32 arrays of this process (wall clock, copies included). TOPS count 4·batch·heads·tokens²·head_dim, causal half.
+ * With `--torch`, PyTorch's kernels on the same device take turns with ours.
  */
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -18,6 +19,13 @@ import {CliError} from '../cli_error.js';
 import {formatMs, formatTable} from '../table.js';
 import type {Terminal} from '../terminal.js';
 import {median} from './bench_timing.js';
+import {GPU_LENGTHS, gpuCases, nameOfGpuCase, topsOf, type GpuCase} from './gpu_cases.js';
+import {
+  startTorchGpu,
+  TORCH_GPU_KERNELS,
+  type TorchGpu,
+  type TorchGpuKernels,
+} from './torch_gpu.js';
 
 export interface GpuBenchOptions {
   /** Default: `GPU_LENGTHS`. */
@@ -26,57 +34,27 @@ export interface GpuBenchOptions {
   readonly precision?: readonly Precision[] | undefined;
   /** Samples. Default: 9. */
   readonly rounds?: number | undefined;
+  /** PyTorch's kernels beside ours: an interpreter that has torch, `true` for the benchmark's own. */
+  readonly torch?: string | true | undefined;
   /** Writes the table to docs/cuda_measured.md. */
   readonly write?: boolean | undefined;
 }
 
 export interface GpuBenchRow {
   readonly case: string;
-  readonly engine: 'cuda';
-  readonly precision: Precision;
-  /** Median of one call on device memory, and from arrays. */
+  readonly engine: 'cuda' | 'peer:torch';
+  readonly precision: Precision | TorchGpuKernels;
+  /** Median of one call on device memory, and from arrays; a peer has no arrays. */
   readonly deviceMs: number;
-  readonly hostMs: number;
+  readonly hostMs: number | null;
   readonly deviceTops: number;
-  readonly hostTops: number;
+  readonly hostTops: number | null;
 }
 
 export interface GpuBenchBody {
   readonly rows: readonly GpuBenchRow[];
-}
-
-export const GPU_LENGTHS: readonly number[] = [1024, 2048, 4096, 8192, 16384, 32768];
-
-interface GpuCase {
-  readonly batch: number;
-  readonly heads: number;
-  readonly headDim: number;
-  readonly tokens: number;
-  readonly causal: boolean;
-}
-
-/** Four sequences up to 8K, one above: as published tables have it. */
-export function gpuCases(lengths: readonly number[]): GpuCase[] {
-  return [128, 64].flatMap((headDim) =>
-    [false, true].flatMap((causal) =>
-      lengths.map((tokens) => ({
-        batch: tokens <= 8192 ? 4 : 1,
-        heads: 32,
-        headDim,
-        tokens,
-        causal,
-      })),
-    ),
-  );
-}
-
-export function nameOfGpuCase({batch, heads, headDim, tokens, causal}: GpuCase): string {
-  return `b${batch}_h${heads}_d${headDim}_n${tokens}_${causal ? 'causal' : 'full'}`;
-}
-
-/** 1e12 operations a second. */
-export function topsOf({batch, heads, headDim, tokens, causal}: GpuCase, ms: number): number {
-  return (4 * batch * heads * tokens ** 2 * headDim) / (causal ? 2 : 1) / ms / 1e9;
+  /** What was compared with. */
+  readonly peers: {readonly torch?: string};
 }
 
 export async function runGpuBench(
@@ -94,19 +72,21 @@ export async function runGpuBench(
   const values = normals(
     Math.max(LEAST_VALUES, ...cases.map(({headDim, tokens: n}) => 32 * n * headDim)),
   );
-  for (const [i, c] of cases.entries()) {
-    terminal.note(`[${i + 1}/${cases.length}] ${nameOfGpuCase(c)}`);
-    for (const precision of precisions) {
-      const row = timeCase(c, precision, {addon, engine, values, rounds});
-      if (row !== null) rows.push(row);
+  const torch = options.torch === undefined ? null : await startTorchGpu(options.torch, terminal);
+  try {
+    const rig = {addon, engine, values, rounds, torch, terminal};
+    for (const [i, c] of cases.entries()) {
+      terminal.note(`[${i + 1}/${cases.length}] ${nameOfGpuCase(c)}`);
+      rows.push(...(await timeCase(c, precisions, rig)));
+      releaseCudaMemory();
     }
-    releaseCudaMemory();
-    // Lets a terminal show what has been written.
-    await new Promise(setImmediate);
+  } finally {
+    torch?.close();
   }
   terminal.print(gpuTable(rows, terminal.colours));
-  if (options.write === true) writeTable(rows, reason, terminal);
-  return {rows};
+  const device = torch === null ? reason : `${reason}; ${torch.about}`;
+  if (options.write === true) writeTable(rows, device, terminal);
+  return {rows, peers: torch === null ? {} : {torch: torch.about}};
 }
 
 interface Rig {
@@ -114,35 +94,90 @@ interface Rig {
   readonly engine: Engine;
   readonly values: Float32Array;
   readonly rounds: number;
+  readonly torch: TorchGpu | null;
+  readonly terminal: Terminal;
 }
 
-/** Null where the kernels do not compute the case, or it does not fit. */
-function timeCase(c: GpuCase, precision: Precision, rig: Rig): GpuBenchRow | null {
+/** What takes turns on the device: calls on device memory, a list of milliseconds. */
+interface GpuContender {
+  readonly row: Pick<GpuBenchRow, 'case' | 'engine' | 'precision' | 'hostMs'>;
+  readonly time: (count: number) => number[] | Promise<number[]>;
+  readonly samples: number[];
+}
+
+/** Turns of every contender; its samples are divided among them. A clock that sinks with the heat so sinks for all. */
+const TURNS = 3;
+
+/** Without what the kernels do not compute or what does not fit. */
+async function timeCase(
+  c: GpuCase,
+  precisions: readonly Precision[],
+  rig: Rig,
+): Promise<GpuBenchRow[]> {
+  const contenders = [
+    ...precisions.flatMap((precision) => ownContender(c, precision, rig)),
+    ...(await torchContenders(c, rig)),
+  ];
+  for (let turn = 0; turn < TURNS; turn++) {
+    const order = turn % 2 === 0 ? contenders : [...contenders].reverse();
+    for (const {samples, time} of order) {
+      samples.push(...(await time(Math.ceil(rig.rounds / TURNS))));
+    }
+    // Lets a terminal show what has been written.
+    await new Promise(setImmediate);
+  }
+  return contenders.map(({row, samples}) => {
+    const deviceMs = median(samples);
+    const hostTops = row.hostMs === null ? null : topsOf(c, row.hostMs);
+    return {...row, deviceMs, deviceTops: topsOf(c, deviceMs), hostTops};
+  });
+}
+
+function ownContender(c: GpuCase, precision: Precision, rig: Rig): GpuContender[] {
   const {addon, engine, values, rounds} = rig;
-  const problem = problemOf(c, precision);
-  const words = encodeProblem(problem, new Float64Array(PROBLEM_WORDS));
-  if (addon.cudaHostSupports(words) !== null) return null;
-  const {batch, heads, tokens, headDim} = c;
-  const o = new Float32Array(batch * heads * tokens * headDim);
+  const words = encodeProblem(problemOf(c, precision), new Float64Array(PROBLEM_WORDS));
+  if (addon.cudaHostSupports(words) !== null) return [];
   checkAgainstNative(engine, precision, values);
+  const o = new Float32Array(c.batch * c.heads * c.tokens * c.headDim);
   const hostSamples: number[] = [];
   for (let n = -2; n < rounds; n++) {
     const start = performance.now();
     addon.cudaForward(words, values, values, values, null, o, null);
     if (n >= 0) hostSamples.push(performance.now() - start);
   }
-  const deviceMs = median(addon.timeCudaForward(words, values, values, values, null, rounds));
-  const hostMs = median(hostSamples);
-  return {
-    case: nameOfGpuCase(c),
-    engine: 'cuda',
-    precision,
-    deviceMs,
-    hostMs,
-    deviceTops: topsOf(c, deviceMs),
-    hostTops: topsOf(c, hostMs),
-  };
+  return [
+    {
+      row: {case: nameOfGpuCase(c), engine: 'cuda', precision, hostMs: median(hostSamples)},
+      time: (count) => addon.timeCudaForward(words, values, values, values, null, count),
+      samples: [],
+    },
+  ];
 }
+
+async function torchContenders(c: GpuCase, {torch, terminal}: Rig): Promise<GpuContender[]> {
+  if (torch === null) return [];
+  const contenders: GpuContender[] = [];
+  for (const precision of Object.keys(TORCH_GPU_KERNELS) as TorchGpuKernels[]) {
+    const refusal = await torch.take(c, precision);
+    if (refusal !== null) {
+      terminal.note(`PyTorch, ${precision}: ${refusal}`);
+      continue;
+    }
+    contenders.push({
+      row: {case: nameOfGpuCase(c), engine: 'peer:torch', precision, hostMs: null},
+      time: async (count) => {
+        await torch.take(c, precision);
+        await torch.time(WARM_UP_CALLS);
+        return torch.time(count);
+      },
+      samples: [],
+    });
+  }
+  return contenders;
+}
+
+/** Calls of a peer before its clock starts. */
+const WARM_UP_CALLS = 2;
 
 const checked = new Set<Precision>();
 
@@ -215,14 +250,15 @@ function normals(count: number): Float32Array {
 
 const TITLES = ['case', 'precision', 'device, ms', 'TOPS', 'arrays, ms', 'TOPS'];
 
-function cellsOf({case: name, precision, deviceMs, deviceTops, hostMs, hostTops}: GpuBenchRow) {
+function cellsOf(row: GpuBenchRow) {
+  const {case: name, engine, precision, deviceMs, deviceTops, hostMs, hostTops} = row;
   return [
     name,
-    precision,
+    engine === 'cuda' ? precision : `torch ${precision}`,
     deviceMs.toFixed(3),
     deviceTops.toFixed(0),
-    formatMs(hostMs),
-    hostTops.toFixed(1),
+    hostMs === null ? '' : formatMs(hostMs),
+    hostTops === null ? '' : hostTops.toFixed(1),
   ];
 }
 
@@ -240,8 +276,9 @@ export function markdownTable(rows: readonly GpuBenchRow[], device: string): str
   return [
     '# CUDA, measured',
     '',
-    `${device}. Written by \`npm run bench -- --gpu --write\`: medians; "device" from float32 in device memory, by events; "arrays" from`,
-    'float32 arrays of the process and back, wall clock. TOPS = 4 · B · H · N² · D / t, halved under causality.',
+    `${device}. Written by \`npm run bench -- --gpu --write\` (with \`--torch\`: PyTorch's kernels take turns with ours): medians;`,
+    '"device" from float32 (torch: bfloat16) in device memory, by events; "arrays" from float32 arrays of the process and back, wall clock.',
+    'TOPS = 4 · B · H · N² · D / t, halved under causality.',
     '',
     line(TITLES),
     line(TITLES.map(() => '---')),

@@ -35,22 +35,36 @@ export interface Torch {
  * @throws CliError where there is no Python, or no PyTorch for it.
  */
 export async function startTorch(python: string | true, terminal: Terminal): Promise<Torch> {
+  const {worker, about} = await startTorchProcess(python, 'attention.py', terminal);
+  return {
+    version: String(about['version']),
+    capability: String(about['capability']),
+    contenders: (c, inputs, threads) =>
+      TORCH_DTYPES.map((dtype) => torchContender(worker, c, inputs, threads, dtype)),
+    close: () => worker.close(),
+  };
+}
+
+/**
+ * Runs a script of bench/peers/torch and asks what it is about.
+ *
+ * @param python As for `startTorch`.
+ * @throws CliError where there is no Python, no PyTorch for it, or the script says why not.
+ */
+export async function startTorchProcess(
+  python: string | true,
+  script: string,
+  terminal: Terminal,
+): Promise<{readonly worker: TorchProcess; readonly about: Record<string, unknown>}> {
   const peers = peersFolder();
   if (peers === null) {
     throw new CliError('PyTorch as a peer needs a clone of the repository: bench/peers is there.');
   }
   const folder = join(peers, 'torch');
   const program = python === true ? ownEnvironment(folder, terminal) : python;
-  const worker = new Worker(program, join(folder, 'attention.py'));
+  const worker = new TorchProcess(program, join(folder, script));
   try {
-    const {version, capability} = await worker.ask({ask: 'about'});
-    return {
-      version: String(version),
-      capability: String(capability),
-      contenders: (c, inputs, threads) =>
-        TORCH_DTYPES.map((dtype) => torchContender(worker, c, inputs, threads, dtype)),
-      close: () => worker.close(),
-    };
+    return {worker, about: await worker.ask({ask: 'about'})};
   } catch (error) {
     worker.close();
     throw new CliError(
@@ -92,7 +106,7 @@ function ownEnvironment(folder: string, terminal: Terminal): string {
 }
 
 function torchContender(
-  worker: Worker,
+  worker: TorchProcess,
   c: BenchCase,
   inputs: BenchInputs,
   threads: number,
@@ -137,8 +151,8 @@ function torchContender(
   };
 }
 
-/** Asks the process one question at a time. */
-class Worker {
+/** A process that is asked one question at a time, a JSON object a line each way. */
+export class TorchProcess {
   /** Folder of the case that it holds. */
   current: string | null = null;
   readonly #child: ChildProcessWithoutNullStreams;
