@@ -30,6 +30,10 @@ export function chooseEngine(
   causal = false,
 ): EngineChoice {
   const choice = chooseForAnySize(backend, precision);
+  if (choice.onGpu && precision === 'auto' && sizes !== undefined) {
+    const meant = tensorflowOp().autoOnGpu(sizes);
+    return meant === choice.precision ? choice : chooseForAnySize(backend, meant);
+  }
   if (sizes === undefined || choice.engine !== 'native' || !IN_PLACE.includes(backend)) {
     return choice;
   }
@@ -118,9 +122,14 @@ export function engineChoices(backends: readonly string[]): EngineChoiceRow[] {
         const {message} = noEngine(backend, precision, facts);
         return {backend, precision, engine: null, reason: message};
       }
-      // src/ops/decoding.ts has the rule for few queries.
+      // src/ops/decoding.ts has the rule for few queries, gpu_auto.ts that for few keys.
+      const quantised = choice.precision !== 'exact';
       const few =
-        choice.engine === 'native' && choice.precision !== 'exact' ? ', decoding exact' : '';
+        quantised && choice.onGpu
+          ? ', decoding and few keys exact'
+          : quantised && choice.engine === 'native'
+            ? ', decoding exact'
+            : '';
       const meaning = precision === 'auto' ? `auto is ${choice.precision}${few}: ` : '';
       return {backend, precision, engine: choice.engine, reason: `${meaning}${choice.reason}`};
     });

@@ -33,7 +33,10 @@ export interface EngineFacts {
     ): Prediction | null;
   } | null;
   /** The ops inside TensorFlow; null where nobody asks for backend `tensorflow`. */
-  readonly tensorflow: Pick<TensorflowOpState, 'names' | 'reason' | 'device' | 'precisions'> | null;
+  readonly tensorflow: Pick<
+    TensorflowOpState,
+    'names' | 'reason' | 'device' | 'precisions' | 'autoOnGpu'
+  > | null;
   /** Engine set by `configureSageAttention`, or `'auto'`. */
   readonly required: EngineName | 'auto';
 }
@@ -184,7 +187,7 @@ export function findEngine(question: EngineQuestion, facts: EngineFacts): Engine
     if (facts.required === 'auto' ? row.onlyIfRequired : !asked) continue;
     const choice =
       row.throughGpu === undefined
-        ? chooseFromRow(row, precision, facts)
+        ? chooseFromRow(row, question, facts)
         : chooseThroughGpu(row, question, facts);
     if (choice === null) continue;
     const {engine, hostCopy, standIn} = row;
@@ -222,7 +225,7 @@ function chooseThroughGpu(
 /** The recipe that a row would compute, null when it does not serve the question. */
 function chooseFromRow(
   row: EngineRow,
-  precision: Precision | 'auto',
+  {precision, sizes}: EngineQuestion,
   facts: EngineFacts,
 ): Precision | null {
   if (row.precisions === 'unquantised') {
@@ -230,8 +233,9 @@ function chooseFromRow(
   }
   if (row.tensorflowOn !== undefined && !hasOpOn(row.tensorflowOn, facts)) return null;
   if (row.standIn !== undefined) {
-    const computed = facts.tensorflow?.precisions ?? [];
-    const wanted = precision === 'auto' ? row.standIn.precision : precision;
+    const {precisions: computed = [], autoOnGpu} = facts.tensorflow ?? {};
+    const automatic = autoOnGpu?.(sizes) ?? row.standIn.precision;
+    const wanted = precision === 'auto' ? automatic : precision;
     const chosen = computed.includes(wanted) ? wanted : row.standIn.precision;
     return computed.includes(chosen) ? chosen : null;
   }

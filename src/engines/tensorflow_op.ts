@@ -12,6 +12,10 @@ import type {
   TensorflowOpNames,
   TensorflowRegistration,
 } from '../runtime/native_addon.js';
+import {checkCudaRecipe} from './check_cuda_recipe.js';
+import {cudaEngine, lastCudaRefusal} from './cuda.js';
+import type {CallSizes} from './cuda_costs.js';
+import {autoOnGpu, gpuPreferences} from './gpu_auto.js';
 import {nativeEngine} from './native.js';
 
 export const TENSORFLOW_BACKEND = 'tensorflow';
@@ -35,6 +39,8 @@ export interface TensorflowOpState {
   readonly device: 'CPU' | 'GPU' | null;
   /** Recipes that are computed on `device`. */
   readonly precisions: readonly Precision[];
+  /** What `auto` means for a call on a GPU; of a long one when `sizes` are not known. */
+  autoOnGpu(sizes?: CallSizes): Precision;
 }
 
 /** The parts of NodeJSKernelBackend that tell where TensorFlow runs. */
@@ -110,6 +116,7 @@ function look(): TensorflowOpState {
     devices: gpu ? ['CPU', 'GPU'] : ['CPU'],
     device,
     precisions: device === 'GPU' ? cudaPrecisions(addon) : PRECISIONS,
+    autoOnGpu: device === 'GPU' ? autoOf(addon) : () => 'exact',
   };
 }
 
@@ -126,6 +133,7 @@ function without(reason: string, {version, library}: Partial<TensorflowRegistrat
     devices: [],
     device: null,
     precisions: [],
+    autoOnGpu: () => 'exact',
   } satisfies TensorflowOpState;
 }
 
@@ -137,12 +145,61 @@ function whyNot({state: came, library, message, missing}: TensorflowRegistration
 
 /** Recipes of which the CUDA kernels compute at least a plain problem. */
 function cudaPrecisions(addon: NativeAddon): Precision[] {
-  return PRECISIONS.filter((precision) => {
-    const recipe = resolveRecipe(precision, {});
-    if (isRefusal(recipe)) return false;
-    const words = encodeProblem(plainProblem(128, recipe), new Float64Array(PROBLEM_WORDS));
-    return addon.cudaSupports(words) === null;
-  });
+  return PRECISIONS.filter((precision) => cudaComputes(addon, precision, 128, 128));
+}
+
+/** Whether the CUDA kernels compute a recipe at these head_dims. */
+function cudaComputes(
+  addon: NativeAddon,
+  precision: Precision,
+  qkDim: number,
+  vDim: number,
+): boolean {
+  const recipe = resolveRecipe(precision, {});
+  if (isRefusal(recipe)) return false;
+  const problem = {...plainProblem(128, recipe), qkDim, vDim};
+  return addon.cudaSupports(encodeProblem(problem, new Float64Array(PROBLEM_WORDS))) === null;
+}
+
+let fp4Trusted: boolean | null = null;
+
+/**
+ * Whether `auto` may mean a recipe unasked. The native FP4 kernels have not run on a Blackwell (docs/kernels_fp4.md), so they
+ * show first what they compute on the device at hand; if that is wrong the next recipe serves.
+ */
+function isTrusted(precision: Precision): boolean {
+  if (precision !== 'fp4') return true;
+  if (fp4Trusted === null) {
+    const cuda = cudaEngine().engine;
+    const native = nativeEngine().engine;
+    const wrong =
+      cuda === null || native === null
+        ? 'the FP4 kernels could not be checked'
+        : checkCudaRecipe(precision, cuda, native, lastCudaRefusal);
+    if (wrong !== null) noteGpuRefusal(`fp4 is not taken by auto: ${wrong}`);
+    fp4Trusted = wrong === null;
+  }
+  return fp4Trusted;
+}
+
+/** The kernels are asked once for each pair of head_dims. */
+function autoOf(addon: NativeAddon): TensorflowOpState['autoOnGpu'] {
+  const preferences = gpuPreferences(addon.capabilities().cuda);
+  const known = new Map<string, boolean>();
+  return (sizes) =>
+    autoOnGpu(
+      preferences,
+      (precision, qkDim, vDim) => {
+        const key = `${precision} ${qkDim} ${vDim}`;
+        let computes = known.get(key);
+        if (computes === undefined) {
+          computes = cudaComputes(addon, precision, qkDim, vDim) && isTrusted(precision);
+          known.set(key, computes);
+        }
+        return computes;
+      },
+      sizes,
+    );
 }
 
 /** Settings of the CPU engine as a call carries them. */

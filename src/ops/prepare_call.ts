@@ -96,7 +96,10 @@ function chooseRecipe(operation: string, checked: CheckedOptions, sizes: Attenti
   const choice = chooseEngine(tf.getBackend(), wanted, sizes, checked.causal !== 'none');
   // Faster there, and more accurate; whoever chooses fields of a recipe gets that recipe.
   const unquantised =
-    wanted === 'auto' && recipeChoice === null && choice.engine === 'native' && isDecoding(sizes);
+    wanted === 'auto' &&
+    recipeChoice === null &&
+    (choice.engine === 'native' || choice.onGpu) &&
+    isDecoding(sizes);
   const precision = unquantised ? 'exact' : choice.precision;
   if (recipeChoice === null) {
     const known = defaultRecipes.get(precision);

@@ -31,18 +31,23 @@ const withNative: EngineFacts = {
   tensorflow: null,
   required: 'auto',
 };
-const opOn = (device: 'CPU' | 'GPU' | null, precisions: readonly Precision[]): EngineFacts => ({
+const opOn = (
+  device: 'CPU' | 'GPU' | null,
+  precisions: readonly Precision[],
+  auto: Precision = 'exact',
+): EngineFacts => ({
   ...withNative,
   tensorflow: {
     names: {plain: '', lse: '', masked: '', maskedLse: '', grad: '', gradMask: ''},
     reason: 'an op of TensorFlow',
     device,
     precisions,
+    autoOnGpu: () => auto,
   },
 });
 const withOp = opOn('CPU', PRECISIONS);
 const withGpu = opOn('GPU', ['exact']);
-const withFasterGpu = opOn('GPU', ['exact', 'int8_fp8']);
+const withFasterGpu = opOn('GPU', ['exact', 'int8_fp8'], 'int8_fp8');
 /** A GPU that needs 1 ms for anything, beside a native engine that needs `nativeMs`. */
 const besideGpu = (nativeMs: number | null, supported: readonly Precision[] = ['exact']) => ({
   ...withNative,
@@ -55,7 +60,13 @@ const besideGpu = (nativeMs: number | null, supported: readonly Precision[] = ['
 const onGpu = (precision: Precision) => inPlace('cuda', precision);
 const withoutOp: EngineFacts = {
   ...withNative,
-  tensorflow: {names: null, reason: 'no TensorFlow', device: null, precisions: []},
+  tensorflow: {
+    names: null,
+    reason: 'no TensorFlow',
+    device: null,
+    precisions: [],
+    autoOnGpu: () => 'exact',
+  },
 };
 const withoutNative: EngineFacts = {...withNative, native: {engine: null, reason: 'not built'}};
 const requiring = (required: EngineName, facts = withNative): EngineFacts => ({...facts, required});
@@ -154,7 +165,7 @@ const ROWS: Row[] = [
   ['on a GPU', withGpu, 'tensorflow', 'exact', inPlace('cuda', 'exact'), 'CUDA kernels, an op of'],
   ['on a GPU', withGpu, 'tensorflow', 'int8', inPlace('cuda', 'exact'), `'int8' runs as 'exact'`],
   ['on a GPU', withFasterGpu, 'tensorflow', 'int8_fp8', inPlace('cuda', 'int8_fp8'), 'CUDA'],
-  ['on a GPU', withFasterGpu, 'tensorflow', 'auto', inPlace('cuda', 'exact'), 'CUDA kernels'],
+  ['on a GPU', withFasterGpu, 'tensorflow', 'auto', inPlace('cuda', 'int8_fp8'), 'CUDA kernels'],
   [
     'a GPU, kernels of nothing',
     opOn('GPU', []),

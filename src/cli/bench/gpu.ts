@@ -6,8 +6,8 @@
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {platform} from '#platform';
-import {compareArrays} from '../../accuracy/metrics.js';
 import {Random} from '../../accuracy/distributions.js';
+import {checkCudaRecipe} from '../../engines/check_cuda_recipe.js';
 import {cudaEngine, lastCudaRefusal, releaseCudaMemory} from '../../engines/cuda.js';
 import type {Engine} from '../../engines/engine.js';
 import {nativeEngine} from '../../engines/native.js';
@@ -69,9 +69,7 @@ export async function runGpuBench(
   const cases = gpuCases(tokens);
   const rows: GpuBenchRow[] = [];
   // All queries, keys and values are windows of one array, so that its making takes no minutes.
-  const values = normals(
-    Math.max(LEAST_VALUES, ...cases.map(({headDim, tokens: n}) => 32 * n * headDim)),
-  );
+  const values = normals(Math.max(...cases.map(({headDim, tokens: n}) => 32 * n * headDim)));
   const torch = options.torch === undefined ? null : await startTorchGpu(options.torch, terminal);
   try {
     const rig = {addon, engine, values, rounds, torch, terminal};
@@ -137,7 +135,7 @@ function ownContender(c: GpuCase, precision: Precision, rig: Rig): GpuContender[
   const {addon, engine, values, rounds} = rig;
   const words = encodeProblem(problemOf(c, precision), new Float64Array(PROBLEM_WORDS));
   if (addon.cudaHostSupports(words) !== null) return [];
-  checkAgainstNative(engine, precision, values);
+  checkAgainstNative(engine, precision);
   const o = new Float32Array(c.batch * c.heads * c.tokens * c.headDim);
   const hostSamples: number[] = [];
   for (let n = -2; n < rounds; n++) {
@@ -181,26 +179,14 @@ const WARM_UP_CALLS = 2;
 
 const checked = new Set<Precision>();
 
-/** Recipes lie within their formats' error of `exact`: beyond this something else was computed. */
-const MAX_DIFFERENCE = 0.3;
-
 /** A time says nothing about kernels that compute something else. Once a recipe. */
-function checkAgainstNative(engine: Engine, precision: Precision, values: Float32Array): void {
+function checkAgainstNative(engine: Engine, precision: Precision): void {
   if (checked.has(precision)) return;
-  const c = {batch: 1, heads: 4, headDim: 64, tokens: 257, causal: true};
-  const attend = (computing: Engine, name: Precision) => {
-    const o = new Float32Array(c.heads * c.tokens * c.headDim);
-    const [q, k, v] = [values, values.subarray(1001), values.subarray(2003)];
-    computing.forward(problemOf(c, name), {q, k, v, mask: null, o, lse: null});
-    return o;
-  };
   const native = nativeEngine().engine;
   if (native === null) throw new CliError('There is no native engine to compare with.');
-  const outputs = [attend(engine, precision), attend(native, 'exact')] as const;
-  const {relativeL1} = compareArrays(outputs[0], outputs[1]);
-  if (!(relativeL1 <= MAX_DIFFERENCE) || lastCudaRefusal() !== null) {
-    const why = lastCudaRefusal() ?? `relative L1 ${relativeL1.toPrecision(3)} from exact`;
-    throw new CliError(`The CUDA kernels of ${precision} compute something else: ${why}.`);
+  const wrong = checkCudaRecipe(precision, engine, native, lastCudaRefusal);
+  if (wrong !== null) {
+    throw new CliError(`The CUDA kernels of ${precision} compute something else: ${wrong}.`);
   }
   checked.add(precision);
 }
@@ -229,9 +215,6 @@ function problemOf(c: GpuCase, precision: Precision): AttentionProblem {
     windowRight: causal ? 0 : -1,
   };
 }
-
-/** Enough for the case that is compared. */
-const LEAST_VALUES = 2 ** 18;
 
 /** Numbers that are made; the rest repeats them. A prime, so that no row comes again at the same place of a tile. */
 const MADE = 4_000_037;
