@@ -107,12 +107,13 @@ function testGpu(args) {
   }
   return inTurn(
     () => arrays,
-    () => inProject('gpu', 'test/gpu/stream_order.test.ts'),
+    () => inProject('gpu', 'test/gpu/stream_order.test.ts', 'test/gpu/tensorflow_recipes.test.ts'),
     () =>
       inProject(
         'tensorflow',
-        ...['test/tensorflow/cases.test.ts', 'test/tensorflow/memory.test.ts'],
-        'test/tensorflow/wrong_calls.test.ts',
+        ...['cases', 'memory', 'wrong_calls', 'gpt2'].map(
+          (name) => `test/tensorflow/${name}.test.ts`,
+        ),
       ),
   );
 }
