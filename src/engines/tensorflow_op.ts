@@ -148,6 +148,11 @@ function cudaPrecisions(addon: NativeAddon): Precision[] {
   return PRECISIONS.filter((precision) => cudaComputes(addon, precision, 128, 128));
 }
 
+/** Of the problem that the kernels are asked about; any number will do. */
+const TOKENS = 128;
+
+const tokenStrides = (dim: number) => ({batch: TOKENS * dim, head: TOKENS * dim, token: dim});
+
 /** Whether the CUDA kernels compute a recipe at these head_dims. */
 function cudaComputes(
   addon: NativeAddon,
@@ -157,7 +162,10 @@ function cudaComputes(
 ): boolean {
   const recipe = resolveRecipe(precision, {});
   if (isRefusal(recipe)) return false;
-  const problem = {...plainProblem(128, recipe), qkDim, vDim};
+  const keys = tokenStrides(qkDim);
+  const values = tokenStrides(vDim);
+  const sizes = {qkDim, vDim, q: keys, k: keys, v: values, o: values};
+  const problem = {...plainProblem(TOKENS, recipe), ...sizes};
   return addon.cudaSupports(encodeProblem(problem, new Float64Array(PROBLEM_WORDS))) === null;
 }
 
