@@ -72,8 +72,7 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   a.see.marks = space.marks;
   a.see.not_finite = space.not_finite;
   a.see.tiles = space.tiles;
-  a.v = buffers.v;
-  a.v_strides = p.v;
+  a.v = {buffers.v, p.v, p.input};
   a.o_strides = p.o;
   a.o = buffers.o;
   a.lse = p.want_lse ? buffers.lse : nullptr;
@@ -96,6 +95,7 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   a.smooth_v = p.recipe.smooth_v > 0;
   a.o_pairs = p.v_dim % 2 == 0 && reinterpret_cast<uintptr_t>(buffers.o) % 8 == 0 &&
               p.o.batch % 2 == 0 && p.o.head % 2 == 0 && p.o.token % 2 == 0;
+  if (space.plan.parts > 0) return LaunchParts(a, heads, space, stream);
   const bool masked = p.mask_kind != MaskKind::kNone;
   if (space.dim == 64) {
     return masked ? Launch<64, true>(a, heads, stream) : Launch<64, false>(a, heads, stream);

@@ -442,13 +442,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       __syncwarp();
       for (int r = 0; r < 2; ++r) {
         if (row + 8 * r >= a.see.q_len) continue;
-        MarkRow(
-            a.see, kv_head, work.head, row + 8 * r, c,
-            a.v + kv_head / (a.q_heads / a.group) * a.v_strides.batch +
-                kv_head % (a.q_heads / a.group) * a.v_strides.head,
-            a.v_strides.token, a.v_dim, o + static_cast<int64_t>(row + 8 * r) * a.o_strides.token,
-            a.lse == nullptr ? nullptr
-                             : a.lse + static_cast<int64_t>(work.head) * a.see.q_len + row + 8 * r);
+        MarkRow(a.see, kv_head, work.head, row + 8 * r, c, a.v, a.q_heads / a.group, a.v_dim,
+                o + static_cast<int64_t>(row + 8 * r) * a.o_strides.token,
+                a.lse == nullptr
+                    ? nullptr
+                    : a.lse + static_cast<int64_t>(work.head) * a.see.q_len + row + 8 * r);
       }
     }
   }

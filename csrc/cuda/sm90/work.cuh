@@ -16,8 +16,8 @@ struct AttendArguments {
   const float *mean_image, *q_scale, *k_scale, *v_scale, *lse_shift;
   uint32_t* schedule;
   Visibility see;
-  const float* v;
-  TokenStrides v_strides, o_strides;
+  Values v;
+  TokenStrides o_strides;
   float *o, *lse;
   float *spans, *sums;  // what spans leave in memory (spans.cuh)
   float factor;         // |scale| log2(e)
