@@ -84,14 +84,16 @@ struct Carver {
 
 namespace sm90 {
 
+// Tiles of work of one head, where they are the largest.
+static int64_t WorkTiles(const Problem& p) { return (p.q_len + kMostRows - 1) / kMostRows; }
+
 Workspace LayOut(const Problem& p, void* base) {
   Workspace w = {};
   const int64_t q_heads = p.batch * p.q_heads, kv_heads = p.batch * p.kv_heads;
   w.dim = p.qk_dim <= 64 && p.v_dim <= 64 ? 64 : 128;
   w.tiles = static_cast<int>(Tiles(p.kv_len));
   w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
-  const int64_t work_tiles = (p.q_len + kMostRows - 1) / kMostRows;
-  w.q_rows = static_cast<int>(Tiles(work_tiles * kMostRows) * kTile);
+  w.q_rows = static_cast<int>(Tiles(WorkTiles(p) * kMostRows) * kTile);
   const int64_t tiles = kv_heads * w.tiles, channels = kv_heads * w.dim;
   Carver carver = {static_cast<uint8_t*>(base), 0};
   w.schedule = carver.Take<uint32_t>(2);
@@ -115,10 +117,11 @@ Workspace LayOut(const Problem& p, void* base) {
   w.q_codes = carver.Take<uint8_t>(q_heads * w.q_rows * w.dim);
   w.k_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
   w.v_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
-  // Spans end within the keys only where there are more of them.
-  const int64_t work = q_heads * ((p.q_len + kMaskedRows - 1) / kMaskedRows);
-  const int64_t warps = std::min<int64_t>(kMostBlocks, work) * (kMostRows / 16);
-  w.spans = carver.Take<float>(w.tiles > kSpanTiles ? warps * 16 * w.dim : 0);
+  // Spans wait in memory only in the kernel of head_dim 128 without a mask.
+  const bool waits = w.dim == 128 && p.mask_kind == MaskKind::kNone && w.tiles > kMeanTiles;
+  const int64_t warps =
+      waits ? std::min<int64_t>(kMostBlocks, q_heads * WorkTiles(p)) * (kMostRows / 16) : 0;
+  w.spans = carver.Take<float>(warps * 16 * w.dim);
   w.sums = carver.Take<float>(warps * kKeptFloats);
   w.bytes = carver.used;
   return w;

@@ -18,7 +18,8 @@
 //   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale as B fragments of m16n8k8 (tf32)
 //   marks      uint8  [B·Hkv][T·128]          bit 0: token of k, bit 1: of v, is not finite
 //   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp, and
-//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh)
+//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh); only
+//                                             where they do not stay in registers
 //
 // With these orders of tokens the thread that holds columns 8j + 2c, 8j + 2c + 1 of the scores owns
 // 32 consecutive tokens (one scale of k), and its scores, packed to bytes, are already the A
@@ -35,8 +36,7 @@ namespace sm90 {
 
 constexpr int kTile = 128;      // tokens of k and v per tile: also the block of V's means
 constexpr int kMeanTiles = 8;   // tiles per fragment of V's means: the depth of m16n8k8
-constexpr int kSpanTiles = 64;  // tiles that the tensor core sums: 8,192 keys
-constexpr int kSpanGroups = kSpanTiles / kMeanTiles;
+constexpr int kSpanGroups = 8;  // groups of 8 tiles that the tensor core sums at most: 8,192 keys
 // Rows of q of a tile of work: without a mask, with one.
 constexpr int kMostRows = 192;
 constexpr int kMaskedRows = 128;
