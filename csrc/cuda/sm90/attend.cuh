@@ -80,7 +80,9 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   TakeRegisters<Role::kComputeRegisters>();
   const int mine = warpgroup - 1, lane = threadIdx.x & 31;
   const uint32_t my_warp = warp - 4;
+  // All lanes have read what the barrier gives back.
   const auto arrive = [&](uint32_t barrier) {
+    __syncwarp();
     if (lane == 0) BarrierArrive(barrier);
   };
   // The right to the tensor cores goes round the warpgroups.
@@ -299,9 +301,10 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         StoreShared2(my_l, l.x + (r[0] + r[2]), l.y + (r[1] + r[3]));
         return make_float4(r[0], r[1], r[2], r[3]);
       };
-      // T += means of the groups from `begin` on of its span, whose row sums wait in memory.
-      const auto add_kept_means = [&](int begin, int span_end) {
-        const int end = min(span_end, LoadSharedInt(my_record + kLast) / kMeanTiles);
+      // T += means of the groups of the span from `begin` on, whose row sums wait in memory.
+      const auto add_kept_means = [&](int begin) {
+        const int end =
+            min(begin - 1 | (kSpanGroups - 1), LoadSharedInt(my_record + kLast) / kMeanTiles);
 #pragma unroll 2
         for (int g = begin; g <= end; ++g) add_means(T, g, TakeSums(my_kept(), g, m0, m1));
       };
@@ -342,8 +345,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
             }
           } else {
             if (a.smooth_v) KeepSums(my_kept(), group, r, m0, m1);
-            if (SpanEnd(my_record, group - 1) == group - 1) {
-              if (a.smooth_v) add_kept_means(group, SpanEnd(my_record, group));
+            if ((group & (kSpanGroups - 1)) == 0) {
+              if (a.smooth_v) add_kept_means(group);
               if (kept) {
                 AddSpan<kSums>(my_spans(), T);
               } else {
@@ -357,10 +360,10 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
         --i;
         ++it;
-        BarrierWait(bar.Full(stage(it)), parity(it));
         wait_turn();
         issue_outputs(stage(it - 1));
         WgmmaWait<0>();  // P leaves its registers to the scores
+        BarrierWait(bar.Full(stage(it)), parity(it));
         issue_scores(stage(it));
         load_scales(stage(it));
         WgmmaWait<0>();
@@ -382,7 +385,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       if (a.smooth_v) {
         const int group = i / kMeanTiles;
         add_means(T, group, r);
-        if constexpr (!kHeld) add_kept_means(group + 1, SpanEnd(my_record, group));
+        if constexpr (!kHeld) add_kept_means(group + 1);
       }
       ++it;
       --i;

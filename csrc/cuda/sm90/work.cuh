@@ -95,14 +95,6 @@ SAGE_DEVICE void StoreRecord(const AttendArguments& a, uint32_t record, const Wo
   __syncwarp();
 }
 
-// The last group of tiles of the span that `group` is in. Spans begin at other groups in other
-// tiles of work: blocks would move them to memory all at once.
-SAGE_DEVICE int SpanEnd(uint32_t record, int group) {
-  const int2 place = LoadSharedInt2(record + kPlace);
-  const int turn = (place.x + place.y / 64) & (kSpanGroups - 1);
-  return ((group + turn) | (kSpanGroups - 1)) - turn;
-}
-
 }  // namespace sm90
 }  // namespace sage
 
