@@ -301,10 +301,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         StoreShared2(my_l, l.x + (r[0] + r[2]), l.y + (r[1] + r[3]));
         return make_float4(r[0], r[1], r[2], r[3]);
       };
-      // T += means of the groups of the span from `begin` on, whose row sums wait in memory.
-      const auto add_kept_means = [&](int begin) {
+      // T += means of the groups from `begin` on of the span of `group`, whose row sums wait in
+      // memory.
+      const auto add_kept_means = [&](int begin, int group) {
         const int end =
-            min(begin - 1 | (kSpanGroups - 1), LoadSharedInt(my_record + kLast) / kMeanTiles);
+            min(group | (kSpanGroups - 1), LoadSharedInt(my_record + kLast) / kMeanTiles);
 #pragma unroll 2
         for (int g = begin; g <= end; ++g) add_means(T, g, TakeSums(my_kept(), g, m0, m1));
       };
@@ -346,7 +347,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
           } else {
             if (a.smooth_v) KeepSums(my_kept(), group, r, m0, m1);
             if ((group & (kSpanGroups - 1)) == 0) {
-              if (a.smooth_v) add_kept_means(group);
+              if (a.smooth_v) add_kept_means(group, group);
               if (kept) {
                 AddSpan<kSums>(my_spans(), T);
               } else {
@@ -385,7 +386,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       if (a.smooth_v) {
         const int group = i / kMeanTiles;
         add_means(T, group, r);
-        if constexpr (!kHeld) add_kept_means(group + 1);
+        if constexpr (!kHeld) add_kept_means(group + 1, group);
       }
       ++it;
       --i;
