@@ -14,6 +14,9 @@ constexpr int64_t kNoLimit = int64_t{1} << 30;
 // K and V of the heads that are worked on together under causality; the L2 of an H200 holds 50 MB.
 constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
+// Up to here a last tile of work with few rows counts: it goes last, as the shortest.
+constexpr int64_t kRaggedRows = 4096;
+
 template <int D, bool kMasked>
 cudaError_t Launch(AttendArguments a, int64_t heads, cudaStream_t stream) {
   constexpr int kBytes = SharedMap<D, kMasked>::kBytes, kRows = Roles<D, kMasked>::kRows;
@@ -27,7 +30,7 @@ cudaError_t Launch(AttendArguments a, int64_t heads, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const int blocks = std::min({multiprocessors, kMostBlocks, a.work});
+  const int blocks = std::min(std::min(multiprocessors, kMostBlocks), a.work);
   AttendKernel<D, kMasked><<<blocks, Roles<D, kMasked>::kThreads, kBytes, stream>>>(a);
   return cudaGetLastError();
 }
@@ -88,7 +91,8 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   // the longest go first, across as many heads as L2 holds.
   a.longest_first = a.see.window_left >= 0 || a.see.window_right >= 0;
   const int64_t head_bytes = int64_t{2} * space.tiles * kTile * space.dim;
-  a.heads_per_wave = a.longest_first
+  const bool ragged = p.q_len % kMostRows != 0 && p.q_len < kRaggedRows;
+  a.heads_per_wave = a.longest_first || ragged
                          ? static_cast<int>(std::min(
                                heads, std::max<int64_t>(1, kWaveBytes / head_bytes) * a.group))
                          : 1;

@@ -84,6 +84,9 @@ struct Carver {
 
 namespace sm90 {
 
+// Tiles of work of one head, where they are the largest.
+static int64_t WorkTiles(const Problem& p) { return (p.q_len + kMostRows - 1) / kMostRows; }
+
 static int DimOf(const Problem& p) {
   const int64_t dim = std::max(p.qk_dim, p.v_dim);
   return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
@@ -118,8 +121,7 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   w.plan = plan;
   w.tiles = static_cast<int>(Tiles(p.kv_len));
   w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
-  const int64_t work_tiles = (p.q_len + kMostRows - 1) / kMostRows;
-  w.q_rows = static_cast<int>(Tiles(work_tiles * kMostRows) * kTile);
+  w.q_rows = static_cast<int>(Tiles(WorkTiles(p) * kMostRows) * kTile);
   const int64_t tiles = kv_heads * w.tiles, channels = kv_heads * w.dim;
   Carver carver = {static_cast<uint8_t*>(base), 0};
   w.schedule = carver.Take<uint32_t>(2);
@@ -143,11 +145,16 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   w.q_codes = carver.Take<uint8_t>(q_heads * w.q_rows * w.dim);
   w.k_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
   w.v_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
-  // Spans end within the keys only where there are more of them.
-  const int64_t work =
-      q_heads * ((p.q_len + kMaskedRows - 1) / kMaskedRows) * std::max(1, plan.parts);
-  const int64_t warps = std::min<int64_t>(kMostBlocks, work) * (kMostRows / 16);
-  w.spans = carver.Take<float>(w.tiles > kSpanTiles ? warps * 16 * w.dim : 0);
+  // Spans wait in memory in the kernel of head_dim 128 without a mask, and in that of parts where
+  // there are more keys than one span has.
+  const bool in_parts = plan.parts > 0;
+  const bool waits = in_parts
+                         ? w.tiles > kSpanTiles
+                         : w.dim == 128 && p.mask_kind == MaskKind::kNone && w.tiles > kMeanTiles;
+  const int64_t pieces = in_parts ? q_heads * ((p.q_len + kPartRows - 1) / kPartRows) * plan.parts
+                                  : q_heads * WorkTiles(p);
+  const int64_t warps = waits ? std::min<int64_t>(kMostBlocks, pieces) * (kMostRows / 16) : 0;
+  w.spans = carver.Take<float>(warps * 16 * w.dim);
   w.sums = carver.Take<float>(warps * kKeptFloats);
   const int slots = w.plan.Slots();
   const int64_t merged = slots > 1 ? slots * q_heads * p.q_len : 0;  // rows of all slots

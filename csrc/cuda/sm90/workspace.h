@@ -19,7 +19,8 @@
 //   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale as B fragments of m16n8k8 (tf32)
 //   marks      uint8  [B·Hkv][T·128]          bit 0: token of k, bit 1: of v, is not finite
 //   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp, and
-//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh)
+//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh); only
+//                                             where they do not stay in registers
 //   part_sums  float  [slots][B·Hq·Nq][D]     only where there are several slots: sums of a slot's
 //   part_ends  float  [slots][B·Hq·Nq][2]     keys; their offset and the sum of P
 //
@@ -39,8 +40,8 @@ namespace sm90 {
 constexpr int kQueryBlock = 64;  // rows of q of a product
 constexpr int kTile = 128;       // tokens of k and v per tile: also the block of V's means
 constexpr int kMeanTiles = 8;    // tiles per fragment of V's means: the depth of m16n8k8
-constexpr int kSpanTiles = 64;   // tiles that the tensor core sums: 8,192 keys
-constexpr int kSpanGroups = kSpanTiles / kMeanTiles;
+constexpr int kSpanGroups = 8;   // groups of 8 tiles that the tensor core sums at most: 8,192 keys
+constexpr int kSpanTiles = kSpanGroups * kMeanTiles;
 // Rows of q of a tile of work: without a mask, with one.
 constexpr int kMostRows = 192;
 constexpr int kMaskedRows = 128;
