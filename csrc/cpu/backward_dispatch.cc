@@ -205,6 +205,7 @@ constexpr Status kOutOfMemory = {StatusCode::kOutOfMemory,
 
 Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers,
                          const EngineOptions& options) {
+  if (problem.input != InputType::kFloat32) return {StatusCode::kUnsupported, kFloat32InputOnly};
   if (buffers.d_mask != nullptr && problem.mask_kind != MaskKind::kAdditive) {
     return Status::Invalid("only an additive mask has a gradient");
   }

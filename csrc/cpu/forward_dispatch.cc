@@ -63,6 +63,7 @@ void WriteEmptyRows(const Problem& p, const ForwardBuffers& buffers) {
 
 Status Run(const Problem& problem, const ForwardBuffers& buffers, const InspectionBuffers* inspect,
            const EngineOptions& options) {
+  if (problem.input != InputType::kFloat32) return {StatusCode::kUnsupported, kFloat32InputOnly};
   if (problem.batch == 0 || problem.q_heads == 0 || problem.q_len == 0) return Status::Ok();
   if (problem.kv_len == 0 || problem.kv_heads == 0) {
     WriteEmptyRows(problem, buffers);

@@ -36,9 +36,10 @@ Status StatusOf(cudaError_t error) {
   return {StatusCode::kInternal, cudaGetErrorString(error)};
 }
 
-bool ServesAll(const Problem&, const char** reason) {
-  *reason = "";
-  return true;
+bool ServesFloat32(const Problem& problem, const char** reason) {
+  const bool served = problem.input == InputType::kFloat32;
+  *reason = served ? "" : kFloat32InputOnly;
+  return served;
 }
 
 Status RunExact(const Problem& problem, const ForwardBuffers& buffers, void* workspace,
@@ -62,7 +63,7 @@ Status RunInt8(const Problem& problem, const ForwardBuffers& buffers, void* work
 
 // The first row that supports a problem serves it.
 constexpr RecipeKernels kRecipes[] = {
-    {Precision::kExact, ServesAll, cuda::ExactForwardWorkspace, RunExact},
+    {Precision::kExact, ServesFloat32, cuda::ExactForwardWorkspace, RunExact},
 #ifdef SAGE_WITH_SM90
     {Precision::kInt8Fp8, Sm90Supports, Sm90Workspace, RunSm90},
 #endif

@@ -202,6 +202,7 @@ Status KvCache::Attend(const Problem& problem, const ForwardBuffers& buffers,
       problem.v_dim != shape_.v_dim || problem.q_heads % shape_.kv_heads != 0) {
     return Status::Invalid("the problem is not of the cache's sizes");
   }
+  if (problem.input != InputType::kFloat32) return {StatusCode::kUnsupported, kFloat32InputOnly};
   if (problem.batch == 0 || problem.q_heads == 0 || problem.q_len == 0) return Status::Ok();
   if (length_ == 0) return AttentionForward(problem, buffers, options);
   static thread_local Workspace workspace;

@@ -204,6 +204,7 @@ Status CudaKvCache::Attend(const Problem& problem, const ForwardBuffers& buffers
       problem.v_dim != shape_.v_dim || problem.q_heads % shape_.kv_heads != 0) {
     return Status::Invalid("the problem is not of the cache's sizes");
   }
+  if (problem.input != InputType::kFloat32) return {StatusCode::kUnsupported, kFloat32InputOnly};
   if (problem.batch == 0 || problem.q_heads == 0 || problem.q_len == 0) return Status::Ok();
   const int64_t heads = shape_.batch * shape_.kv_heads, rows = problem.group() * problem.q_len;
   constexpr char kTooMany[] = "more queries than a cache in device memory takes at once";

@@ -12,7 +12,10 @@ class ForwardPass : public Pass {
       : Pass(problem, buffers.mask), buffers_(buffers) {}
 
   bool backward() const override { return false; }
-  bool Supported(const char** reason) const override { return CudaSupports(problem_, reason); }
+  bool Supported(const char** reason) const override {
+    *reason = kFloat32InputOnly;
+    return problem_.input == InputType::kFloat32 && CudaSupports(problem_, reason);
+  }
 
   Work Describe(const Piece& piece) const override {
     Work work;

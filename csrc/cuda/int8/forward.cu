@@ -65,6 +65,7 @@ const char* RecipeReason(const Recipe& r) {
 }
 
 const char* ShapeReason(const Problem& p) {
+  if (p.input != InputType::kFloat32) return kFloat32InputOnly;
   if (p.qk_dim < 1 || p.qk_dim > 128 || p.v_dim < 1 || p.v_dim > 128) {
     return "the int8 kernels serve head_dim 1 to 128";
   }

@@ -35,6 +35,7 @@ int RotationOf(const Problem& p) {
 
 const char* RefusalOf(const Problem& p) {
   const Recipe& r = p.recipe;
+  if (p.input != InputType::kFloat32) return kFloat32InputOnly;
   if (r.qk != QkFormat::kNvfp4 || (r.pv != PvFormat::kNvfp4 && r.pv != PvFormat::kE4m3)) {
     return "the FP4 kernels compute the recipes fp4 and fp4_fp8";
   }

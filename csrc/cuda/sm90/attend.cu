@@ -14,6 +14,9 @@ constexpr int64_t kNoLimit = int64_t{1} << 30;
 // K and V of the heads that are worked on together under causality; the L2 of an H200 holds 50 MB.
 constexpr int64_t kWaveBytes = int64_t{20} << 20;
 
+// Up to here a last tile of work with few rows counts: it goes last, as the shortest.
+constexpr int64_t kRaggedRows = 4096;
+
 template <int D, bool kMasked>
 cudaError_t Launch(AttendArguments a, int64_t heads, cudaStream_t stream) {
   constexpr int kBytes = SharedMap<D, kMasked>::kBytes, kRows = Roles<D, kMasked>::kRows;
@@ -27,7 +30,7 @@ cudaError_t Launch(AttendArguments a, int64_t heads, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const int blocks = std::min({multiprocessors, kMostBlocks, a.work});
+  const int blocks = std::min(std::min(multiprocessors, kMostBlocks), a.work);
   AttendKernel<D, kMasked><<<blocks, Roles<D, kMasked>::kThreads, kBytes, stream>>>(a);
   return cudaGetLastError();
 }
@@ -72,8 +75,7 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   a.see.marks = space.marks;
   a.see.not_finite = space.not_finite;
   a.see.tiles = space.tiles;
-  a.v = buffers.v;
-  a.v_strides = p.v;
+  a.v = {buffers.v, p.v, p.input};
   a.o_strides = p.o;
   a.o = buffers.o;
   a.lse = p.want_lse ? buffers.lse : nullptr;
@@ -89,13 +91,15 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   // the longest go first, across as many heads as L2 holds.
   a.longest_first = a.see.window_left >= 0 || a.see.window_right >= 0;
   const int64_t head_bytes = int64_t{2} * space.tiles * kTile * space.dim;
-  a.heads_per_wave = a.longest_first
+  const bool ragged = p.q_len % kMostRows != 0 && p.q_len < kRaggedRows;
+  a.heads_per_wave = a.longest_first || ragged
                          ? static_cast<int>(std::min(
                                heads, std::max<int64_t>(1, kWaveBytes / head_bytes) * a.group))
                          : 1;
   a.smooth_v = p.recipe.smooth_v > 0;
   a.o_pairs = p.v_dim % 2 == 0 && reinterpret_cast<uintptr_t>(buffers.o) % 8 == 0 &&
               p.o.batch % 2 == 0 && p.o.head % 2 == 0 && p.o.token % 2 == 0;
+  if (space.plan.parts > 0) return LaunchParts(a, heads, space, stream);
   const bool masked = p.mask_kind != MaskKind::kNone;
   if (space.dim == 64) {
     return masked ? Launch<64, true>(a, heads, stream) : Launch<64, false>(a, heads, stream);

@@ -23,7 +23,8 @@
 //   warpgroup 2 | ... softmax 3 ............................| outputs 3, scores 2 | softmax 2 ...
 //
 // Nothing of a warpgroup is in flight during its softmax, so P takes registers of scores and three
-// warpgroups fit. Earlier spans, and row sums until their span ends, wait in memory (spans.cuh).
+// warpgroups fit. Spans of head_dim 128 without a mask wait in memory (spans.cuh), the others in
+// registers.
 //
 // Shared memory (D = 128): 2 x q 24 KiB | 4 x k 16 KiB | 4 x v 16 KiB | row sums 33 KiB | scales |
 // barriers. Registers of a computing thread: scores 64 or P 16, span 64; 32 for all else, so what
@@ -51,7 +52,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   using Map = SharedMap<D, kMasked>;
   using Role = Roles<D, kMasked>;
   constexpr int kStages = Map::kStages, kSums = D / 2, kWarpgroups = Role::kWarpgroups;
-  constexpr int kRows = Role::kRows;
+  constexpr bool kHeld = Role::kHeld;
   extern __shared__ uint8_t shared_memory[];
   const uint32_t shared = (SharedAddress(shared_memory) + 1023) & ~1023u;
   const Barriers<kStages> bar = {shared + Map::kBarriers};
@@ -79,7 +80,9 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   TakeRegisters<Role::kComputeRegisters>();
   const int mine = warpgroup - 1, lane = threadIdx.x & 31;
   const uint32_t my_warp = warp - 4;
+  // All lanes have read what the barrier gives back.
   const auto arrive = [&](uint32_t barrier) {
+    __syncwarp();
     if (lane == 0) BarrierArrive(barrier);
   };
   // The right to the tensor cores goes round the warpgroups.
@@ -87,8 +90,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   const auto pass_turn = [&] { NamedArrive(1 + (mine + 1) % kWarpgroups, 256); };
   if (mine == kWarpgroups - 1) NamedArrive(1, 256);
 
-  // Row sums of this warp: [tile % 8][row g][thread c]{row g, row g + 8}; this thread's own. Then,
-  // alike, parts of l and scales of q.
+  // Row sums of this warp: [tile % 8][row g][thread c]{row g, row g + 8}; this thread's own. Then
+  // [row g][thread c]: this thread's part of l.
   const uint32_t my_sums = shared + Map::kSums + my_warp * kSumBytes + lane * 8;
   const uint32_t my_l = my_sums + kMeanTiles * kSumStride;
   const uint32_t my_record = shared + Map::kRecords + my_warp * kRecordBytes;
@@ -96,58 +99,46 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   const auto my_place = [&](int floats) {
     uint32_t thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    const int64_t warp_of_all =
-        static_cast<int64_t>(blockIdx.x) * Map::kWarps + (thread - 128) / 32;
-    return warp_of_all * floats + 4 * (thread % 32);
+    return (static_cast<int64_t>(blockIdx.x) * Map::kWarps + (thread - 128) / 32) * floats +
+           4 * (thread % 32);
   };
   const auto my_spans = [&] { return a.spans + my_place(32 * kSums); };
   const auto my_kept = [&] { return a.sums + my_place(kKeptFloats); };
   uint32_t it = 0, round = 0;
+  const auto stage = [&](uint32_t at) { return static_cast<int>(at % kStages); };
+  const auto parity = [&](uint32_t at) { return at / kStages & 1; };
   while (true) {
     const int slot = round & 1;
     BarrierWait(bar.QFull(slot), round >> 1 & 1);
-    const int index = __shfl_sync(~0u, LoadSharedInt(shared + Map::kWork + 4 * slot), 0);
-    if (index < 0) break;
+    const Work work = LoadWork(shared + Map::kWork + slot * kWorkBytes);
+    // From one lane: equal across the warp, which keeps the loop's state in uniform registers.
+    if (__shfl_sync(~0u, work.head, 0) < 0) break;
     ++round;
     float T[kSums];
-    bool kept = false;  // earlier spans are in memory
+    [[maybe_unused]] float O[kSums];
+    [[maybe_unused]] bool kept = false;  // earlier spans are in memory
     float m0 = -FLT_MAX, m1 = -FLT_MAX;
-    StoreShared2(my_l, 0.0f, 0.0f);
     bool mask_is_nan0 = false, mask_is_nan1 = false;
-    int current;  // tile of keys
+    int i = work.first + work.count - 1;  // the tile of keys at hand
+    StoreRecord(a, my_record, work, 64 * mine, 16 * static_cast<int>(my_warp));
+    StoreShared2(my_l, 0.0f, 0.0f);
     {
-      const Work work = WorkOf<kRows>(a, index);
-      current = work.first + work.count - 1;
-      const int warp_row = work.row0 + 16 * static_cast<int>(my_warp);
-      const float* q_scale =
-          a.q_scale + static_cast<int64_t>(work.head) * a.q_rows + warp_row + (lane >> 2);
-      StoreShared2(my_l + 256, a.factor * __ldg(q_scale), a.factor * __ldg(q_scale + 8));
-      // Tiles in [open_begin, open_end) are seen in full by all rows of this warp.
-      const int open_begin =
-          (a.see.FirstKey(min(warp_row + 15, a.see.q_len - 1)) + kTile - 1) / kTile;
-      const int open_end = a.see.EndKey(min(warp_row, a.see.q_len - 1)) / kTile;
-      __syncwarp();
-      if (lane == 0) {
-        StoreSharedInt4(my_record, index, work.first, open_begin, open_end);
-        StoreSharedInt4(my_record + 16, KvHead(a, work.head), current, 0, 0);
-      }
-      __syncwarp();
+      const uint32_t q_scale =
+          shared + Map::kQScale + slot * Map::kQScaleBytes + 64 * my_warp + (lane & ~3);
+      StoreShared2(my_l + 256, a.factor * LoadSharedFloat(q_scale),
+                   a.factor * LoadSharedFloat(q_scale + 32));
     }
-    // What a warp needs at every tile of its tile of work: [work, first tile, open tiles (2)], [kv
-    // head, last tile].
-    const auto first = [&] { return LoadSharedInt(my_record + 4); };
-    if (current < first()) {
+    if (work.count == 0) {
       arrive(bar.QEmpty(slot));
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) T[i] = 0.0f;
+      for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
     } else {
       int S[64];
       uint32_t P[16];
       float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
                                    // Tiles above the last one have no row sums.
 #pragma unroll 1
-      for (int i = 0; i < kMeanTiles; ++i) StoreShared2(my_sums + i * kSumStride, 0.0f, 0.0f);
-
+      for (int j = 0; j < kMeanTiles; ++j) StoreShared2(my_sums + j * kSumStride, 0.0f, 0.0f);
       const uint32_t q_tile = OperandLow(shared + slot * Map::kQBytes + mine * 64 * D);
       const auto issue_scores = [&](int s) {
         const uint32_t k_tile = OperandLow(shared + Map::kK + s * Map::kKBytes);
@@ -162,52 +153,57 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         const uint32_t v_tile = OperandLow(shared + Map::kV + s * Map::kVBytes);
         WgmmaFence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          WgmmaOutputs(T, P + 4 * k, v_tile + 2 * k);
-        }
+        for (int k = 0; k < 4; ++k) WgmmaOutputs(T, P + 4 * k, v_tile + 2 * k);
         WgmmaCommit();
+      };
+      const auto load_scales = [&](int s) {
+        const float scale = LoadSharedFloat(shared + Map::kKScale + 16 * s + 4 * (lane & 3));
+        const float2 q_scale = LoadShared2(my_l + 256);
+        s0 = q_scale.x * scale;
+        s1 = q_scale.y * scale;
       };
 
       // Given this thread's largest scores of the two rows: moves the offsets if any P would pass
       // 448, and what was summed under the old ones.
       const auto move_offsets = [&](float x0, float x1) {
-        if (__builtin_expect(__any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling), 0)) {
-          x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 1));
-          x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 1));
-          x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 2));
-          x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 2));
-          const float n0 = fmaxf(m0, x0 - kStart), n1 = fmaxf(m1, x1 - kStart);
-          const float a0 = Exp2(m0 - n0), a1 = Exp2(m1 - n1);
-          m0 = n0;
-          m1 = n1;
-          const float2 l = LoadShared2(my_l);
-          StoreShared2(my_l, l.x * a0, l.y * a1);
+        if (!__any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling)) return;
+        x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 1));
+        x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 1));
+        x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 2));
+        x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 2));
+        const float n0 = fmaxf(m0, x0 - kStart), n1 = fmaxf(m1, x1 - kStart);
+        const float a0 = Exp2(m0 - n0), a1 = Exp2(m1 - n1);
+        m0 = n0;
+        m1 = n1;
+        const float2 l = LoadShared2(my_l);
+        StoreShared2(my_l, l.x * a0, l.y * a1);
 #pragma unroll 1
-          for (int i = 0; i < kMeanTiles; ++i) {
-            const uint32_t at = my_sums + i * kSumStride;
-            const float2 r = LoadShared2(at);
-            StoreShared2(at, r.x * a0, r.y * a1);
-          }
-#pragma unroll
-          for (int i = 0; i < kSums; ++i) T[i] *= i & 2 ? a1 : a0;
-          if (kept) ScaleSpans<kSums>(my_spans(), a0, a1);
+        for (int j = 0; j < kMeanTiles; ++j) {
+          const uint32_t at = my_sums + j * kSumStride;
+          const float2 r = LoadShared2(at);
+          StoreShared2(at, r.x * a0, r.y * a1);
         }
+#pragma unroll
+        for (int j = 0; j < kSums; ++j) {
+          T[j] *= j & 2 ? a1 : a0;
+          if constexpr (kHeld) O[j] *= j & 2 ? a1 : a0;
+        }
+        if (kept) ScaleSpans<kSums>(my_spans(), a0, a1);
       };
       // P of a tile from scores that `log2_p` turns into x - m, and its row sums.
       const auto exponentiate = [&](int tile, auto log2_p) {
-        const uint32_t at = my_sums + (tile & (kMeanTiles - 1)) * kSumStride;
         float r0 = 0.0f, r1 = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           float e[8];
 #pragma unroll
-          for (int i = 0; i < 8; ++i) e[i] = Exp2(log2_p(8 * j + i));
+          for (int n = 0; n < 8; ++n) e[n] = Exp2(log2_p(8 * j + n));
           P[4 * (j >> 1) + 2 * (j & 1)] = PackE4m3(e[0], e[1], e[4], e[5]);
           P[4 * (j >> 1) + 2 * (j & 1) + 1] = PackE4m3(e[2], e[3], e[6], e[7]);
           r0 += (e[0] + e[1]) + (e[4] + e[5]);
           r1 += (e[2] + e[3]) + (e[6] + e[7]);
         }
-        StoreShared2(at, r0, r1);
+        StoreShared2(my_sums + (tile & (kMeanTiles - 1)) * kSumStride, r0, r1);
       };
       // A tile that all rows see: maxima on integers, since the scales are constant per thread.
       const auto softmax_open = [&](int tile) {
@@ -233,9 +229,9 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       const auto softmax_hidden = [&](int tile) {
         const int key = tile * kTile + 32 * (lane & 3);
         float x0 = -INFINITY, x1 = -INFINITY;
-        const Work work = WorkOf<kRows>(a, LoadSharedInt(my_record));
-        const int row = work.row0 + 16 * static_cast<int>(my_warp) + (lane >> 2);
-        const RowView view0 = a.see.Row(work.head, row), view1 = a.see.Row(work.head, row + 8);
+        const int2 place = LoadSharedInt2(my_record + kPlace);  // head, first row
+        const int row = place.y + 16 * static_cast<int>(my_warp) + (lane >> 2);
+        const RowView view0 = a.see.Row(place.x, row), view1 = a.see.Row(place.x, row + 8);
 #pragma unroll
         for (int i = 0; i < 64; ++i) {
           const int j = key + 2 * (i >> 2) + (i & 1);
@@ -265,129 +261,142 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         exponentiate(tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); });
       };
       const auto softmax = [&](int tile) {
-        const int2 open = LoadSharedInt2(my_record + 8);
+        const int2 open = LoadSharedInt2(my_record + kOpenTiles);
         if (!kMasked && open.x <= tile && tile < open.y) {
           softmax_open(tile);
         } else {
           softmax_hidden(tile);
         }
       };
-      // Ends (downwards, with `tile`) a group of tiles: its row sums go to l and, as an A fragment
-      // beside their offsets, to memory.
+      // sums += row sums of a group of tiles, an A fragment, times the means of v.
+      const auto add_means = [&](float(&sums)[kSums], int group, const float4& r) {
+        const int64_t kv_head = LoadSharedInt(my_record + kKvHead);
+        const float* image =
+            a.mean_image + (kv_head * a.mean_groups + group) * (kMeanTiles * D) + lane * 4;
+        const uint32_t fragment[4] = {RoundTf32(r.x), RoundTf32(r.y), RoundTf32(r.z),
+                                      RoundTf32(r.w)};
+#pragma unroll
+        for (int j = 0; j < D / 16; ++j) {
+          const float4 b = __ldg(reinterpret_cast<const float4*>(image) + 32 * j);
+          MmaTf32(sums + 8 * j, fragment, b.x, b.y);
+          MmaTf32(sums + 8 * j + 4, fragment, b.z, b.w);
+        }
+      };
+      // Row sums of the group of tiles that ends (downwards) with `tile`; they go to l.
       const auto end_group = [&](int tile) {
-        float4 r = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float r[4];
         float2 l = LoadShared2(my_l);
         __syncwarp();
 #pragma unroll
-        for (int part = 0; part < 2; ++part) {
-          const int slot = (lane & 3) + 4 * part;
-          const uint32_t at = my_sums - lane * 8 + slot * kSumStride + (lane >> 2) * 32;
+        for (int half = 0; half < 2; ++half) {
+          const int of = (lane & 3) + 4 * half;
+          const uint32_t at = my_sums - lane * 8 + of * kSumStride + (lane >> 2) * 32;
           const float4 x = LoadSharedFloat4(at), y = LoadSharedFloat4(at + 16);
           // Below `tile` lie the sums of the group before.
-          const bool in = slot >= (tile & (kMeanTiles - 1));
-          const float r0 = in ? (x.x + x.z) + (y.x + y.z) : 0.0f;
-          const float r1 = in ? (x.y + x.w) + (y.y + y.w) : 0.0f;
-          l.x += r0;
-          l.y += r1;
-          (part ? r.z : r.x) = r0;
-          (part ? r.w : r.y) = r1;
+          const bool in = of >= (tile & (kMeanTiles - 1));
+          r[2 * half] = in ? (x.x + x.z) + (y.x + y.z) : 0.0f;
+          r[2 * half + 1] = in ? (x.y + x.w) + (y.y + y.w) : 0.0f;
         }
         __syncwarp();  // the sums of this group may be overwritten
-        StoreShared2(my_l, l.x, l.y);
-        if (a.smooth_v) KeepSums(my_kept(), tile / kMeanTiles, r, m0, m1);
+        StoreShared2(my_l, l.x + (r[0] + r[2]), l.y + (r[1] + r[3]));
+        return make_float4(r[0], r[1], r[2], r[3]);
       };
-      // T += row sums of the groups of the span that ends with `tile`, times the means of v.
-      const auto add_means = [&](int tile) {
-        if (!a.smooth_v) return;
-        const int2 of = LoadSharedInt2(my_record + 16);  // kv head, last tile
-        const int begin = tile / kMeanTiles;
-        const int end = min(begin | (kSpanGroups - 1), of.y / kMeanTiles);
-        const float* image =
-            a.mean_image + (static_cast<int64_t>(of.x) * a.mean_groups + begin) * (kMeanTiles * D) +
-            lane * 4;
-#pragma unroll 1
-        for (int group = begin; group <= end; ++group, image += kMeanTiles * D) {
-          float4 b[D / 16];
-#pragma unroll
-          for (int j = 0; j < D / 16; ++j) {
-            b[j] = __ldg(reinterpret_cast<const float4*>(image) + 32 * j);
-          }
-          uint32_t r[4];
-          TakeSums(my_kept(), group, m0, m1, r);
-#pragma unroll
-          for (int j = 0; j < D / 16; ++j) {
-            MmaTf32(T + 8 * j, r, b[j].x, b[j].y);
-            MmaTf32(T + 8 * j + 4, r, b[j].z, b[j].w);
-          }
-        }
-      };
-      // Moves what was summed to memory.
-      const auto end_span = [&] {
-        if (kept) {
-          AddSpan<kSums>(my_spans(), T);
-        } else {
-          KeepSpan<kSums>(my_spans(), T);
-        }
-        kept = true;
-#pragma unroll
-        for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
-      };
-      const auto stage = [&](uint32_t at) { return static_cast<int>(at % kStages); };
-      const auto parity = [&](uint32_t at) { return at / kStages & 1; };
-      const auto load_scales = [&](int s) {
-        const float scale =
-            LoadSharedFloat(shared + Map::kScale + Map::kScaleBytes * s + 4 * (lane & 3));
-        const float2 c = LoadShared2(my_l + 256);
-        s0 = c.x * scale;
-        s1 = c.y * scale;
+      // T += means of the groups from `begin` on of the span of `group`, whose row sums wait in
+      // memory.
+      const auto add_kept_means = [&](int begin, int group) {
+        const int end =
+            min(group | (kSpanGroups - 1), LoadSharedInt(my_record + kLast) / kMeanTiles);
+#pragma unroll 2
+        for (int g = begin; g <= end; ++g) add_means(T, g, TakeSums(my_kept(), g, m0, m1));
       };
 
-      wait_turn();
+      // Tiles that none of these rows sees pass by.
+      const auto skip = [&](int down_to) {
+#pragma unroll 1
+        for (; __any_sync(~0u, i > down_to); --i, ++it) {
+          BarrierWait(bar.Full(stage(it)), parity(it));
+          wait_turn();
+          pass_turn();
+          arrive(bar.Empty(stage(it)));
+        }
+      };
+      const auto first = [&] { return LoadSharedInt(my_record + kFirst); };
+
+      skip(LoadSharedInt(my_record + kLast));
       BarrierWait(bar.Full(stage(it)), parity(it));
+      wait_turn();
       issue_scores(stage(it));
-      pass_turn();
       load_scales(stage(it));
       WgmmaWait<0>();
+      pass_turn();
 #pragma unroll
-      for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
-      softmax(current);
+      for (int j = 0; j < kSums; ++j) T[j] = O[j] = 0.0f;
+      softmax(i);
 #pragma unroll 1
-      while (current > first()) {
-        if ((current & (kMeanTiles - 1)) == 0) {
-          end_group(current);
-          if ((current & (kSpanTiles - 1)) == 0) {
-            add_means(current);
-            end_span();
+      while (__any_sync(~0u, i > first())) {
+        if ((i & (kMeanTiles - 1)) == 0) {
+          const int group = i / kMeanTiles;
+          const float4 r = end_group(i);
+          if constexpr (kHeld) {
+            if (a.smooth_v) add_means(O, group, r);
+#pragma unroll
+            for (int j = 0; j < kSums; ++j) {
+              O[j] += T[j];
+              T[j] = 0.0f;
+            }
+          } else {
+            if (a.smooth_v) KeepSums(my_kept(), group, r, m0, m1);
+            if ((group & (kSpanGroups - 1)) == 0) {
+              if (a.smooth_v) add_kept_means(group, group);
+              if (kept) {
+                AddSpan<kSums>(my_spans(), T);
+              } else {
+                KeepSpan<kSums>(my_spans(), T);
+              }
+              kept = true;
+#pragma unroll
+              for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
+            }
           }
         }
-        wait_turn();
-        issue_outputs(stage(it));
-        WgmmaWait<0>();  // P leaves its registers to the scores
+        --i;
         ++it;
-        --current;
+        wait_turn();
+        issue_outputs(stage(it - 1));
+        WgmmaWait<0>();  // P leaves its registers to the scores
         BarrierWait(bar.Full(stage(it)), parity(it));
         issue_scores(stage(it));
         load_scales(stage(it));
         WgmmaWait<0>();
         pass_turn();
         arrive(bar.Empty(stage(it - 1)));
-        softmax(current);
+        softmax(i);
       }
       arrive(bar.QEmpty(slot));
       wait_turn();
       issue_outputs(stage(it));
       pass_turn();
-      end_group(current);
+      const float4 r = end_group(i);
       WgmmaWait<0>();
-      add_means(current);
       arrive(bar.Empty(stage(it)));
+      if constexpr (kHeld) {
+#pragma unroll
+        for (int j = 0; j < kSums; ++j) T[j] += O[j];
+      }
+      if (a.smooth_v) {
+        const int group = i / kMeanTiles;
+        add_means(T, group, r);
+        if constexpr (!kHeld) add_kept_means(group + 1, group);
+      }
       ++it;
+      --i;
+      skip(LoadSharedInt(my_record + kWorkFirst) - 1);
       if (kept) TakeSpans<kSums>(my_spans(), T);
     }
 
-    const Work work = WorkOf<kRows>(a, LoadSharedInt(my_record));
-    const int kv_head = KvHead(a, work.head), c = lane & 3;
-    const int row = work.row0 + 16 * static_cast<int>(my_warp) + (lane >> 2);
+    const int2 place = LoadSharedInt2(my_record + kPlace);  // head, first row
+    const int head = place.x, kv_head = LoadSharedInt(my_record + kKvHead), c = lane & 3;
+    const int row = place.y + 16 * static_cast<int>(my_warp) + (lane >> 2);
     const float2 l_own = LoadShared2(my_l);
     float l0 = l_own.x, l1 = l_own.y;
     l0 += __shfl_xor_sync(~0u, l0, 1);
@@ -401,7 +410,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     }
     // Nothing attended to: l = 0 and o = 0.
     const float inverse0 = l0 == 0.0f ? 0.0f : 1.0f / l0, inverse1 = l1 == 0.0f ? 0.0f : 1.0f / l1;
-    const int batch = work.head / a.q_heads, q_head = work.head % a.q_heads;
+    const int batch = head / a.q_heads, q_head = head % a.q_heads;
     float* o = a.o + batch * a.o_strides.batch + q_head * a.o_strides.head;
     const float* v_scale = a.v_scale + static_cast<int64_t>(kv_head) * D + 2 * c;
 #pragma unroll
@@ -431,8 +440,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       for (int r = 0; r < 2; ++r) {
         if (row + 8 * r >= a.see.q_len) continue;
         const float l = r ? l1 : l0, m = r ? m1 : m0;
-        const float shift = a.lse_shift[static_cast<int64_t>(work.head) * a.q_rows + row + 8 * r];
-        a.lse[static_cast<int64_t>(work.head) * a.see.q_len + row + 8 * r] =
+        const float shift = a.lse_shift[static_cast<int64_t>(head) * a.q_rows + row + 8 * r];
+        a.lse[static_cast<int64_t>(head) * a.see.q_len + row + 8 * r] =
             l == 0.0f ? -INFINITY
                       : static_cast<float>(
                             0.69314718055994531 * (static_cast<double>(m) + log2f(l)) + shift);
@@ -442,13 +451,10 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       __syncwarp();
       for (int r = 0; r < 2; ++r) {
         if (row + 8 * r >= a.see.q_len) continue;
-        MarkRow(
-            a.see, kv_head, work.head, row + 8 * r, c,
-            a.v + kv_head / (a.q_heads / a.group) * a.v_strides.batch +
-                kv_head % (a.q_heads / a.group) * a.v_strides.head,
-            a.v_strides.token, a.v_dim, o + static_cast<int64_t>(row + 8 * r) * a.o_strides.token,
-            a.lse == nullptr ? nullptr
-                             : a.lse + static_cast<int64_t>(work.head) * a.see.q_len + row + 8 * r);
+        MarkRow(a.see, kv_head, head, row + 8 * r, c, a.v, a.q_heads / a.group, a.v_dim,
+                o + static_cast<int64_t>(row + 8 * r) * a.o_strides.token,
+                a.lse == nullptr ? nullptr
+                                 : a.lse + static_cast<int64_t>(head) * a.see.q_len + row + 8 * r);
       }
     }
   }

@@ -35,8 +35,8 @@ const char* RecipeReason(const Recipe& r) {
 }
 
 const char* ShapeReason(const Problem& p) {
-  if (p.qk_dim < 1 || p.qk_dim > 128 || p.v_dim < 1 || p.v_dim > 128) {
-    return "the Hopper kernels serve head_dim 1 to 128";
+  if (p.qk_dim < 1 || p.qk_dim > 256 || p.v_dim < 1 || p.v_dim > 256) {
+    return "the Hopper kernels serve head_dim 1 to 256";
   }
   if (p.q_len > kLongest || p.kv_len > kLongest) {
     return "the Hopper kernels serve at most 2^30 queries and keys";
@@ -84,14 +84,44 @@ struct Carver {
 
 namespace sm90 {
 
-Workspace LayOut(const Problem& p, void* base) {
+// Tiles of work of one head, where they are the largest.
+static int64_t WorkTiles(const Problem& p) { return (p.q_len + kMostRows - 1) / kMostRows; }
+
+static int DimOf(const Problem& p) {
+  const int64_t dim = std::max(p.qk_dim, p.v_dim);
+  return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
+}
+
+PartsPlan PlanParts(const Problem& p) {
+  // Of an H100 or H200; fixed, so that results do not depend on the device.
+  constexpr int64_t kMultiprocessors = 132;
+  constexpr int64_t kLeastTiles = 4;  // of keys of a part: fewer cost more to merge than they save
+  PartsPlan plan = {};
+  plan.shared_rows = p.q_len <= kSharedRows;
+  int64_t tiles = Tiles(p.kv_len);
+  if (p.window_left >= 0 && p.window_right >= 0) {
+    const int64_t rows = std::min<int64_t>(p.q_len, kPartRows);
+    tiles = std::min(tiles, (p.window_left + p.window_right + rows) / kTile + 2);
+  }
+  const int64_t work = p.batch * p.q_heads * ((p.q_len + kPartRows - 1) / kPartRows);
+  const int64_t most = std::max<int64_t>(1, tiles / kLeastTiles);
+  plan.parts = static_cast<int>(
+      std::min(most, std::max<int64_t>(1, kMultiprocessors / std::max<int64_t>(1, work))));
+  // What the merge costs, in tiles of keys that no block walks for it.
+  constexpr int64_t kLeastSaved = 6;
+  if (!plan.shared_rows && tiles - tiles / plan.parts < kLeastSaved) plan.parts = 1;
+  if (DimOf(p) < 256 && !plan.shared_rows && plan.parts == 1) plan = {};
+  return plan;
+}
+
+Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   Workspace w = {};
   const int64_t q_heads = p.batch * p.q_heads, kv_heads = p.batch * p.kv_heads;
-  w.dim = p.qk_dim <= 64 && p.v_dim <= 64 ? 64 : 128;
+  w.dim = DimOf(p);
+  w.plan = plan;
   w.tiles = static_cast<int>(Tiles(p.kv_len));
   w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
-  const int64_t work_tiles = (p.q_len + kMostRows - 1) / kMostRows;
-  w.q_rows = static_cast<int>(Tiles(work_tiles * kMostRows) * kTile);
+  w.q_rows = static_cast<int>(Tiles(WorkTiles(p) * kMostRows) * kTile);
   const int64_t tiles = kv_heads * w.tiles, channels = kv_heads * w.dim;
   Carver carver = {static_cast<uint8_t*>(base), 0};
   w.schedule = carver.Take<uint32_t>(2);
@@ -115,11 +145,21 @@ Workspace LayOut(const Problem& p, void* base) {
   w.q_codes = carver.Take<uint8_t>(q_heads * w.q_rows * w.dim);
   w.k_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
   w.v_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
-  // Spans end within the keys only where there are more of them.
-  const int64_t work = q_heads * ((p.q_len + kMaskedRows - 1) / kMaskedRows);
-  const int64_t warps = std::min<int64_t>(kMostBlocks, work) * (kMostRows / 16);
-  w.spans = carver.Take<float>(w.tiles > kSpanTiles ? warps * 16 * w.dim : 0);
+  // Spans wait in memory in the kernel of head_dim 128 without a mask, and in that of parts where
+  // there are more keys than one span has.
+  const bool in_parts = plan.parts > 0;
+  const bool waits = in_parts
+                         ? w.tiles > kSpanTiles
+                         : w.dim == 128 && p.mask_kind == MaskKind::kNone && w.tiles > kMeanTiles;
+  const int64_t pieces = in_parts ? q_heads * ((p.q_len + kPartRows - 1) / kPartRows) * plan.parts
+                                  : q_heads * WorkTiles(p);
+  const int64_t warps = waits ? std::min<int64_t>(kMostBlocks, pieces) * (kMostRows / 16) : 0;
+  w.spans = carver.Take<float>(warps * 16 * w.dim);
   w.sums = carver.Take<float>(warps * kKeptFloats);
+  const int slots = w.plan.Slots();
+  const int64_t merged = slots > 1 ? slots * q_heads * p.q_len : 0;  // rows of all slots
+  w.part_sums = carver.Take<float>(merged * w.dim);
+  w.part_ends = carver.Take<float>(merged * 2);
   w.bytes = carver.used;
   return w;
 }

@@ -18,12 +18,13 @@ namespace sage {
 bool Sm90Supports(const Problem& problem, const char** reason);
 
 // Bytes of device memory that a call needs beside its buffers: O(N), about 1.1 bytes per element of
-// q, k and v.
+// q, k and v, and for up to 64 queries, or too few to fill the device, 8 or more per element of q.
 int64_t Sm90Workspace(const Problem& problem);
 
-// o (and lse when wanted) in full, from float32 device memory, enqueued in `stream`. `workspace`
-// needs no preparation and is aligned to 256 bytes, as cudaMalloc gives. kUnsupported for what
-// Sm90Supports refuses, kInternal with the runtime's text after a failed launch.
+// o (and lse when wanted) in full, from device memory (q, k and v in float32, fp16 or bf16),
+// enqueued in `stream`. `workspace` needs no preparation and is aligned to 256 bytes, as cudaMalloc
+// gives. kUnsupported for what Sm90Supports refuses, kInternal with the runtime's text after a
+// failed launch.
 Status Sm90Forward(const Problem& problem, const ForwardBuffers& buffers, void* workspace,
                    cudaStream_t stream);
 

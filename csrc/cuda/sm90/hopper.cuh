@@ -134,6 +134,16 @@ __host__ __device__ constexpr int SwizzledChunk(int row, int chunk) {
   return kRowBytes == 128 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
 }
 
+// Where element d of a row of D one-byte codes lies in an operand: rows of up to 128 bytes; of 256,
+// two such halves of `kBlockRows` rows each, block after block.
+template <int D, int kBlockRows>
+__host__ __device__ constexpr int64_t OperandByte(int row, int d) {
+  constexpr int kRowBytes = D < 128 ? D : 128;
+  const int64_t rows = row / kBlockRows * int64_t{kBlockRows * (D / kRowBytes)} +
+                       d / kRowBytes * kBlockRows + row % kBlockRows;
+  return rows * kRowBytes + SwizzledChunk<kRowBytes>(row, d % kRowBytes / 16) * 16 + d % 16;
+}
+
 // Descriptor of a K-major operand in swizzled rows of 64 or 128 bytes; `at` is aligned to 8 rows.
 // Adding 2 moves 32 bytes along K.
 // Low half of a descriptor.
@@ -154,6 +164,14 @@ __host__ __device__ constexpr uint32_t OperandHigh() {
   SAGE_R32 "," SAGE_R8(32, 33, 34, 35, 36, 37, 38, 39) "," SAGE_R8(           \
       40, 41, 42, 43, 44, 45, 46, 47) "," SAGE_R8(48, 49, 50, 51, 52, 53, 54, \
                                                   55) "," SAGE_R8(56, 57, 58, 59, 60, 61, 62, 63)
+#define SAGE_R128 \
+  SAGE_R64 "," SAGE_R8(64, 65, 66, 67, 68, 69, 70, 71) "," SAGE_R8(                          \
+      72, 73, 74, 75, 76, 77, 78, 79) "," SAGE_R8(80, 81, 82, 83, 84, 85, 86, 87) "," SAGE_R8( \
+      88, 89, 90, 91, 92, 93, 94, 95) "," SAGE_R8(96, 97, 98, 99, 100, 101, 102,             \
+                                                  103) "," SAGE_R8(104, 105, 106, 107, 108,  \
+                                                                   109, 110,                 \
+                                                                   111) "," SAGE_R8(         \
+      112, 113, 114, 115, 116, 117, 118, 119) "," SAGE_R8(120, 121, 122, 123, 124, 125, 126, 127)
 #define SAGE_OPS8(k, d, i) \
   k(d[i]), k(d[i + 1]), k(d[i + 2]), k(d[i + 3]), k(d[i + 4]), k(d[i + 5]), k(d[i + 6]), k(d[i + 7])
 #define SAGE_OPS32(k, d, i) \
@@ -181,6 +199,15 @@ SAGE_DEVICE void WgmmaOutputs(float (&t)[64], const uint32_t* p, uint32_t v) {
       : SAGE_OPS32("+f", t, 0), SAGE_OPS32("+f", t, 32)
       : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(v), "n"(OperandHigh<128>()));
 }
+SAGE_DEVICE void WgmmaOutputs(float (&t)[128], const uint32_t* p, uint32_t v) {
+  asm volatile(
+      "{\n.reg .b64 v;\nmov.b64 v, {%132, %133};\n"
+      "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 {" SAGE_R128
+      "}, {%128,%129,%130,%131}, v, 1, 1, 1;\n}"
+      : SAGE_OPS32("+f", t, 0), SAGE_OPS32("+f", t, 32), SAGE_OPS32("+f", t, 64),
+        SAGE_OPS32("+f", t, 96)
+      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(v), "n"(OperandHigh<128>()));
+}
 SAGE_DEVICE void WgmmaOutputs(float (&t)[32], const uint32_t* p, uint32_t v) {
   asm volatile(
       "{\n.reg .b64 v;\nmov.b64 v, {%36, %37};\n"
@@ -193,6 +220,7 @@ SAGE_DEVICE void WgmmaOutputs(float (&t)[32], const uint32_t* p, uint32_t v) {
 #undef SAGE_R8
 #undef SAGE_R32
 #undef SAGE_R64
+#undef SAGE_R128
 #undef SAGE_OPS8
 #undef SAGE_OPS32
 

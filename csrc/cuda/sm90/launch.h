@@ -19,6 +19,12 @@ cudaError_t Prepass(const Problem& problem, const ForwardBuffers& buffers, const
 cudaError_t Attend(const Problem& problem, const ForwardBuffers& buffers, const Workspace& space,
                    cudaStream_t stream);
 
+struct AttendArguments;
+
+// The part of Attend where space.plan has parts: attention by parts of the keys, and their merge.
+cudaError_t LaunchParts(const AttendArguments& arguments, int64_t heads, const Workspace& space,
+                        cudaStream_t stream);
+
 // o = 0 and lse = -Infinity everywhere: there are no keys.
 cudaError_t WriteEmptyRows(const Problem& problem, const ForwardBuffers& buffers,
                            cudaStream_t stream);

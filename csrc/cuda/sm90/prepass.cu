@@ -1,7 +1,7 @@
-// The pre-pass of int8_fp8 on Hopper, from float32 in any strides: one launch that takes statistics
-// of some heads (statistics.cuh) while it quantises others (quantise.cuh), so that k and v are read
-// from memory once and found in L2 the second time. Traffic per element of k and v: 4 bytes read, 4
-// more from L2, 1 written; of q: 4 read, 1 written.
+// The pre-pass of int8_fp8 on Hopper, from float32 or 16 bits in any strides: one launch that
+// takes statistics of some heads (statistics.cuh) while it quantises others (quantise.cuh), so that
+// k and v are read from memory once and found in L2 the second time. Traffic per element of k and
+// v: 4 (2) bytes read, as many from L2, 1 written; of q: 4 (2) read, 1 written.
 //
 // Persistent blocks draw tickets in order:
 //
@@ -24,7 +24,9 @@ namespace sage {
 namespace sm90 {
 namespace {
 
-constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kThreadsPerMultiprocessor = 512;
+template <int D>
+constexpr int kBlocksPerMultiprocessor = kThreadsPerMultiprocessor / kPrepassThreads<D>;
 
 // Of k and v between the two readings: what was seen to be found again in an L2 of 50 MB.
 constexpr int64_t kLeadBytes = int64_t{28} << 20;
@@ -35,17 +37,17 @@ struct Ticket {
 };
 
 // Tickets of a head: of statistics, and of quantisation (tiles of k and v, then blocks of q).
-template <int D>
+template <int D, class E>
 __host__ __device__ int StatisticsTickets(const PrepassArguments& a) {
-  return (a.space.tiles + kStatisticsTiles<D> - 1) / kStatisticsTiles<D>;
+  return (a.space.tiles + kStatisticsTiles<D, E> - 1) / kStatisticsTiles<D, E>;
 }
 __host__ __device__ inline int QuantiseTickets(const PrepassArguments& a) {
   return a.space.tiles + a.group * a.q_blocks;
 }
 
-template <int D>
+template <int D, class E>
 SAGE_DEVICE Ticket TicketOf(const PrepassArguments& a, int64_t n) {
-  const int64_t s = StatisticsTickets<D>(a), q = QuantiseTickets(a);
+  const int64_t s = StatisticsTickets<D, E>(a), q = QuantiseTickets(a);
   Ticket ticket;
   if (n < a.lead) {
     ticket.statistics = true;
@@ -62,71 +64,89 @@ SAGE_DEVICE Ticket TicketOf(const PrepassArguments& a, int64_t n) {
   return ticket;
 }
 
-template <int D>
-__global__ void __launch_bounds__(kPrepassThreads, kBlocksPerMultiprocessor)
+template <int D, class E>
+__global__ void __launch_bounds__(kPrepassThreads<D>, kBlocksPerMultiprocessor<D>)
     PrepassKernel(const __grid_constant__ PrepassArguments a) {
   __shared__ QuantiseShared<D> shared;
   __shared__ Ticket drawn;
   __shared__ bool last, done;
   const int64_t tickets =
-      a.kv_count * (static_cast<int64_t>(StatisticsTickets<D>(a)) + QuantiseTickets(a));
+      a.kv_count * (static_cast<int64_t>(StatisticsTickets<D, E>(a)) + QuantiseTickets(a));
   // Drawn a ticket ahead: the answer takes as long as reading a tile.
   uint32_t next = threadIdx.x == 0 ? atomicAdd(a.space.ticket, 1u) : 0;
   while (true) {
     __syncthreads();  // shared memory is free
     if (threadIdx.x == 0) {
       done = next >= tickets;
-      drawn = TicketOf<D>(a, next);
+      drawn = TicketOf<D, E>(a, next);
       next = atomicAdd(a.space.ticket, 1u);
     }
     __syncthreads();
     if (done) return;
     const Ticket ticket = drawn;
     if (ticket.statistics) {
-      Statistics<D>(a, ticket.head, ticket.index * kStatisticsTiles<D>, &last);
+      Statistics<D, E>(a, ticket.head, ticket.index * kStatisticsTiles<D, E>, &last);
       continue;
     }
     const int block = ticket.index - a.space.tiles;
     if (block < 0 || a.want_lse) AwaitHead(a, ticket.head);
     if (block < 0) {
-      QuantiseTile<D>(a, ticket.head, ticket.index, &shared);
+      QuantiseTile<D, E>(a, ticket.head, ticket.index, &shared);
     } else {
       // The query heads of a group are next to each other.
-      QuantiseQ<D>(a, ticket.head * a.group * a.q_blocks + block);
+      QuantiseQ<D, E>(a, ticket.head * a.group * a.q_blocks + block);
     }
   }
 }
 
-Source SourceOf(const float* data, const TokenStrides& strides, int64_t heads, int64_t tokens,
-                int64_t dim, int padded) {
+Source SourceOf(const float* data, InputType input, const TokenStrides& strides, int64_t heads,
+                int64_t tokens, int64_t dim, int padded) {
   Source source = {};
   source.data = data;
   source.strides = strides;
   source.heads = static_cast<int>(heads);
   source.tokens = static_cast<int>(tokens);
   source.dim = static_cast<int>(dim);
-  source.vectors = dim == padded && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
-                   strides.batch % 4 == 0 && strides.head % 4 == 0 && strides.token % 4 == 0;
+  const int bytes = input == InputType::kFloat32 ? 4 : 2;
+  const auto aligned = [&](int to) {
+    const int elements = to / bytes;
+    return reinterpret_cast<uintptr_t>(data) % to == 0 && strides.batch % elements == 0 &&
+           strides.head % elements == 0 && strides.token % elements == 0;
+  };
+  source.words = aligned(4);
+  source.vectors = dim % (padded / 32) == 0 && aligned(16);
   return source;
 }
 
-template <int D>
+template <int D, class E>
 cudaError_t Launch(PrepassArguments a, cudaStream_t stream) {
   int device = 0, multiprocessors = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const int64_t s = StatisticsTickets<D>(a), q = QuantiseTickets(a);
+  const int64_t s = StatisticsTickets<D, E>(a), q = QuantiseTickets(a);
   const int64_t tickets = a.kv_count * (s + q);
-  const int64_t blocks = std::min<int64_t>(tickets, kBlocksPerMultiprocessor * multiprocessors);
+  const int64_t blocks = std::min<int64_t>(tickets, kBlocksPerMultiprocessor<D> * multiprocessors);
   // One head; the statistics among the tickets that are being worked on, or drawn ahead; and the
   // rounding of the proportion. Where L2 does not hold so much, all statistics come first.
   const int64_t lead = s + 2 * blocks * s / (s + q) + 2;
-  const int64_t bytes = lead * kStatisticsTiles<D> * kTile * D * 8;
+  const int64_t bytes = lead * kStatisticsTiles<D, E> * kTile * D * (8 / E::kInWord);
   a.lead = static_cast<int>(bytes > kLeadBytes ? a.kv_count * s : std::min(a.kv_count * s, lead));
-  PrepassKernel<D><<<static_cast<unsigned>(blocks), kPrepassThreads, 0, stream>>>(a);
+  PrepassKernel<D, E><<<static_cast<unsigned>(blocks), kPrepassThreads<D>, 0, stream>>>(a);
   return cudaGetLastError();
+}
+
+template <class E>
+cudaError_t LaunchFor(const PrepassArguments& a, cudaStream_t stream) {
+  switch (a.space.dim) {
+    case 64:
+      return Launch<64, E>(a, stream);
+    case 128:
+      return Launch<128, E>(a, stream);
+    default:
+      return Launch<256, E>(a, stream);
+  }
 }
 
 }  // namespace
@@ -134,9 +154,9 @@ cudaError_t Launch(PrepassArguments a, cudaStream_t stream) {
 cudaError_t Prepass(const Problem& p, const ForwardBuffers& buffers, const Workspace& space,
                     cudaStream_t stream) {
   PrepassArguments a = {};
-  a.q = SourceOf(buffers.q, p.q, p.q_heads, p.q_len, p.qk_dim, space.dim);
-  a.k = SourceOf(buffers.k, p.k, p.kv_heads, p.kv_len, p.qk_dim, space.dim);
-  a.v = SourceOf(buffers.v, p.v, p.kv_heads, p.kv_len, p.v_dim, space.dim);
+  a.q = SourceOf(buffers.q, p.input, p.q, p.q_heads, p.q_len, p.qk_dim, space.dim);
+  a.k = SourceOf(buffers.k, p.input, p.k, p.kv_heads, p.kv_len, p.qk_dim, space.dim);
+  a.v = SourceOf(buffers.v, p.input, p.v, p.kv_heads, p.kv_len, p.v_dim, space.dim);
   a.space = space;
   a.q_heads = static_cast<int>(p.q_heads);
   a.group = static_cast<int>(p.group());
@@ -149,7 +169,14 @@ cudaError_t Prepass(const Problem& p, const ForwardBuffers& buffers, const Works
   a.scale = p.scale;
   const cudaError_t cleared = cudaMemsetAsync(space.schedule, 0, space.zeroed_bytes, stream);
   if (cleared != cudaSuccess) return cleared;
-  return space.dim == 64 ? Launch<64>(a, stream) : Launch<128>(a, stream);
+  switch (p.input) {
+    case InputType::kFloat16:
+      return LaunchFor<Float16>(a, stream);
+    case InputType::kBfloat16:
+      return LaunchFor<BFloat16>(a, stream);
+    default:
+      return LaunchFor<Float32>(a, stream);
+  }
 }
 
 }  // namespace sm90

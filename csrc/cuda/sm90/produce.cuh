@@ -17,22 +17,21 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
   using Map = SharedMap<D, kMasked>;
   constexpr int kRows = Roles<D, kMasked>::kRows;
   const bool acts = (threadIdx.x & 31) == 0;
-  const auto copy = [&](uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
-    if (!acts) return;
-    BarrierExpect(barrier, bytes);
-    BulkCopy(to, from, bytes, barrier);
-  };
   uint32_t it = 0, round = 0;
   int index = blockIdx.x;
   while (true) {
     const int slot = round & 1;
     BarrierWait(bar.QEmpty(slot), (round >> 1 & 1) ^ 1);
     if (index >= a.work) break;
-    if (acts) StoreSharedInt(shared + Map::kWork + 4 * slot, index);
     const Work work = WorkOf<kRows>(a, index);
-    copy(shared + slot * Map::kQBytes,
-         a.q_codes + (static_cast<int64_t>(work.head) * a.q_rows + work.row0) * D, Map::kQBytes,
-         bar.QFull(slot));
+    if (acts) {
+      StoreWork(shared + Map::kWork + slot * kWorkBytes, work);
+      const int64_t row = static_cast<int64_t>(work.head) * a.q_rows + work.row0;
+      BarrierExpect(bar.QFull(slot), Map::kQBytes + Map::kQScaleBytes);
+      BulkCopy(shared + slot * Map::kQBytes, a.q_codes + row * D, Map::kQBytes, bar.QFull(slot));
+      BulkCopy(shared + Map::kQScale + slot * Map::kQScaleBytes, a.q_scale + row, Map::kQScaleBytes,
+               bar.QFull(slot));
+    }
     int drawn = 0;
     if (acts) drawn = static_cast<int>(atomicAdd(a.schedule, 1u));
     ++round;
@@ -43,19 +42,19 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
       const uint32_t parity = (it / Map::kStages & 1) ^ 1;
       BarrierWait(bar.Empty(s), parity);
       if (acts) {
-        BarrierExpect(bar.Full(s), Map::kKBytes + Map::kVBytes + Map::kScaleBytes);
+        BarrierExpect(bar.Full(s), Map::kKBytes + Map::kVBytes + Map::kKScaleBytes);
         BulkCopy(shared + Map::kK + s * Map::kKBytes, a.k_codes + (tile0 + i) * Map::kKBytes,
                  Map::kKBytes, bar.Full(s));
         BulkCopy(shared + Map::kV + s * Map::kVBytes, a.v_codes + (tile0 + i) * Map::kVBytes,
                  Map::kVBytes, bar.Full(s));
-        BulkCopy(shared + Map::kScale + s * Map::kScaleBytes, a.k_scale + (tile0 + i) * 4,
-                 Map::kScaleBytes, bar.Full(s));
+        BulkCopy(shared + Map::kKScale + s * Map::kKScaleBytes, a.k_scale + (tile0 + i) * 4,
+                 Map::kKScaleBytes, bar.Full(s));
       }
     }
     index = gridDim.x + __shfl_sync(~0u, drawn, 0);
   }
   if (!acts) return;
-  StoreSharedInt(shared + Map::kWork + 4 * (round & 1), -1);
+  StoreWork(shared + Map::kWork + (round & 1) * kWorkBytes, {-1, 0, 0, 0});
   BarrierArrive(bar.QFull(round & 1));
   // The last block to finish leaves the counter ready for another pass.
   if (atomicAdd(a.schedule + 1, 1u) == gridDim.x - 1) {

@@ -1,6 +1,7 @@
 // Rounding q, k and v to codes, tile by tile, in the order that attention reads (workspace.h).
-// Codes and scales are those of docs/numerics.md 4, bit for bit; warp = 16 tokens of a tile, lane =
-// D / 32 channels. Means and scales come from blocks of the same launch, hence loads past L1.
+// Codes and scales are those of docs/numerics.md 4, bit for bit; warp = 16 tokens of a tile (8
+// where D = 256), lane = D / 32 channels. Means and scales come from blocks of the same launch,
+// hence loads past L1.
 //
 // Rows are taken to be whole and finite; where the largest magnitude says that they are not, they
 // are read again and looked at one by one. |x · (top / max |x|)| rounds to at most top, so that
@@ -17,8 +18,11 @@
 namespace sage {
 namespace sm90 {
 
-constexpr int kWarps = kPrepassThreads / 32;
-constexpr int kWarpTokens = kTile / kWarps;  // 16
+template <int D>
+constexpr int kWarps = kPrepassThreads<D> / 32;
+template <int D>
+constexpr int kWarpTokens = kTile / kWarps<D>;  // 16 or 8
+constexpr int kMarkBits = 16;  // where the marks of v begin in a warp's bits of k and v
 
 // Shared memory of one block.
 template <int D>
@@ -26,36 +30,35 @@ struct QuantiseShared {
   // Codes of v, [channel][word of 4 tokens]; words exchanged so that neither the writes by channel
   // nor the reads by word meet in one bank.
   uint32_t words[D * 32];
-  uint32_t largest[kWarps];
+  uint32_t largest[kWarps<D>];
 };
 
-// This lane's channels of 16 rows from `token` on, read for the last time; zeros outside the
+// This lane's channels of a warp's rows from `token` on, read for the last time; zeros outside the
 // tensor.
-template <int kChannels>
+template <class E, int kRows, int kChannels>
 SAGE_DEVICE void LoadRows(const Source& source, int batch_head, int token, int lane,
-                          float (&x)[kWarpTokens][kChannels]) {
-  const float* row = source.Row(batch_head, token) + lane * kChannels;
+                          float (&x)[kRows][kChannels]) {
+  const typename E::Storage* row = source.Row<E>(batch_head, token) + lane * kChannels;
   const int rows = source.tokens - token;
-  if (source.vectors && rows >= kWarpTokens) {
+  if (source.vectors && rows >= kRows) {
+    const bool inside = lane * kChannels < source.dim;
 #pragma unroll
-    for (int i = 0; i < kWarpTokens; ++i) {
-      const float* at = row + i * source.strides.token;
-      if constexpr (kChannels == 4) {
-        const float4 y = __ldcs(reinterpret_cast<const float4*>(at));
-        x[i][0] = y.x, x[i][1] = y.y, x[i][2] = y.z, x[i][3] = y.w;
+    for (int i = 0; i < kRows; ++i) {
+      if (inside) {
+        LoadElements<E>(row + i * source.strides.token, x[i]);
       } else {
-        const float2 y = __ldcs(reinterpret_cast<const float2*>(at));
-        x[i][0] = y.x, x[i][1] = y.y;
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) x[i][c] = 0.0f;
       }
     }
     return;
   }
 #pragma unroll
-  for (int i = 0; i < kWarpTokens; ++i) {
+  for (int i = 0; i < kRows; ++i) {
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
       x[i][c] = i < rows && lane * kChannels + c < source.dim
-                    ? __ldcs(row + i * source.strides.token + c)
+                    ? LoadElement<E>(row + i * source.strides.token + c)
                     : 0.0f;
     }
   }
@@ -71,8 +74,8 @@ SAGE_DEVICE uint32_t Largest(uint32_t most, const float (&x)[kChannels]) {
   return most;
 }
 
-// Stores this lane's codes of one row in its swizzled place.
-template <int D, int kChannels>
+// Stores this lane's codes of one row of an operand in its swizzled place.
+template <int D, int kBlockRows, int kChannels>
 SAGE_DEVICE void StoreCodes(uint8_t* rows, int row, int lane, const float (&x)[kChannels],
                             float inverse) {
   constexpr float kRound = 12582912.0f;
@@ -81,27 +84,35 @@ SAGE_DEVICE void StoreCodes(uint8_t* rows, int row, int lane, const float (&x)[k
   for (int c = 0; c < kChannels; ++c) {
     bits[c] = __float_as_uint(__fadd_rn(__fmul_rn(x[c], inverse), kRound));
   }
-  const int byte = lane * kChannels;
-  uint8_t* at = rows + row * D + SwizzledChunk<D>(row, byte >> 4) * 16 + (byte & 15);
-  const uint32_t low = __byte_perm(bits[0], bits[1], 0x0040);
-  if constexpr (kChannels == 4) {
-    *reinterpret_cast<uint32_t*>(at) =
-        __byte_perm(low, __byte_perm(bits[2], bits[3], 0x0040), 0x5410);
+  uint8_t* at = rows + OperandByte<D, kBlockRows>(row, lane * kChannels);
+  if constexpr (kChannels == 2) {
+    *reinterpret_cast<uint16_t*>(at) = static_cast<uint16_t>(__byte_perm(bits[0], bits[1], 0x0040));
   } else {
-    *reinterpret_cast<uint16_t*>(at) = static_cast<uint16_t>(low);
+    uint32_t words[kChannels / 4];
+#pragma unroll
+    for (int w = 0; w < kChannels / 4; ++w) {
+      words[w] = __byte_perm(__byte_perm(bits[4 * w], bits[4 * w + 1], 0x0040),
+                             __byte_perm(bits[4 * w + 2], bits[4 * w + 3], 0x0040), 0x5410);
+    }
+    if constexpr (kChannels == 4) {
+      *reinterpret_cast<uint32_t*>(at) = words[0];
+    } else {
+      *reinterpret_cast<uint2*>(at) = make_uint2(words[0], words[1]);
+    }
   }
 }
 
-template <int D>
+template <int D, class E>
 SAGE_DEVICE void QuantiseQ(const PrepassArguments& a, int block) {
-  constexpr int kChannels = D / 32;
+  constexpr int kChannels = D / 32, kRows = kWarpTokens<D>;
   const int head = block / a.q_blocks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int first = block % a.q_blocks * kTile + warp * kWarpTokens;
+  const int first = block % a.q_blocks * kTile + warp * kRows;
   const int kv_head = head / a.group;  // the query heads of a group are next to each other
-  const int64_t row0 = static_cast<int64_t>(head) * a.space.q_rows + first;
-  uint8_t* codes = a.space.q_codes + row0 * D;
-  float x[kWarpTokens][kChannels];
-  LoadRows(a.q, head, first, lane, x);
+  const int64_t head_row = static_cast<int64_t>(head) * a.space.q_rows;
+  const int64_t row0 = head_row + first;
+  uint8_t* codes = a.space.q_codes + head_row * D;
+  float x[kRows][kChannels];
+  LoadRows<E>(a.q, head, first, lane, x);
   float mean[kChannels];
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
@@ -112,7 +123,7 @@ SAGE_DEVICE void QuantiseQ(const PrepassArguments& a, int block) {
   }
   float my_scale = 0.0f, my_shift = 0.0f;  // of row `lane`
 #pragma unroll
-  for (int i = 0; i < kWarpTokens; ++i) {
+  for (int i = 0; i < kRows; ++i) {
     uint32_t most = __reduce_max_sync(~0u, Largest(0u, x[i]));
     const bool finite = most < kInfBits;
     if (!finite) {
@@ -131,40 +142,41 @@ SAGE_DEVICE void QuantiseQ(const PrepassArguments& a, int block) {
       if (lane == i) my_shift = static_cast<float>(a.scale * shift);
     }
     const float2 pair = ScaleOf(most, kInt8Top);
-    StoreCodes<D>(codes, i, lane, x[i], a.sign * pair.y);
+    StoreCodes<D, kQueryBlock>(codes, first + i, lane, x[i], a.sign * pair.y);
     if (lane == i) my_scale = finite ? pair.x : __uint_as_float(0x7fc00000u);
   }
-  if (lane >= kWarpTokens) return;
+  if (lane >= kRows) return;
   a.space.q_scale[row0 + lane] = my_scale;
   if (a.want_lse) a.space.lse_shift[row0 + lane] = my_shift;
 }
 
-template <int D>
+template <int D, class E>
 SAGE_DEVICE void QuantiseK(const PrepassArguments& a, int head, int tile, uint32_t* largest,
                            uint32_t* tile_not_finite) {
-  constexpr int kChannels = D / 32;
+  constexpr int kChannels = D / 32, kRows = kWarpTokens<D>;
+  constexpr int kGroupWarps = 32 / kRows;  // that share a scale
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int first = tile * kTile + warp * kWarpTokens;
+  const int first = tile * kTile + warp * kRows;
   const int64_t block = static_cast<int64_t>(head) * a.space.tiles + tile;
-  float x[kWarpTokens][kChannels], mean[kChannels];
-  LoadRows(a.k, head, first, lane, x);
+  float x[kRows][kChannels], mean[kChannels];
+  LoadRows<E>(a.k, head, first, lane, x);
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
     mean[c] = __ldcg(a.space.k_mean + static_cast<int64_t>(head) * D + lane * kChannels + c);
   }
   uint32_t most = 0;
 #pragma unroll
-  for (int i = 0; i < kWarpTokens; ++i) {
+  for (int i = 0; i < kRows; ++i) {
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) x[i][c] = __fsub_rn(x[i][c], mean[c]);
     most = Largest(most, x[i]);
   }
   most = __reduce_max_sync(~0u, most);
-  if (first + kWarpTokens > a.k.tokens || most >= kInfBits) {
-    LoadRows(a.k, head, first, lane, x);
+  if (first + kRows > a.k.tokens || most >= kInfBits) {
+    LoadRows<E>(a.k, head, first, lane, x);
     most = 0;
 #pragma unroll
-    for (int i = 0; i < kWarpTokens; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       bool finite = true;
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
@@ -180,26 +192,29 @@ SAGE_DEVICE void QuantiseK(const PrepassArguments& a, int head, int tile, uint32
   }
   if (lane == 0) largest[warp] = most;
   __syncthreads();
-  const float2 pair = ScaleOf(max(largest[warp & ~1], largest[warp | 1]), kInt8Top);
-  if (lane == 0 && (warp & 1) == 0) a.space.k_scale[block * 4 + warp / 2] = pair.x;
+  const int group = warp / kGroupWarps;
+#pragma unroll
+  for (int i = 0; i < kGroupWarps; ++i) most = max(most, largest[group * kGroupWarps + i]);
+  const float2 pair = ScaleOf(most, kInt8Top);
+  if (lane == 0 && warp % kGroupWarps == 0) a.space.k_scale[block * 4 + group] = pair.x;
   uint8_t* codes = a.space.k_codes + block * kTile * D;
 #pragma unroll
-  for (int i = 0; i < kWarpTokens; ++i) {
-    const int t = warp % 2 * kWarpTokens + i;  // of 32; see workspace.h for the order of rows
-    StoreCodes<D>(codes, 8 * (t / 2) + 2 * (warp / 2) + t % 2, lane, x[i], pair.y);
+  for (int i = 0; i < kRows; ++i) {
+    const int t = warp % kGroupWarps * kRows + i;  // of 32; see workspace.h for the order of rows
+    StoreCodes<D, kTile>(codes, 8 * (t / 2) + 2 * group + t % 2, lane, x[i], pair.y);
   }
 }
 
-template <int D>
+template <int D, class E>
 SAGE_DEVICE void QuantiseV(const PrepassArguments& a, int head, int tile, uint32_t* words,
                            uint32_t* tile_not_finite) {
-  constexpr int kChannels = D / 32;
+  constexpr int kChannels = D / 32, kRows = kWarpTokens<D>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int first = tile * kTile + warp * kWarpTokens;
+  const int first = tile * kTile + warp * kRows;
   const int64_t block = static_cast<int64_t>(head) * a.space.tiles + tile;
   const int64_t head_channel = static_cast<int64_t>(head) * D + lane * kChannels;
-  float x[kWarpTokens][kChannels], mean[kChannels], inverse[kChannels];
-  LoadRows(a.v, head, first, lane, x);
+  float x[kRows][kChannels], mean[kChannels], inverse[kChannels];
+  LoadRows<E>(a.v, head, first, lane, x);
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
     mean[c] = __ldcg(a.space.v_mean + block * D + lane * kChannels + c);
@@ -207,17 +222,17 @@ SAGE_DEVICE void QuantiseV(const PrepassArguments& a, int head, int tile, uint32
   }
   uint32_t most = 0;
 #pragma unroll
-  for (int i = 0; i < kWarpTokens; ++i) {
+  for (int i = 0; i < kRows; ++i) {
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
       x[i][c] = __fmul_rn(__fsub_rn(x[i][c], mean[c]), inverse[c]);
     }
     most = Largest(most, x[i]);
   }
-  if (first + kWarpTokens > a.v.tokens || __any_sync(~0u, most >= kInfBits)) {
-    LoadRows(a.v, head, first, lane, x);
+  if (first + kRows > a.v.tokens || __any_sync(~0u, most >= kInfBits)) {
+    LoadRows<E>(a.v, head, first, lane, x);
 #pragma unroll
-    for (int i = 0; i < kWarpTokens; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       bool finite = true;
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
@@ -227,13 +242,13 @@ SAGE_DEVICE void QuantiseV(const PrepassArguments& a, int head, int tile, uint32
                       ? __fmul_rn(__fsub_rn(x[i][c], mean[c]), inverse[c])
                       : 0.0f;
       }
-      if (!__all_sync(~0u, finite)) *tile_not_finite |= 0x10000u << i;
+      if (!__all_sync(~0u, finite)) *tile_not_finite |= 1u << (kMarkBits + i);
     }
   }
 #pragma unroll
-  for (int i = 0; i < kWarpTokens; i += 4) {
-    // Token 16 warp + i = 32c + 8s + 4h lies at byte 32s + 16h + 4c.
-    const int word = 8 * (warp % 2 * 2 + i / 8) + 4 * (i / 4 % 2) + warp / 2;
+  for (int i = 0; i < kRows; i += 4) {
+    // Token t = 32c + 8s + 4h lies at byte 32s + 16h + 4c.
+    const int t = warp * kRows + i, word = t % 32 / 4 * 4 + t / 32;
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
       words[(lane * kChannels + c) * 32 + (word ^ lane)] =
@@ -242,7 +257,7 @@ SAGE_DEVICE void QuantiseV(const PrepassArguments& a, int head, int tile, uint32
   }
   __syncthreads();
   uint32_t* out = reinterpret_cast<uint32_t*>(a.space.v_codes + block * kTile * D);
-  for (int d = warp; d < D; d += kWarps) {
+  for (int d = warp; d < D; d += kWarps<D>) {
     out[d * 32 + SwizzledChunk<128>(d, lane / 4) * 4 + lane % 4] =
         words[d * 32 + (lane ^ (d / kChannels))];
   }
@@ -272,18 +287,18 @@ SAGE_DEVICE void StoreMeans(const PrepassArguments& a, int head, int tile) {
 }
 
 // One tile of k and v of a head whose statistics are ready.
-template <int D>
+template <int D, class E>
 SAGE_DEVICE void QuantiseTile(const PrepassArguments& a, int head, int tile,
                               QuantiseShared<D>* shared) {
   uint32_t not_finite = 0;  // bit i: k of this warp's token i; bit 16 + i: v
-  QuantiseK<D>(a, head, tile, shared->largest, &not_finite);
-  QuantiseV<D>(a, head, tile, shared->words, &not_finite);
+  QuantiseK<D, E>(a, head, tile, shared->largest, &not_finite);
+  QuantiseV<D, E>(a, head, tile, shared->words, &not_finite);
   StoreMeans<D>(a, head, tile);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (lane < kWarpTokens) {
-    const uint32_t mark = (not_finite >> lane & 1u) | (not_finite >> (16 + lane) & 1u) << 1;
-    a.space.marks[(static_cast<int64_t>(head) * a.space.tiles + tile) * kTile + warp * kWarpTokens +
-                  lane] = static_cast<uint8_t>(mark);
+  if (lane < kWarpTokens<D>) {
+    const uint32_t mark = (not_finite >> lane & 1u) | (not_finite >> (kMarkBits + lane) & 1u) << 1;
+    a.space.marks[(static_cast<int64_t>(head) * a.space.tiles + tile) * kTile +
+                  warp * kWarpTokens<D> + lane] = static_cast<uint8_t>(mark);
   }
   if (lane == 0 && not_finite != 0) {
     atomicOr(a.space.not_finite + head,

@@ -61,17 +61,14 @@ SAGE_DEVICE void KeepSums(float* kept, int group, const float4& r, float m0, flo
   __stcg(reinterpret_cast<float2*>(at + 128 - 2 * lane), make_float2(m0, m1));
 }
 
-// Under the offsets of now, rounded to tf32.
-SAGE_DEVICE void TakeSums(const float* kept, int group, float m0, float m1, uint32_t (&r)[4]) {
+// Under the offsets of now.
+SAGE_DEVICE float4 TakeSums(const float* kept, int group, float m0, float m1) {
   const int lane = threadIdx.x & 31;
   const float* at = kept + group % kSpanGroups * (32 * 6);
   const float4 x = __ldcg(reinterpret_cast<const float4*>(at));
   const float2 m = __ldcg(reinterpret_cast<const float2*>(at + 128 - 2 * lane));
   const float a0 = Exp2(m.x - m0), a1 = Exp2(m.y - m1);
-  r[0] = RoundTf32(x.x * a0);
-  r[1] = RoundTf32(x.y * a1);
-  r[2] = RoundTf32(x.z * a0);
-  r[3] = RoundTf32(x.w * a1);
+  return make_float4(x.x * a0, x.y * a1, x.z * a0, x.w * a1);
 }
 
 }  // namespace sm90

@@ -1,6 +1,7 @@
 // What the pre-pass knows of k and v before it quantises them (docs/numerics.md 2 and 3).
 //
-//   thread = channel of k or of v, 128 tokens of one head in token order
+//   thread = a word (one float32 or two 16-bit channels) of k or of v, 128 tokens of one head in
+//   token order
 //   k: float64 sum and count; v: mean of the block, largest |v - mean| (subtraction rounds
 //   monotonically, so the extremes of v give it in one pass)
 //   the last block of a head adds the sums in block order: mean of k, scales of v
@@ -12,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/sm90/elements.cuh"
 #include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/workspace.h"
 #include "sage/problem.h"
@@ -19,21 +21,25 @@
 namespace sage {
 namespace sm90 {
 
-constexpr int kPrepassThreads = 256;
+template <int D>
+constexpr int kPrepassThreads = D == 256 ? 512 : 256;
 constexpr uint32_t kInfBits = 0x7f800000;          // exponent all ones: not finite from here on
 constexpr uint32_t kTinyBits = (127 - 110) << 23;  // 2^-110
 constexpr float kInt8Top = 127.0f;
 constexpr float kE4m3Top = 448.0f;
 
 struct Source {
-  const float* data;
+  const void* data;
   TokenStrides strides;
   int heads, tokens, dim;
-  bool vectors;  // rows of D floats, aligned for the widest loads
+  bool words;    // rows are aligned to words
+  bool vectors;  // rows are whole pieces of D / 32 elements, aligned for the widest loads
 
-  __device__ const float* Row(int batch_head, int token) const {
+  template <class E>
+  __device__ const typename E::Storage* Row(int batch_head, int token) const {
     const int64_t batch = batch_head / heads, head = batch_head % heads;
-    return data + batch * strides.batch + head * strides.head + token * strides.token;
+    return static_cast<const typename E::Storage*>(data) + batch * strides.batch +
+           head * strides.head + token * strides.token;
   }
 };
 
@@ -59,8 +65,8 @@ SAGE_DEVICE float2 ScaleOf(uint32_t largest, float top) {
 }
 
 // Tiles of one ticket, so that all threads have a channel.
-template <int D>
-constexpr int kStatisticsTiles = kPrepassThreads / (2 * D);
+template <int D, class E>
+constexpr int kStatisticsTiles = kPrepassThreads<D> * E::kInWord / (2 * D);
 
 // Sums of the head's blocks in their order, and its scales.
 template <int D>
@@ -102,82 +108,105 @@ struct Channel {
   float low = INFINITY, high = -INFINITY;
 };
 
-// `rows` values, `stride` apart.
+constexpr int kBatch = 32;  // loads in flight per thread
+
+// The next tokens of a channel, in order.
 template <bool kExtremes>
-SAGE_DEVICE Channel ReadChannel(const float* at, int64_t stride, int rows) {
-  constexpr int kBatch = 32;  // loads in flight per thread
-  Channel c;
-  for (int t = 0; t < rows; t += kBatch) {
-    float x[kBatch];
-    if (t + kBatch <= rows) {
+SAGE_DEVICE void Absorb(Channel* c, const float (&x)[kBatch]) {
+  uint32_t most = 0;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) x[i] = __ldg(at + (t + i) * stride);
-    } else {
+  for (int i = 0; i < kBatch; i += 2) {
+    most = __vimax3_u32(most, Magnitude(x[i]), Magnitude(x[i + 1]));
+  }
+  if (most < kInfBits) {
+    c->count += kBatch;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        x[i] = t + i < rows ? __ldg(at + (t + i) * stride) : __uint_as_float(kInfBits);
+    for (int i = 0; i < kBatch; ++i) {
+      c->sum += static_cast<double>(x[i]);
+      if constexpr (kExtremes) {
+        c->low = fminf(c->low, x[i]);
+        c->high = fmaxf(c->high, x[i]);
       }
     }
-    uint32_t most = 0;
+  } else {
 #pragma unroll
-    for (int i = 0; i < kBatch; i += 2) {
-      most = __vimax3_u32(most, Magnitude(x[i]), Magnitude(x[i + 1]));
-    }
-    if (most < kInfBits) {
-      c.count += kBatch;
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        c.sum += static_cast<double>(x[i]);
-        if constexpr (kExtremes) {
-          c.low = fminf(c.low, x[i]);
-          c.high = fmaxf(c.high, x[i]);
-        }
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (!Finite(x[i])) continue;
-        c.sum += static_cast<double>(x[i]);
-        ++c.count;
-        c.low = fminf(c.low, x[i]);
-        c.high = fmaxf(c.high, x[i]);
-      }
+    for (int i = 0; i < kBatch; ++i) {
+      if (!Finite(x[i])) continue;
+      c->sum += static_cast<double>(x[i]);
+      ++c->count;
+      c->low = fminf(c->low, x[i]);
+      c->high = fmaxf(c->high, x[i]);
     }
   }
-  return c;
+}
+
+// The channels of a word, `rows` tokens, `stride` elements apart; `whole` and `second` as
+// LoadWord's. Rows past the last and a channel that does not exist count as not finite.
+template <bool kExtremes, class E>
+SAGE_DEVICE void ReadChannels(const typename E::Storage* at, int64_t stride, int rows, bool whole,
+                              bool second, Channel (&channels)[E::kInWord]) {
+  for (int t = 0; t < rows; t += kBatch) {
+    uint32_t words[kBatch];
+    if (t + kBatch <= rows) {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        words[i] = LoadWord<E>(at + (t + i) * stride, whole, second);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        words[i] =
+            t + i < rows ? LoadWord<E>(at + (t + i) * stride, whole, second) : E::kInfinities;
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < E::kInWord; ++n) {
+      float x[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) x[i] = E::At(words[i], n);
+      Absorb<kExtremes>(channels + n, x);
+    }
+  }
 }
 
 // Tiles [first, first + kStatisticsTiles) of a head. `last` is in shared memory.
-template <int D>
+template <int D, class E>
 SAGE_DEVICE void Statistics(const PrepassArguments& a, int head, int first_tile, bool* last) {
-  const int tile = first_tile + static_cast<int>(threadIdx.x) / (2 * D);
-  const int tiles = min(kStatisticsTiles<D>, a.space.tiles - first_tile);
-  const bool is_v = threadIdx.x / D % 2 != 0, exists = tile < a.space.tiles;
-  const int d = threadIdx.x % D;
+  constexpr int kThreads = D / E::kInWord;  // of one tile of k or of v
+  const int tile = first_tile + static_cast<int>(threadIdx.x) / (2 * kThreads);
+  const int tiles = min(kStatisticsTiles<D, E>, a.space.tiles - first_tile);
+  const bool is_v = threadIdx.x / kThreads % 2 != 0, exists = tile < a.space.tiles;
+  const int d = threadIdx.x % kThreads * E::kInWord;
   const Source& x = is_v ? a.v : a.k;
   const int first = tile * kTile, rows = exists && d < x.dim ? min(kTile, x.tokens - first) : 0;
-  Channel channel;
+  Channel channels[E::kInWord];
   if (rows > 0) {
-    const float* at = x.Row(head, first) + d;
-    channel = is_v ? ReadChannel<true>(at, x.strides.token, rows)
-                   : ReadChannel<false>(at, x.strides.token, rows);
+    const typename E::Storage* at = x.Row<E>(head, first) + d;
+    const bool second = d + 1 < x.dim, whole = x.words && second;
+    if (is_v) {
+      ReadChannels<true, E>(at, x.strides.token, rows, whole, second, channels);
+    } else {
+      ReadChannels<false, E>(at, x.strides.token, rows, whole, second, channels);
+    }
   }
-  const double sum = channel.sum;
-  const int count = channel.count;
-  if (exists) {
-    const int64_t block_channel = (static_cast<int64_t>(head) * a.space.tiles + tile) * D + d;
+#pragma unroll
+  for (int n = 0; n < E::kInWord; ++n) {
+    if (!exists) break;
+    const double sum = channels[n].sum;
+    const int count = channels[n].count;
+    const int64_t block_channel = (static_cast<int64_t>(head) * a.space.tiles + tile) * D + d + n;
     if (!is_v) {
       a.space.k_sum[block_channel] = sum;
       a.space.k_count[block_channel] = count;
-    } else {
-      const float mean =
-          a.smooth_v && count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : 0.0f;
-      a.space.v_mean[block_channel] = mean;
-      if (count > 0) {
-        const uint32_t largest =
-            max(Magnitude(__fsub_rn(channel.high, mean)), Magnitude(__fsub_rn(channel.low, mean)));
-        atomicMax(a.space.v_largest + static_cast<int64_t>(head) * D + d, largest);
-      }
+      continue;
+    }
+    const float mean =
+        a.smooth_v && count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : 0.0f;
+    a.space.v_mean[block_channel] = mean;
+    if (count > 0) {
+      const uint32_t largest = max(Magnitude(__fsub_rn(channels[n].high, mean)),
+                                   Magnitude(__fsub_rn(channels[n].low, mean)));
+      atomicMax(a.space.v_largest + static_cast<int64_t>(head) * D + d + n, largest);
     }
   }
 
@@ -190,7 +219,7 @@ SAGE_DEVICE void Statistics(const PrepassArguments& a, int head, int first_tile,
   __syncthreads();
   if (!*last) return;
   __threadfence();
-  if (threadIdx.x < 2 * D) FinishHead<D>(a, head, is_v, d);
+  if (threadIdx.x < 2 * D) FinishHead<D>(a, head, threadIdx.x >= D, threadIdx.x % D);
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) atomicExch(a.space.ready + head, 1u);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/sm90/elements.cuh"
 #include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/workspace.h"
 #include "sage/problem.h"
@@ -62,9 +63,11 @@ struct Visibility {
 
 // Rare: writes NaN over what the row's attended tokens spoil. The four threads of a quad share the
 // keys; the row's results are already written.
-__device__ __noinline__ void MarkRow(const Visibility& see, int kv_head, int head, int row, int c,
-                                     const float* v, int64_t v_stride, int v_dim, float* o,
-                                     float* lse) {
+static __device__ __noinline__ void MarkRow(const Visibility& see, int kv_head, int head, int row,
+                                            int c, const Values& v, int kv_heads, int v_dim,
+                                            float* o, float* lse) {
+  const int64_t head_values =
+      kv_head / kv_heads * v.strides.batch + kv_head % kv_heads * v.strides.head;
   const RowView view = see.Row(head, row);
   const uint8_t* marks = see.marks + static_cast<int64_t>(kv_head) * see.tiles * kTile;
   const float nan = __uint_as_float(0x7fc00000u);
@@ -72,8 +75,7 @@ __device__ __noinline__ void MarkRow(const Visibility& see, int kv_head, int hea
     const uint8_t mark = marks[j];
     if (mark == 0 || !see.Attends(view, j)) continue;
     for (int d = 0; d < v_dim; ++d) {
-      const bool finite = (__float_as_uint(v[j * v_stride + d]) & 0x7fffffffu) < 0x7f800000u;
-      if ((mark & 1) || !finite) o[d] = nan;
+      if ((mark & 1) || !v.Finite(head_values + j * v.strides.token + d)) o[d] = nan;
     }
     if ((mark & 1) && lse != nullptr) *lse = nan;
   }

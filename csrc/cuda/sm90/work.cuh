@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/visibility.cuh"
 #include "cuda/sm90/workspace.h"
 #include "sage/problem.h"
@@ -16,8 +17,8 @@ struct AttendArguments {
   const float *mean_image, *q_scale, *k_scale, *v_scale, *lse_shift;
   uint32_t* schedule;
   Visibility see;
-  const float* v;
-  TokenStrides v_strides, o_strides;
+  Values v;
+  TokenStrides o_strides;
   float *o, *lse;
   float *spans, *sums;  // what spans leave in memory (spans.cuh)
   float factor;         // |scale| log2(e)
@@ -51,6 +52,47 @@ SAGE_DEVICE Work WorkOf(const AttendArguments& a, int index) {
 SAGE_DEVICE int KvHead(const AttendArguments& a, int head) {
   const int batch = head / a.q_heads;
   return batch * (a.q_heads / a.group) + head % a.q_heads / a.group;
+}
+
+// A tile of work as the copying warp hands it on.
+constexpr int kWorkBytes = 16;
+SAGE_DEVICE void StoreWork(uint32_t at, const Work& work) {
+  StoreSharedInt4(at, work.head, work.row0, work.first, work.count);
+}
+SAGE_DEVICE Work LoadWork(uint32_t at) {
+  const int2 x = LoadSharedInt2(at), y = LoadSharedInt2(at + 8);
+  return {x.x, x.y, y.x, y.y};
+}
+
+// What a warp keeps of its tile of work; byte offsets of ints.
+constexpr int kPlace = 0;  // head; first row of the tile of work
+constexpr int kFirst = 8;  // tiles of keys that some row of this warpgroup sees
+constexpr int kLast = 12;
+constexpr int kOpenTiles = 16;  // [begin, end): seen in full by all rows of this warp
+constexpr int kKvHead = 24;
+constexpr int kWorkFirst = 28;  // first tile of keys of the tile of work
+constexpr int kRecordBytes = 32;
+
+// For the 64 rows from `rows` on of a tile of work, and the 16 from `warp_rows` on.
+SAGE_DEVICE void StoreRecord(const AttendArguments& a, uint32_t record, const Work& work, int rows,
+                             int warp_rows) {
+  const int end_row = a.see.q_len - 1, row = work.row0 + rows, warp_row = work.row0 + warp_rows;
+  int first = work.first + work.count - 1, last = first;  // at least one tile
+  if (row <= end_row) {
+    const int begin = a.see.FirstKey(row), end = a.see.EndKey(min(row + 63, end_row));
+    if (end > begin) {
+      first = begin / kTile;
+      last = (end - 1) / kTile;
+    }
+  }
+  const int open_begin = (a.see.FirstKey(min(warp_row + 15, end_row)) + kTile - 1) / kTile;
+  const int open_end = a.see.EndKey(min(warp_row, end_row)) / kTile;
+  __syncwarp();
+  if ((threadIdx.x & 31) == 0) {
+    StoreSharedInt4(record, work.head, work.row0, first, last);
+    StoreSharedInt4(record + kOpenTiles, open_begin, open_end, KvHead(a, work.head), work.first);
+  }
+  __syncwarp();
 }
 
 }  // namespace sm90

@@ -2,14 +2,15 @@
 //
 // Everything is laid out as the attention kernel's shared memory wants it, so that a tile is one
 // contiguous bulk copy. B = batch, Hq / Hkv = heads of q / of k and v, T = ceil(kv_len / 128)
-// tiles, R = q_len rounded up to 192, then to 128, D = 64 or 128 (both head_dims padded with
-// zeros). "Swizzled": the 16-byte chunks of a row of W bytes are exchanged as wgmma's W-byte
+// tiles, R = q_len rounded up to 192, then to 128, D = 64, 128 or 256 (both head_dims padded
+// with zeros). "Swizzled": the 16-byte chunks of a row of W bytes are exchanged as wgmma's W-byte
 // swizzle asks (hopper.cuh).
 //
-//   q_codes    int8   [B·Hq][R][D]            swizzled rows
+//   q_codes    int8   [B·Hq][R][D]            swizzled rows; D = 256: [R/64][2][64][128]
 //   q_scale    float  [B·Hq][R]               NaN for a row with a value that is not finite
 //   lse_shift  float  [B·Hq][R]               scale · q · mean(k); only with want_lse
-//   k_codes    int8   [B·Hkv][T][128][D]      swizzled rows; row 8j + 2c + e is token 32c + 2j + e
+//   k_codes    int8   [B·Hkv][T][128][D]      swizzled rows; row 8j + 2c + e is token 32c + 2j + e;
+//                                             D = 256: [2][128][128]
 //   k_scale    float  [B·Hkv][T][4]           one per 32 tokens
 //   v_codes    e4m3   [B·Hkv][T][D][128]      swizzled rows; byte 32s + 16h + 4c + i is token
 //                                             32c + 8s + 4h + i
@@ -18,7 +19,10 @@
 //   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale as B fragments of m16n8k8 (tf32)
 //   marks      uint8  [B·Hkv][T·128]          bit 0: token of k, bit 1: of v, is not finite
 //   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp, and
-//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh)
+//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh); only
+//                                             where they do not stay in registers
+//   part_sums  float  [slots][B·Hq·Nq][D]     only where there are several slots: sums of a slot's
+//   part_ends  float  [slots][B·Hq·Nq][2]     keys; their offset and the sum of P
 //
 // With these orders of tokens the thread that holds columns 8j + 2c, 8j + 2c + 1 of the scores owns
 // 32 consecutive tokens (one scale of k), and its scores, packed to bytes, are already the A
@@ -33,16 +37,27 @@
 namespace sage {
 namespace sm90 {
 
-constexpr int kTile = 128;      // tokens of k and v per tile: also the block of V's means
-constexpr int kMeanTiles = 8;   // tiles per fragment of V's means: the depth of m16n8k8
-constexpr int kSpanTiles = 64;  // tiles that the tensor core sums: 8,192 keys
-constexpr int kSpanGroups = kSpanTiles / kMeanTiles;
+constexpr int kQueryBlock = 64;  // rows of q of a product
+constexpr int kTile = 128;       // tokens of k and v per tile: also the block of V's means
+constexpr int kMeanTiles = 8;    // tiles per fragment of V's means: the depth of m16n8k8
+constexpr int kSpanGroups = 8;   // groups of 8 tiles that the tensor core sums at most: 8,192 keys
+constexpr int kSpanTiles = kSpanGroups * kMeanTiles;
 // Rows of q of a tile of work: without a mask, with one.
 constexpr int kMostRows = 192;
 constexpr int kMaskedRows = 128;
 constexpr int kMostBlocks = 144;  // of the attention kernel
 constexpr int kKeptFloats =
     kSpanGroups * 32 * 6;  // of one warp: what waits of the means (spans.cuh)
+
+// How attention is done by parts of the keys (attend_parts.cuh). parts = 0: it is not.
+constexpr int kPartRows = 128;   // rows of q of a tile of work
+constexpr int kSharedRows = 64;  // up to here two warpgroups have the same rows
+struct PartsPlan {
+  int parts;         // of a row's keys
+  bool shared_rows;  // two warpgroups have the same rows and take tiles of keys in turn
+  int Slots() const { return shared_rows ? 2 * parts : parts; }
+};
+PartsPlan PlanParts(const Problem& problem);  // the choice by measurement
 
 struct Workspace {
   // Zeroed before the pre-pass, in this order.
@@ -70,16 +85,23 @@ struct Workspace {
   uint8_t* v_codes;
   float* spans;
   float* sums;
+  float* part_sums;
+  float* part_ends;
   int64_t bytes;
 
+  PartsPlan plan;
   int dim;          // D
   int tiles;        // T
   int mean_groups;  // ceil(T / 8)
   int q_rows;       // R
 };
 
-// Lays the workspace out at `base`; with null it only measures (`bytes`).
-Workspace LayOut(const Problem& problem, void* base);
+// Lays the workspace out at `base`; with null it only measures (`bytes`). A plan other than
+// PlanParts' is for tests; head_dim above 128 needs parts.
+Workspace LayOut(const Problem& problem, void* base, const PartsPlan& plan);
+inline Workspace LayOut(const Problem& problem, void* base) {
+  return LayOut(problem, base, PlanParts(problem));
+}
 
 }  // namespace sm90
 }  // namespace sage

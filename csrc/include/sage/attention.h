@@ -12,7 +12,7 @@
 namespace sage {
 
 struct ForwardBuffers {
-  const float* q;
+  const float* q;  // q, k, v: where problem.input says so, addresses of 16-bit elements
   const float* k;
   const float* v;
   const void* mask;  // float or uint8_t by problem.mask_kind, null when none

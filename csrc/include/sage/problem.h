@@ -1,6 +1,6 @@
 // One attention call as plain data: the same fields in the same order as src/problem.ts and
-// src/numerics/recipes.ts. Buffers travel beside it. The rules behind every recipe field are in
-// docs/numerics.md.
+// src/numerics/recipes.ts, and what only callers from C++ may ask for (`input`). Buffers travel
+// beside it. The rules behind every recipe field are in docs/numerics.md.
 #ifndef SAGE_PROBLEM_H_
 #define SAGE_PROBLEM_H_
 
@@ -12,6 +12,11 @@ namespace sage {
 
 enum class Causal : int8_t { kNone, kTopLeft, kBottomRight };
 enum class MaskKind : int8_t { kNone, kBoolean, kAdditive };
+
+// Elements of q, k and v in memory. Everything else is float32 whatever they are (a boolean mask:
+// bytes). 16-bit inputs give the result of the same values in float32, code for code.
+enum class InputType : int8_t { kFloat32, kFloat16, kBfloat16 };
+constexpr char kFloat32InputOnly[] = "these kernels take q, k and v in float32 only";
 
 enum class Precision : int8_t {
   kExact,
@@ -81,6 +86,8 @@ struct Problem {
   MaskStrides mask;
   bool want_lse;
   Recipe recipe;
+  // Some CUDA kernels take 16 bits; all others refuse with kUnsupported. DecodeProblem: float32.
+  InputType input = InputType::kFloat32;
 
   // Query heads per key/value head.
   int64_t group() const { return kv_heads > 0 ? q_heads / kv_heads : 0; }

@@ -30,7 +30,7 @@ function number(text) {
   }
   if (op ~ /^[IQ]GMMA/) {
     ++products
-    hold(number(part[1]), op ~ /64x128x/ ? 64 : 32)
+    hold(number(part[1]), op ~ /64x256x/ ? 128 : op ~ /64x128x/ ? 64 : 32)
     if (part[2] ~ /^R[0-9]/) hold(number(part[2]), 4)
     next
   }

@@ -2,6 +2,9 @@
 #ifndef SAGE_TEST_CUDA_SM90_PROBLEM_H_
 #define SAGE_TEST_CUDA_SM90_PROBLEM_H_
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -51,6 +54,7 @@ struct Case {
   char poison = 0;  // q, k, v or m: some values are not finite
   float k_bias = 0.0f, v_bias = 0.0f, q_gain = 1.0f;
   bool constant_v = false;
+  sage::InputType input = sage::InputType::kFloat32;
 };
 
 // Uniform and normal numbers that depend on the seed only.
@@ -73,9 +77,24 @@ class Random {
   uint64_t state_;
 };
 
+// `x` rounded to the nearest value of the type, and its bits.
+inline uint16_t RoundTo(sage::InputType type, float* x) {
+  if (type == sage::InputType::kFloat16) {
+    const __half y = __float2half_rn(*x);
+    *x = __half2float(y);
+    return __half_raw(y).x;
+  }
+  const __nv_bfloat16 y = __float2bfloat16_rn(*x);
+  *x = __bfloat162float(y);
+  return __nv_bfloat16_raw(y).x;
+}
+
 struct Data {
-  Problem p;
+  Problem p;  // input: float32, whatever the case's
   std::vector<float> q, k, v, mask_values;
+  // The same values in 16 bits, where the case has a 16-bit input type.
+  sage::InputType narrow = sage::InputType::kFloat32;
+  std::vector<uint16_t> q16, k16, v16;
   std::vector<uint8_t> mask_bytes;
   const void* mask() const {
     return p.mask_kind == MaskKind::kBoolean    ? static_cast<const void*>(mask_bytes.data())
@@ -144,6 +163,15 @@ inline Data MakeData(const Case& c, uint64_t seed) {
   fill(&data.q, p.q, c.heads, c.q_len, c.qk_dim, c.q_gain, 0.0f, 'q');
   fill(&data.k, p.k, c.kv_heads, c.kv_len, c.qk_dim, 1.0f, c.k_bias, 'k');
   fill(&data.v, p.v, c.kv_heads, c.kv_len, c.v_dim, 1.0f, c.v_bias, 'v');
+  if (c.input != sage::InputType::kFloat32) {
+    data.narrow = c.input;
+    const auto round = [&](std::vector<float>* x, std::vector<uint16_t>* bits) {
+      for (float& y : *x) bits->push_back(RoundTo(c.input, &y));
+    };
+    round(&data.q, &data.q16);
+    round(&data.k, &data.k16);
+    round(&data.v, &data.v16);
+  }
   if (c.mask == MaskKind::kNone) return data;
   const auto has = [&](char axis) { return c.mask_axes.find(axis) != std::string::npos; };
   int64_t size = 1;
