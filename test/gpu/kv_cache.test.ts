@@ -44,6 +44,7 @@ if (engine === null || addon === null) {
   };
 
   const before = configureSageAttention({engine: 'cuda'});
+  beforeAll(() => useBackend('cpu'));
   afterAll(() => {
     configureSageAttention(before);
     releaseCudaMemory();
@@ -148,6 +149,7 @@ if (engine === null || addon === null) {
     expect(other.engineReason).toMatch(/not on a GPU: .*memory/);
     other.dispose();
     configureSageAttention(none);
+    expect(cudaEngine().engine).not.toBeNull(); // the addon has the limit of before again
   });
 
   test('a worker thread that ends leaves no memory behind', async () => {
