@@ -134,10 +134,6 @@ if(sage_with_cuda)
   set(sage_cuda_host_sources ${sage_cuda_sources})
   list(FILTER sage_cuda_host_sources INCLUDE REGEX "/csrc/cuda/host/")
   list(FILTER sage_cuda_sources EXCLUDE REGEX "/csrc/cuda/host/")
-  # Nothing of the addon calls the cache in device memory yet: it is built for its own runner.
-  if(NOT SAGE_CUDA_TESTS)
-    list(FILTER sage_cuda_sources EXCLUDE REGEX "/csrc/cuda/cache/")
-  endif()
   # What only sm_90a has: csrc/cuda/sm90, and the *_sm90.cu elsewhere.
   set(sage_sm90_sources ${sage_cuda_sources})
   set(sage_fp4_sources ${sage_cuda_sources})

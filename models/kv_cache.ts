@@ -63,6 +63,11 @@ export interface LayerCacheSizes {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
+  /**
+   * How k and v are to be held: the cheapest form of SageKvCache with which greedy text stays what it is without a cache
+   * (docs/kv_cache.md). `{...sizes, precision: 'int8'}` takes half of the memory.
+   */
+  readonly precision: 'int16';
 }
 
 /** The cache of one layer, which computes the attention over what it holds; SageKvCache is one. */

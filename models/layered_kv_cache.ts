@@ -47,6 +47,7 @@ export class LayeredKvCache implements KvCache {
       heads,
       kvHeads: k.shape[1],
       headDim,
+      precision: 'int16',
     }));
     cache.append(k, v);
     return this.held === 0 ? attention(q, k, v, options) : cache.attend(q, options);

@@ -1,14 +1,14 @@
-// The key/value cache: a JavaScript object wraps one sage::KvCache. Node frees it with the object,
-// or with the environment; `cacheDispose` frees its memory at once.
-#include <cmath>
+// The key/value cache of the CPU engine: a JavaScript object holds one sage::KvCache;
+// `cacheDispose` frees its memory at once.
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <utility>
 
 #include "addon_state.h"
 #include "async_call.h"
 #include "buffers.h"
+#include "cache_arguments.h"
+#include "cache_handle.h"
 #include "sage/kv_cache.h"
 
 namespace sage_node {
@@ -16,111 +16,9 @@ namespace {
 
 using sage::KvCache;
 using sage::Status;
-using sage::StatusCode;
+using Handle = CacheHandle<KvCache>;
 
-// Tells an object of this file from any other that may be passed in its place.
-constexpr napi_type_tag kCacheTag = {0x5a6e1c0de7b94f21u, 0x9d3c4b8a6f2e7015u};
-
-struct CacheHandle {
-  std::unique_ptr<KvCache> cache;  // null once disposed
-  int64_t reported = 0;            // bytes that the garbage collector was told of
-};
-
-// Tells the garbage collector what this cache alone keeps alive.
-void Report(napi_env env, CacheHandle* handle) {
-  const int64_t bytes = handle->cache == nullptr ? 0 : handle->cache->exclusive_bytes();
-  if (bytes == handle->reported) return;
-  int64_t total = 0;
-  napi_adjust_external_memory(env, bytes - handle->reported, &total);
-  handle->reported = bytes;
-}
-
-void Finalize(napi_env env, void* data, void*) {
-  auto* handle = static_cast<CacheHandle*>(data);
-  handle->cache.reset();
-  Report(env, handle);
-  delete handle;
-}
-
-napi_value Wrap(napi_env env, std::unique_ptr<KvCache> cache) {
-  std::unique_ptr<CacheHandle> handle(new (std::nothrow) CacheHandle);
-  if (handle == nullptr) {
-    return ThrowStatus(env, {StatusCode::kOutOfMemory, "no memory for the cache"});
-  }
-  handle->cache = std::move(cache);
-  napi_value object = nullptr;
-  if (napi_create_object(env, &object) != napi_ok ||
-      napi_type_tag_object(env, object, &kCacheTag) != napi_ok ||
-      napi_wrap(env, object, handle.get(), Finalize, nullptr, nullptr) != napi_ok) {
-    return ThrowStatus(env, {StatusCode::kInternal, "Node could not wrap the cache"});
-  }
-  Report(env, handle.release());
-  return object;
-}
-
-// The cache behind `value`, or null after throwing.
-CacheHandle* HandleOf(napi_env env, napi_value value) {
-  napi_valuetype type = napi_undefined;
-  bool tagged = false;
-  void* data = nullptr;
-  if (napi_typeof(env, value, &type) != napi_ok || type != napi_object ||
-      napi_check_object_type_tag(env, value, &kCacheTag, &tagged) != napi_ok || !tagged ||
-      napi_unwrap(env, value, &data) != napi_ok) {
-    ThrowStatus(env, Status::Invalid("cache: expected what cacheCreate returned"));
-    return nullptr;
-  }
-  auto* handle = static_cast<CacheHandle*>(data);
-  if (handle->cache == nullptr) {
-    ThrowStatus(env, Status::Invalid("cache: it was disposed"));
-    return nullptr;
-  }
-  return handle;
-}
-
-// A whole number of at least 0; false for anything else.
-bool ReadCount(napi_env env, napi_value value, int64_t* out) {
-  double number = 0;
-  if (napi_get_value_double(env, value, &number) != napi_ok) return false;
-  if (!(number >= 0 && number <= 9007199254740991.0 && number == std::floor(number))) return false;
-  *out = static_cast<int64_t>(number);
-  return true;
-}
-
-napi_value ThrowCount(napi_env env) {
-  return ThrowStatus(env, Status::Invalid("cache: a size is not a whole number"));
-}
-
-napi_value Number(napi_env env, int64_t value) {
-  napi_value result = nullptr;
-  napi_create_int64(env, value, &result);
-  return result;
-}
-
-// Elements of an Int16Array of at least that length; null where it is anything else.
-int16_t* Codes(napi_env env, napi_value value, int64_t elements) {
-  napi_typedarray_type type;
-  size_t length = 0;
-  void* data = nullptr;
-  if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
-      type != napi_int16_array || static_cast<int64_t>(length) < elements) {
-    return nullptr;
-  }
-  return static_cast<int16_t*>(data);
-}
-
-// words, q, mask, o and lse of a call; what is wrong with them is told by the reader.
-sage::Problem ReadAttend(ArgumentReader* reader, const napi_value* arguments,
-                         sage::ForwardBuffers* buffers) {
-  const sage::Problem p = reader->ReadProblem(arguments[0]);
-  if (!reader->ok()) return p;
-  buffers->q = reader->Floats(arguments[1],
-                              RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim), "q");
-  buffers->mask = reader->Mask(arguments[2], p);
-  buffers->o = reader->Floats(arguments[3],
-                              RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim), "o");
-  if (p.want_lse) buffers->lse = reader->Floats(arguments[4], RowCount(p), "lse");
-  return p;
-}
+Handle* HandleOf(napi_env env, napi_value value) { return CacheHandleOf<KvCache>(env, value); }
 
 }  // namespace
 
@@ -128,25 +26,19 @@ sage::Problem ReadAttend(ArgumentReader* reader, const napi_value* arguments,
 napi_value CacheCreate(napi_env env, napi_callback_info info) {
   napi_value arguments[6];
   ReadCall(env, info, arguments);
-  int64_t sizes[6];
-  for (int n = 0; n < 6; ++n) {
-    if (!ReadCount(env, arguments[n], &sizes[n])) return ThrowCount(env);
-  }
-  if (sizes[4] > static_cast<int64_t>(sage::CacheForm::kInt16)) {
-    return ThrowStatus(env, Status::Invalid("cache: no such form"));
-  }
-  const sage::KvCacheShape shape = {sizes[0], sizes[1], sizes[2], sizes[3],
-                                    static_cast<sage::CacheForm>(sizes[4])};
+  sage::KvCacheShape shape;
+  int64_t capacity = 0;
+  if (!ReadCacheShape(env, arguments, &shape, &capacity)) return nullptr;
   std::unique_ptr<KvCache> cache;
-  const Status status = KvCache::Create(shape, sizes[5], &cache);
-  return status.ok() ? Wrap(env, std::move(cache)) : ThrowStatus(env, status);
+  const Status status = KvCache::Create(shape, capacity, &cache);
+  return status.ok() ? WrapCache(env, std::move(cache)) : ThrowStatus(env, status);
 }
 
 // cacheAppend(cache, k [B,Hkv,n,D], v [B,Hkv,n,Dv]: Float32Array, n): void
 napi_value CacheAppend(napi_env env, napi_callback_info info) {
   napi_value arguments[4];
   const AddonState* state = ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
+  Handle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
   int64_t tokens = 0;
   if (!ReadCount(env, arguments[3], &tokens)) return ThrowCount(env);
@@ -158,7 +50,7 @@ napi_value CacheAppend(napi_env env, napi_callback_info info) {
   if (!reader.ok()) return ThrowStatus(env, reader.status());
   const Status status = handle->cache->Append(k, v, tokens, {state->isa, state->threads, nullptr});
   if (!status.ok()) return ThrowStatus(env, status);
-  Report(env, handle);
+  handle->Report(env);
   return nullptr;
 }
 
@@ -166,13 +58,13 @@ napi_value CacheAppend(napi_env env, napi_callback_info info) {
 napi_value CacheTruncate(napi_env env, napi_callback_info info) {
   napi_value arguments[2];
   ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
+  Handle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
   int64_t length = 0;
   if (!ReadCount(env, arguments[1], &length)) return ThrowCount(env);
   const Status status = handle->cache->Truncate(length);
   if (!status.ok()) return ThrowStatus(env, status);
-  Report(env, handle);
+  handle->Report(env);
   return nullptr;
 }
 
@@ -180,13 +72,13 @@ napi_value CacheTruncate(napi_env env, napi_callback_info info) {
 napi_value CacheFork(napi_env env, napi_callback_info info) {
   napi_value arguments[1];
   ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
+  Handle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
   std::unique_ptr<KvCache> fork;
   const Status status = handle->cache->Fork(&fork);
   if (!status.ok()) return ThrowStatus(env, status);
-  Report(env, handle);
-  return Wrap(env, std::move(fork));
+  handle->Report(env);
+  return WrapCache(env, std::move(fork));
 }
 
 // cacheAttend(cache, words: Float64Array, q: Float32Array, mask | null, o: Float32Array,
@@ -194,7 +86,7 @@ napi_value CacheFork(napi_env env, napi_callback_info info) {
 napi_value CacheAttend(napi_env env, napi_callback_info info) {
   napi_value arguments[6];
   const AddonState* state = ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
+  Handle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
   ArgumentReader reader(env);
   sage::ForwardBuffers buffers = {};
@@ -210,7 +102,7 @@ napi_value CacheAttend(napi_env env, napi_callback_info info) {
 napi_value CacheAttendAsync(napi_env env, napi_callback_info info) {
   napi_value arguments[7];
   const AddonState* state = ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
+  Handle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
   ArgumentReader reader(env);
   sage::ForwardBuffers buffers = {};
@@ -232,23 +124,14 @@ napi_value CacheAttendAsync(napi_env env, napi_callback_info info) {
 napi_value CacheInspect(napi_env env, napi_callback_info info) {
   napi_value arguments[8];
   ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
+  Handle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
   int64_t batch = 0, head = 0;
   if (!ReadCount(env, arguments[1], &batch) || !ReadCount(env, arguments[2], &head))
     return ThrowCount(env);
   const KvCache& cache = *handle->cache;
-  const int64_t length = cache.length();
-  ArgumentReader reader(env);
   sage::CacheCodes out = {};
-  out.k = Codes(env, arguments[3], Elements({length, cache.shape().qk_dim}));
-  out.k_scale = reader.Floats(arguments[4], length, "kScale");
-  out.k_mean = reader.Floats(arguments[5], cache.shape().qk_dim, "kMean");
-  out.v = Codes(env, arguments[6], Elements({length, cache.shape().v_dim}));
-  out.v_scale = reader.Floats(arguments[7], length, "vScale");
-  if (!reader.ok()) return ThrowStatus(env, reader.status());
-  if (length > 0 && (out.k == nullptr || out.v == nullptr))
-    return ThrowStatus(env, Status::Invalid("codes: expected an Int16Array, long enough"));
+  if (!ReadCodes(env, arguments + 3, cache.shape(), cache.length(), &out)) return nullptr;
   const Status status = cache.Inspect(batch, head, out);
   return status.ok() ? nullptr : ThrowStatus(env, status);
 }
@@ -257,18 +140,19 @@ napi_value CacheInspect(napi_env env, napi_callback_info info) {
 napi_value CacheBytes(napi_env env, napi_callback_info info) {
   napi_value arguments[1];
   ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
-  return handle == nullptr ? nullptr : Number(env, handle->cache->bytes());
+  Handle* handle = HandleOf(env, arguments[0]);
+  napi_value bytes = nullptr;
+  if (handle != nullptr) napi_create_int64(env, handle->cache->bytes(), &bytes);
+  return bytes;
 }
 
 // cacheDispose(cache): void. Every later call with it throws.
 napi_value CacheDispose(napi_env env, napi_callback_info info) {
   napi_value arguments[1];
   ReadCall(env, info, arguments);
-  CacheHandle* handle = HandleOf(env, arguments[0]);
+  Handle* handle = HandleOf(env, arguments[0]);
   if (handle == nullptr) return nullptr;
-  handle->cache.reset();
-  Report(env, handle);
+  handle->Dispose(env);
   return nullptr;
 }
 

@@ -2,7 +2,7 @@
 // why.
 #include "sage/cuda_attention.h"
 #include "sage/cuda_host.h"
-#include "sage/cuda_kv_cache.h"
+#include "sage/cuda_host_cache.h"
 
 namespace sage {
 namespace {
@@ -48,26 +48,37 @@ Status CudaHostBackward(const Problem&, const BackwardBuffers&, const CudaHostOp
 }
 Status TimeCudaForward(const Problem&, const ForwardBuffers&, int, float*) { return NoCuda(); }
 
-struct CudaCacheMemory {};
+struct CudaHostCacheState {};
 
-bool CudaKvCacheSupports(const KvCacheShape&, const char** reason) {
-  if (reason != nullptr) *reason = kReason;
-  return false;
-}
+Status CudaHostCacheSupports(const KvCacheShape&) { return NoCuda(); }
 
-CudaKvCache::CudaKvCache(const KvCacheShape& shape) : shape_(shape) {}
-CudaKvCache::~CudaKvCache() = default;
-Status CudaKvCache::Create(const KvCacheShape&, int64_t, std::unique_ptr<CudaKvCache>*) {
+CudaHostCache::CudaHostCache() = default;
+CudaHostCache::~CudaHostCache() = default;
+Status CudaHostCache::Create(const KvCacheShape&, int64_t, std::unique_ptr<CudaHostCache>*) {
   return NoCuda();
 }
-Status CudaKvCache::Append(const float*, const TokenStrides&, const float*, const TokenStrides&,
-                           int64_t, void*) {
+Status CudaHostCache::Append(const float*, const float*, int64_t, const CudaHostOptions&) {
   return NoCuda();
 }
-Status CudaKvCache::Attend(const Problem&, const ForwardBuffers&, void*) { return NoCuda(); }
-Status CudaKvCache::Truncate(int64_t) { return NoCuda(); }
-Status CudaKvCache::Inspect(int64_t, int64_t, const CacheCodes&) const { return NoCuda(); }
-int64_t CudaKvCache::capacity() const { return 0; }
-int64_t CudaKvCache::bytes() const { return 0; }
+Status CudaHostCache::Attend(const Problem&, const ForwardBuffers&, const CudaHostOptions&) {
+  return NoCuda();
+}
+Status CudaHostCache::AppendInStream(const float*, const float*, int64_t, void*) {
+  return NoCuda();
+}
+Status CudaHostCache::AttendInStream(const Problem&, const ForwardBuffers&, void*) {
+  return NoCuda();
+}
+Status CudaHostCache::Truncate(int64_t) { return NoCuda(); }
+Status CudaHostCache::Fork(std::unique_ptr<CudaHostCache>*) { return NoCuda(); }
+Status CudaHostCache::ToHost(std::unique_ptr<KvCache>*) const { return NoCuda(); }
+Status CudaHostCache::Inspect(int64_t, int64_t, const CacheCodes&) const { return NoCuda(); }
+const KvCacheShape& CudaHostCache::shape() const {
+  static constexpr KvCacheShape none = {};
+  return none;
+}
+int64_t CudaHostCache::length() const { return 0; }
+int64_t CudaHostCache::bytes() const { return 0; }
+int64_t CudaHostCache::exclusive_bytes() const { return 0; }
 
 }  // namespace sage

@@ -50,6 +50,21 @@ void Check(bool holds, const std::string& what) {
   ++failures;
 }
 
+// A cache made of the codes of another one. As on a device, the scale of a token of k with a value
+// that is not finite is NaN.
+sage::Status Restored(const Data& data, const KvCache& from, std::unique_ptr<KvCache>* out) {
+  const Problem& p = data.p;
+  const auto read = [&](int64_t batch, int64_t head, const sage::CacheCodes& codes) {
+    const sage::Status status = from.Inspect(batch, head, codes);
+    const float* k = data.k.data() + batch * p.k.batch + head * p.k.head;
+    for (int64_t n = 0; n < p.kv_len * p.qk_dim; ++n) {
+      if (!std::isfinite(k[n])) codes.k_scale[n / p.qk_dim] = kNan;
+    }
+    return status;
+  };
+  return KvCache::Restore(from.shape(), from.length(), read, out);
+}
+
 void CheckCase(const Case& c, Isa isa) {
   const Data data = MakeData(c);
   std::vector<double> o, lse;
@@ -87,6 +102,12 @@ void CheckCase(const Case& c, Isa isa) {
     Check(worst <= lse_bound && std::isfinite(RelativeL1(whole.lse, lse)),
           title((name + ": lse").c_str()));
     Check(Attend(data, *cache, three) == whole, title((name + ": threads change bits").c_str()));
+
+    if (form != CacheForm::kFloat32) {
+      std::unique_ptr<KvCache> restored;
+      Check(Restored(data, *cache, &restored).ok() && Attend(data, *restored, one) == whole,
+            title((name + ": restored from its codes").c_str()));
+    }
 
     // Odd pieces, with a detour: too much, cut back, appended again.
     int64_t at = head;

@@ -1,5 +1,8 @@
 /** A key/value cache for decoding: tokens are appended once, in the form that attention reads. */
 import * as tf from '@tensorflow/tfjs-core';
+import {chooseCacheEngine} from '../engines/choose_cache_engine.js';
+import {lastCudaRefusal} from '../engines/cuda.js';
+import {createCudaCache} from '../engines/cuda_kv_cache.js';
 import type {CacheStore} from '../engines/kv_cache.js';
 import {nativeEngine} from '../engines/native.js';
 import {createNativeCache} from '../engines/native_kv_cache.js';
@@ -7,7 +10,6 @@ import {TypescriptCacheStore} from '../engines/typescript/kv_cache.js';
 import type {CachePrecision} from '../numerics/kv_cache.js';
 import {splitSignal} from '../ops/signal_option.js';
 import {attentionTensor} from '../ops/tensor_arguments.js';
-import {sageConfig} from '../runtime/config.js';
 import {SageAttentionError} from '../runtime/errors.js';
 import {loadAddon} from '../runtime/load_addon.js';
 import {isEmptyCall, prepareAttend, requireShape, type AttendCall} from './attend_call.js';
@@ -40,8 +42,8 @@ const CLASS = 'SageKvCache';
  * cache.dispose();
  * ```
  *
- * Works on every tfjs backend; the arithmetic runs on the CPU, by the native engine where there is one. Not
- * differentiable. tf.memory() does not count it: `bytes` tells its size.
+ * Works on every tfjs backend. The engine is chosen when a cache is made: `cuda` where it is required or tensors lie on
+ * a GPU, else the native engine, else TypeScript. Not differentiable. tf.memory() does not count it: `bytes` tells its size.
  */
 export class SageKvCache {
   /** How k and v are held. */
@@ -66,9 +68,14 @@ export class SageKvCache {
     return this.tokens;
   }
 
-  /** Which engine computes: `'native'` or `'typescript'`. */
+  /** Which engine holds the tokens and computes: `'cuda'`, `'native'` or `'typescript'`. */
   get engine(): CacheStore['engine'] {
     return this.held('engine').engine;
+  }
+
+  /** One sentence: why that engine, and not another. */
+  get engineReason(): string {
+    return this.held('engineReason').reason;
   }
 
   /** Bytes of all tokens held, reserved room and pages shared with forks included. */
@@ -236,7 +243,7 @@ export class SageKvCache {
   }
 }
 
-/** The native engine's cache, also beside the engine `cuda`; TypeScript's where there is none or it is required. */
+/** The store of the engine that is chosen, or of the next one where that has no memory. */
 function createStore({
   batch,
   kvHeads,
@@ -246,13 +253,10 @@ function createStore({
   capacity,
 }: CheckedCacheOptions): CacheStore {
   const shape = {batch, kvHeads, qkDim: headDim, vDim: valueDim, precision};
-  const {engine: required} = sageConfig();
-  const {engine, reason} = nativeEngine();
+  const choice = chooseCacheEngine(tf.getBackend(), shape);
+  const {engine: native, reason} = nativeEngine();
   const {addon} = loadAddon();
-  if (engine !== null && addon !== null && ['auto', 'native', 'cuda'].includes(required)) {
-    return createNativeCache(addon, shape, capacity);
-  }
-  if (required === 'native') {
+  if (choice === null) {
     throw new SageAttentionError({
       code: 'unsupported-engine',
       argument: 'engine',
@@ -260,7 +264,16 @@ function createStore({
       hint: `configureSageAttention({engine: 'auto'}) lets the package choose.`,
     });
   }
-  return new TypescriptCacheStore(shape);
+  if (choice.engine === 'cuda' && addon !== null) {
+    const store = createCudaCache(addon, shape, capacity, choice.reason);
+    if (store !== null) return store;
+    const why = `${reason}; not on a GPU: ${lastCudaRefusal()}`;
+    if (native !== null) return createNativeCache(addon, shape, capacity, why);
+  }
+  if (choice.engine === 'native' && addon !== null) {
+    return createNativeCache(addon, shape, capacity, choice.reason);
+  }
+  return new TypescriptCacheStore(shape, choice.reason);
 }
 
 /** A call whose tensors are its own, whatever happens to those that were given. */

@@ -183,11 +183,16 @@ class CudaEngine implements Engine {
   }
 }
 
+/** Whether an error of the addon leaves the call to another engine. */
+export function isServedByNative(error: unknown): boolean {
+  const {code} = (error ?? {}) as {code?: unknown};
+  return SERVED_BY_NATIVE.includes(String(code));
+}
+
 /** The engine for a call that CUDA did not compute. Errors of the call itself are thrown. */
 function nativeInstead(error: unknown): Engine {
-  const {code} = (error ?? {}) as {code?: unknown};
   const {engine} = nativeEngine();
-  if (engine === null || !SERVED_BY_NATIVE.includes(String(code))) throw wordFailure(error, 'CUDA');
+  if (engine === null || !isServedByNative(error)) throw wordFailure(error, 'CUDA');
   noteCudaRefusal(error);
   return engine;
 }

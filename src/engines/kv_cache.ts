@@ -1,4 +1,4 @@
-/** What holds the tokens behind a SageKvCache: one interface, a native and a TypeScript implementation. */
+/** What holds the tokens behind a SageKvCache: one interface; implementations on a GPU, native and in TypeScript. */
 import type {CachePrecision} from '../numerics/kv_cache.js';
 import type {AttentionProblem} from '../problem.js';
 import type {ForwardBuffers} from './engine.js';
@@ -17,7 +17,9 @@ export type CacheBuffers = Pick<ForwardBuffers, 'q' | 'mask' | 'o' | 'lse'>;
 
 /** Lengths are kept by the caller; arguments are in range when they get here. */
 export interface CacheStore {
-  readonly engine: 'native' | 'typescript';
+  readonly engine: 'cuda' | 'native' | 'typescript';
+  /** One sentence: why that engine. */
+  readonly reason: string;
   /** Bytes of all tokens held, pages shared with forks included. */
   readonly bytes: number;
   /** k [B,Hkv,n,D], v [B,Hkv,n,Dv], contiguous. On failure nothing has changed. */

@@ -18,22 +18,32 @@ export function createNativeCache(
   addon: NativeAddon,
   shape: CacheShape,
   capacity: number,
+  reason: string,
 ): CacheStore {
-  const {batch, kvHeads, qkDim, vDim, precision} = shape;
-  return new NativeCacheStore(
-    addon,
-    worded(() => addon.cacheCreate(batch, kvHeads, qkDim, vDim, FORMS[precision], capacity)),
-  );
+  const cache = worded(() => addon.cacheCreate(...cacheSizes(shape), capacity));
+  return new NativeCacheStore(addon, cache, reason);
+}
+
+/** A shape as the addon takes it. */
+export function cacheSizes({
+  batch,
+  kvHeads,
+  qkDim,
+  vDim,
+  precision,
+}: CacheShape): [batch: number, kvHeads: number, qkDim: number, vDim: number, form: number] {
+  return [batch, kvHeads, qkDim, vDim, FORMS[precision]];
 }
 
 const words = new Float64Array(PROBLEM_WORDS);
 
-class NativeCacheStore implements CacheStore {
+export class NativeCacheStore implements CacheStore {
   readonly engine = 'native';
 
   constructor(
     private readonly addon: NativeAddon,
     private readonly cache: NativeCache,
+    readonly reason: string,
   ) {}
 
   get bytes(): number {
@@ -53,6 +63,7 @@ class NativeCacheStore implements CacheStore {
     return new NativeCacheStore(
       this.addon,
       worded(() => this.addon.cacheFork(this.cache)),
+      this.reason,
     );
   }
 

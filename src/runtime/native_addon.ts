@@ -140,6 +140,12 @@ export interface NativeCache {
 }
 declare const nativeCache: unique symbol;
 
+/** A cache of the addon in the memory of a GPU. */
+export interface CudaCache {
+  readonly [cudaCache]: true;
+}
+declare const cudaCache: unique symbol;
+
 /** Functions of the addon; `words` come from `encodeProblem`, shapes from the problem. */
 export interface NativeAddon {
   forward(
@@ -309,6 +315,45 @@ export interface NativeAddon {
   cudaLimitMemory(bytes: number): void;
   /** Frees the memory that no call uses; bytes freed. */
   cudaRelease(): number;
+  /** Null when the device of the CUDA engine holds caches of this shape, else why not. */
+  cudaCacheSupports(...shape: Parameters<NativeAddon['cacheCreate']>): string | null;
+  /** `cacheCreate` and the calls of its caches, in device memory; they throw what `cudaForward` does. */
+  cudaCacheCreate(...shape: Parameters<NativeAddon['cacheCreate']>): CudaCache;
+  cudaCacheAppend(cache: CudaCache, k: Float32Array, v: Float32Array, tokens: number): void;
+  cudaCacheTruncate(cache: CudaCache, length: number): void;
+  cudaCacheFork(cache: CudaCache): CudaCache;
+  cudaCacheAttend(
+    cache: CudaCache,
+    words: Float64Array,
+    q: Float32Array,
+    mask: Mask,
+    o: Float32Array,
+    lse: Float32Array | null,
+  ): void;
+  cudaCacheAttendAsync(
+    cache: CudaCache,
+    words: Float64Array,
+    q: Float32Array,
+    mask: Mask,
+    o: Float32Array,
+    lse: Float32Array | null,
+    cancelled: Uint8Array,
+  ): Promise<void>;
+  cudaCacheInspect(
+    cache: CudaCache,
+    batch: number,
+    kvHead: number,
+    k: Int16Array,
+    kScale: Float32Array,
+    kMean: Float32Array,
+    v: Int16Array,
+    vScale: Float32Array,
+  ): void;
+  /** A cache of the CPU engine with the same codes. */
+  cudaCacheToHost(cache: CudaCache): NativeCache;
+  /** Bytes of device memory, shared with forks included. */
+  cudaCacheBytes(cache: CudaCache): number;
+  cudaCacheDispose(cache: CudaCache): void;
   /** Registers the ops with the TensorFlow that this process has loaded: once, and again only after `no-library`. */
   registerTensorflowOp(): TensorflowRegistration;
   tensorflowTrace(): TensorflowTrace;

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "cpu/cache/cache_functions.h"
+#include "cpu/cache/cache_pages.h"
 #include "cpu/thread_pool.h"
 
 namespace sage {
@@ -37,10 +38,6 @@ uint8_t* NewPage(size_t bytes) {
   return memory + kHeader;
 }
 
-void Release(uint8_t* page) {
-  if (ReferencesOf(page)->fetch_sub(1, std::memory_order_acq_rel) == 1) std::free(page - kHeader);
-}
-
 bool IsShared(uint8_t* page) { return ReferencesOf(page)->load(std::memory_order_acquire) > 1; }
 
 // A code from its one or two planes.
@@ -54,14 +51,9 @@ int64_t PagesFor(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageToke
 
 }  // namespace
 
-// The pages in the order of their tokens; those past the length are in reserve.
-struct CachePages {
-  std::vector<uint8_t*> list;
-
-  ~CachePages() {
-    for (uint8_t* page : list) Release(page);
-  }
-};
+void ReleasePage(uint8_t* page) {
+  if (ReferencesOf(page)->fetch_sub(1, std::memory_order_acq_rel) == 1) std::free(page - kHeader);
+}
 
 CacheFunctions CacheFunctionsOf(Isa isa) {
   switch (isa) {
@@ -144,7 +136,7 @@ Status KvCache::Append(const float* k, const float* v, int64_t tokens,
         list.push_back(page);
       } else {
         std::memcpy(page, list[n], page_bytes);
-        Release(list[n]);
+        ReleasePage(list[n]);
         list[n] = page;
       }
     }
@@ -170,7 +162,7 @@ Status KvCache::Truncate(int64_t length) {
   const size_t used = static_cast<size_t>(PagesFor(length_));
   const size_t kept = static_cast<size_t>(PagesFor(length));
   // Pages that were filled go; those held in reserve behind them stay.
-  for (size_t n = kept; n < used; ++n) Release(list[n]);
+  for (size_t n = kept; n < used; ++n) ReleasePage(list[n]);
   list.erase(list.begin() + static_cast<std::ptrdiff_t>(kept),
              list.begin() + static_cast<std::ptrdiff_t>(used));
   length_ = length;

@@ -1,9 +1,12 @@
-// The device form of the key/value cache: its memory, and what it refuses.
+// The device form of the key/value cache: what its calls launch, and what it refuses.
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
+#include "cuda/cache/cache_memory.h"
 #include "cuda/cache/cache_plan.h"
 #include "sage/cuda_attention.h"
 #include "sage/cuda_kv_cache.h"
@@ -11,18 +14,23 @@
 namespace sage {
 namespace {
 
+using cuda::PagesFor;
+using cuda::StatusOf;
+
 constexpr int64_t kMostTokens = int64_t{1} << 30;
-constexpr int64_t kLeastSlabPages = 8;
 constexpr int64_t kMostBlocks = std::numeric_limits<int32_t>::max();
 
-Status StatusOf(cudaError_t error) {
-  if (error == cudaSuccess) return Status::Ok();
-  cudaGetLastError();
-  return {error == cudaErrorMemoryAllocation ? StatusCode::kOutOfMemory : StatusCode::kInternal,
-          cudaGetErrorString(error)};
-}
-
-int64_t PagesFor(int64_t tokens) { return (tokens + cuda::kPageTokens - 1) / cuda::kPageTokens; }
+// CUDA's own allocator.
+class PlainMemory : public DeviceMemory {
+ public:
+  void* Take(int64_t bytes) override {
+    void* memory = nullptr;
+    if (cudaMalloc(&memory, static_cast<size_t>(bytes)) == cudaSuccess) return memory;
+    cudaGetLastError();
+    return nullptr;
+  }
+  void Give(void* memory) override { cudaFree(memory); }
+};
 
 // Rows of whole 16-byte vectors.
 bool HasVectors(const float* data, const TokenStrides& s, int64_t dim) {
@@ -30,82 +38,9 @@ bool HasVectors(const float* data, const TokenStrides& s, int64_t dim) {
          s.head % 4 == 0 && s.token % 4 == 0;
 }
 
-// Zeroed: codes and scales of tokens not yet there are read, never used. The clearing is done when
-// this returns, in whatever stream the caller works.
-cudaError_t AllocateZeroed(int64_t bytes, void** out) {
-  cudaError_t error = cudaMalloc(out, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
-  if (error != cudaSuccess) return error;
-  error = cudaMemset(*out, 0, static_cast<size_t>(bytes));
-  if (error == cudaSuccess) error = cudaStreamSynchronize(nullptr);
-  if (error == cudaSuccess) return error;
-  cudaFree(*out);
-  *out = nullptr;
-  return error;
-}
+Status NoHostMemory() { return {StatusCode::kOutOfMemory, "no memory for the cache"}; }
 
 }  // namespace
-
-struct CudaCacheMemory {
-  cuda::CachePageLayout layout = {};
-  cuda::CacheSlabs slabs = {};
-  float* k_mean = nullptr;      // [heads][k_dims]
-  uint32_t* arrived = nullptr;  // [heads] of FreezeMean
-  uint32_t* taken = nullptr;    // of AttendPages
-  float* partial = nullptr;
-  int64_t partial_floats = 0;
-  int64_t bytes = 0;
-
-  ~CudaCacheMemory() {
-    cudaDeviceSynchronize();
-    for (int n = 0; n < slabs.count; ++n) cudaFree(slabs.base[n]);
-    cudaFree(k_mean);
-    cudaFree(arrived);
-    cudaFree(taken);
-    cudaFree(partial);
-    cudaGetLastError();
-  }
-
-  int64_t pages() const { return slabs.count == 0 ? 0 : slabs.first_page[slabs.count]; }
-
-  template <class T>
-  cudaError_t Take(int64_t count, T** out) {
-    void* memory = nullptr;
-    const int64_t size = count * static_cast<int64_t>(sizeof(T));
-    const cudaError_t error = AllocateZeroed(size, &memory);
-    if (error != cudaSuccess) return error;
-    *out = static_cast<T*>(memory);
-    bytes += size;
-    return cudaSuccess;
-  }
-
-  // At least `floats` for the parts of units. Freeing waits for the device, so that no kernel still
-  // uses what goes; a step like the last one finds what it needs.
-  cudaError_t HoldPartial(int64_t floats) {
-    if (floats <= partial_floats) return cudaSuccess;
-    bytes -= partial_floats * static_cast<int64_t>(sizeof(float));
-    partial_floats = 0;
-    cudaFree(partial);
-    partial = nullptr;
-    const cudaError_t error = Take(floats, &partial);
-    if (error == cudaSuccess) partial_floats = floats;
-    return error;
-  }
-
-  // One more slab, of at least `more` pages.
-  Status Grow(int64_t heads, int64_t more) {
-    if (slabs.count == cuda::kMostSlabs) {
-      return {StatusCode::kOutOfMemory, "the cache has grown too often"};
-    }
-    const int64_t count = slabs.count == 0 ? more : std::max({more, kLeastSlabPages, pages() / 2});
-    uint8_t* base = nullptr;
-    const cudaError_t error = Take(heads * count * layout.PageBytes(), &base);
-    if (error != cudaSuccess) return StatusOf(error);
-    slabs.base[slabs.count] = base;
-    slabs.first_page[slabs.count + 1] = slabs.first_page[slabs.count] + static_cast<int>(count);
-    ++slabs.count;
-    return Status::Ok();
-  }
-};
 
 bool CudaKvCacheSupports(const KvCacheShape& shape, const char** reason) {
   const CudaInfo& info = DetectCuda();
@@ -129,34 +64,28 @@ CudaKvCache::CudaKvCache(const KvCacheShape& shape) : shape_(shape), memory_(new
 
 CudaKvCache::~CudaKvCache() = default;
 
-Status CudaKvCache::Create(const KvCacheShape& shape, int64_t capacity,
-                           std::unique_ptr<CudaKvCache>* out) {
+Status CudaKvCache::Create(const KvCacheShape& shape, int64_t capacity, DeviceMemory* memory,
+                           std::unique_ptr<CudaKvCache>* out) try {
+  static PlainMemory plain;
   const char* reason = nullptr;
   if (!CudaKvCacheSupports(shape, &reason)) return {StatusCode::kUnsupported, reason};
   if (capacity < 0 || capacity > kMostTokens) return Status::Invalid("capacity is out of range");
-  std::unique_ptr<CudaKvCache> cache;
-  try {
-    cache.reset(new CudaKvCache(shape));
-  } catch (const std::bad_alloc&) {
-    return {StatusCode::kOutOfMemory, "no memory for the cache"};
-  }
-  CudaCacheMemory& memory = *cache->memory_;
-  memory.layout = cuda::CachePageLayout::Of(shape);
-  const int64_t heads = shape.batch * shape.kv_heads;
-  cudaError_t error = memory.Take(heads * memory.layout.k_dims, &memory.k_mean);
-  if (error == cudaSuccess) error = memory.Take(heads, &memory.arrived);
-  if (error == cudaSuccess) error = memory.Take(cuda::AttendMostUnits(), &memory.taken);
-  if (error != cudaSuccess) return StatusOf(error);
-  if (capacity > 0) {
-    const Status status = memory.Grow(heads, PagesFor(capacity));
-    if (!status.ok()) return status;
-  }
-  *out = std::move(cache);
-  return Status::Ok();
+  std::unique_ptr<CudaKvCache> cache(new CudaKvCache(shape));
+  CudaCacheMemory& held = *cache->memory_;
+  held.source = memory != nullptr ? memory : &plain;
+  held.heads = shape.batch * shape.kv_heads;
+  held.layout = cuda::CachePageLayout::Of(shape);
+  held.blocks.reserve(cuda::kMostSlabs);
+  Status status = held.TakeMean();
+  if (status.ok() && capacity > 0) status = held.Grow(PagesFor(capacity), nullptr);
+  if (status.ok()) *out = std::move(cache);
+  return status;
+} catch (const std::bad_alloc&) {
+  return NoHostMemory();
 }
 
 Status CudaKvCache::Append(const float* k, const TokenStrides& k_strides, const float* v,
-                           const TokenStrides& v_strides, int64_t tokens, void* stream) {
+                           const TokenStrides& v_strides, int64_t tokens, void* stream) try {
   if (tokens < 0) return Status::Invalid("a negative number of tokens");
   const int64_t heads = shape_.batch * shape_.kv_heads;
   if (tokens == 0 || heads == 0) {
@@ -166,11 +95,11 @@ Status CudaKvCache::Append(const float* k, const TokenStrides& k_strides, const 
   if (tokens > kMostTokens - length_ || heads * (tokens / 32 + 2) > kMostBlocks) {
     return {StatusCode::kUnsupported, "more tokens than a cache in device memory takes"};
   }
-  const int64_t pages = PagesFor(length_ + tokens);
-  if (pages > memory_->pages()) {
-    const Status status = memory_->Grow(heads, pages - memory_->pages());
-    if (!status.ok()) return status;
-  }
+  const auto in = static_cast<cudaStream_t>(stream);
+  Status status = memory_->MakeWritable(length_, length_ + tokens, in);
+  // The mean that forks read stays as it is.
+  if (status.ok() && length_ == 0 && memory_->mean.use_count() > 1) status = memory_->TakeMean();
+  if (!status.ok()) return status;
   cudaGetLastError();  // an earlier failure of somebody else's is not ours
   cuda::StorePlan plan = {};
   plan.slabs = memory_->slabs;
@@ -187,15 +116,16 @@ Status CudaKvCache::Append(const float* k, const TokenStrides& k_strides, const 
   plan.count = static_cast<int>(tokens);
   plan.k_vectors = HasVectors(k, k_strides, shape_.qk_dim);
   plan.v_vectors = HasVectors(v, v_strides, shape_.v_dim);
-  plan.k_mean = memory_->k_mean;
-  plan.arrived = memory_->arrived;
-  const auto in = static_cast<cudaStream_t>(stream);
+  plan.k_mean = memory_->k_mean();
+  plan.arrived = memory_->arrived();
   cudaError_t error = cudaSuccess;
   if (length_ == 0) error = cuda::LaunchFreezeMean(plan, in);
   if (error == cudaSuccess) error = cuda::LaunchStoreTokens(plan, in);
   if (error != cudaSuccess) return StatusOf(error);
   length_ += tokens;
   return Status::Ok();
+} catch (const std::bad_alloc&) {
+  return NoHostMemory();
 }
 
 Status CudaKvCache::Attend(const Problem& problem, const ForwardBuffers& buffers, void* stream) {
@@ -219,7 +149,7 @@ Status CudaKvCache::Attend(const Problem& problem, const ForwardBuffers& buffers
   plan.o_strides = problem.o;
   plan.o = buffers.o;
   plan.lse = problem.want_lse ? buffers.lse : nullptr;
-  plan.k_mean = memory_->k_mean;
+  plan.k_mean = memory_->k_mean();
   plan.scale = problem.scale;
   plan.heads = heads;
   plan.kv_heads = static_cast<int>(shape_.kv_heads);
@@ -233,10 +163,11 @@ Status CudaKvCache::Attend(const Problem& problem, const ForwardBuffers& buffers
   // Where nothing is seen, one page that no row reads: zeros are written all the same.
   plan.pages = static_cast<int>(std::max<int64_t>(1, end_page - plan.first_page));
   if (!cuda::AttendFits(plan)) return {StatusCode::kUnsupported, kTooMany};
-  const cudaError_t held = memory_->HoldPartial(cuda::AttendPartialFloats(plan));
-  if (held != cudaSuccess) return StatusOf(held);
-  plan.partial = memory_->partial;
-  plan.taken = memory_->taken;
+  const int64_t counters = cuda::AttendMostUnits();
+  const Status held = memory_->HoldScratch(counters, cuda::AttendPartialFloats(plan));
+  if (!held.ok()) return held;
+  plan.taken = static_cast<uint32_t*>(memory_->scratch->data);
+  plan.partial = reinterpret_cast<float*>(plan.taken + (counters + 63) / 64 * 64);
   return StatusOf(cuda::LaunchAttendPages(plan, static_cast<cudaStream_t>(stream)));
 }
 
@@ -244,6 +175,17 @@ Status CudaKvCache::Truncate(int64_t length) {
   if (length < 0 || length > length_) return Status::Invalid("truncate to more tokens than held");
   length_ = length;
   return Status::Ok();
+}
+
+Status CudaKvCache::Fork(std::unique_ptr<CudaKvCache>* out) try {
+  std::unique_ptr<CudaKvCache> fork(new CudaKvCache(shape_));
+  fork->memory_->blocks.reserve(cuda::kMostSlabs);
+  memory_->ShareWith(length_, fork->memory_.get());
+  fork->length_ = length_;
+  *out = std::move(fork);
+  return Status::Ok();
+} catch (const std::bad_alloc&) {
+  return NoHostMemory();
 }
 
 Status CudaKvCache::Inspect(int64_t batch, int64_t kv_head, const CacheCodes& out) const {
@@ -280,13 +222,14 @@ Status CudaKvCache::Inspect(int64_t batch, int64_t kv_head, const CacheCodes& ou
     }
   }
   if (error == cudaSuccess && out.k_mean != nullptr) {
-    error = cudaMemcpy(out.k_mean, memory_->k_mean + head * layout.k_dims,
+    error = cudaMemcpy(out.k_mean, memory_->k_mean() + head * layout.k_dims,
                        static_cast<size_t>(shape_.qk_dim) * sizeof(float), cudaMemcpyDeviceToHost);
   }
   return StatusOf(error);
 }
 
 int64_t CudaKvCache::capacity() const { return memory_->pages() * cuda::kPageTokens; }
-int64_t CudaKvCache::bytes() const { return memory_->bytes; }
+int64_t CudaKvCache::bytes() const { return memory_->Bytes(false); }
+int64_t CudaKvCache::exclusive_bytes() const { return memory_->Bytes(true); }
 
 }  // namespace sage

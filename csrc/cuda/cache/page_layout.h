@@ -28,7 +28,7 @@ constexpr int kGroupTokens = 32;  // tokens that share words of V
 constexpr int kCacheDims = 256;   // most head dims
 constexpr int kScaleBytes = kPageTokens * 4;
 constexpr int kNotFiniteCode = -128;
-// Every slab but the first is at least half of all before it, so that this many hold any length.
+// Of a cache; when it would have more, they become one.
 constexpr int kMostSlabs = 64;
 
 struct CachePageLayout {
@@ -60,17 +60,18 @@ struct CachePageLayout {
   SAGE_HOST_DEVICE static int ScaleAt(int t) { return (t % 8 * 16 + t / 8) * 4; }
 };
 
-// The pages: slab n holds [head][pages of the slab], from page first_page[n] of the sequence on.
+// The pages: slab n holds [head][pages of the slab], from page first_page[n] of the sequence on. Of
+// a slab that is shared with a fork, the last pages may be out of use.
 struct CacheSlabs {
   uint8_t* base[kMostSlabs];
+  int pages[kMostSlabs];           // of the slab
   int first_page[kMostSlabs + 1];  // the last is the number of pages
   int count;
 
   SAGE_HOST_DEVICE uint8_t* Page(const CachePageLayout& layout, int64_t head, int page) const {
     int n = 0;
     while (n + 1 < count && page >= first_page[n + 1]) ++n;
-    const int64_t pages = first_page[n + 1] - first_page[n];
-    return base[n] + (head * pages + page - first_page[n]) * layout.PageBytes();
+    return base[n] + (head * pages[n] + page - first_page[n]) * layout.PageBytes();
   }
 };
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -42,11 +43,14 @@ class BlockPool {
     return memory;
   }
 
-  // A block from Take; null is none.
-  void Give(void* memory) {
+  // A block from Take; null is none. A larger one than `keep` is freed at once.
+  void Give(void* memory, int64_t keep = std::numeric_limits<int64_t>::max()) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (Block& block : blocks_) {
-      if (block.memory == memory) block.used = false;
+    for (size_t n = 0; n < blocks_.size(); ++n) {
+      if (blocks_[n].memory != memory) continue;
+      blocks_[n].used = false;
+      if (blocks_[n].size > keep) Drop(n);
+      break;
     }
     // A limit that was lowered meanwhile.
     while (held_ > limit_ && FreeLargestKept()) {
@@ -120,10 +124,14 @@ class BlockPool {
       if (found == blocks_.size() || blocks_[n].size > blocks_[found].size) found = n;
     }
     if (found == blocks_.size()) return false;
-    free_(blocks_[found].memory);
-    held_ -= blocks_[found].size;
-    blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(found));
+    Drop(found);
     return true;
+  }
+
+  void Drop(size_t n) {
+    free_(blocks_[n].memory);
+    held_ -= blocks_[n].size;
+    blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(n));
   }
 
   mutable std::mutex mutex_;

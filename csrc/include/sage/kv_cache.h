@@ -7,6 +7,7 @@
 #define SAGE_KV_CACHE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -37,6 +38,10 @@ struct CacheCodes {
   float* v_scale;  // [length]
 };
 
+// Copies the codes of one (batch, kv_head) to where `out` points.
+using CacheHeadReader =
+    std::function<Status(int64_t batch, int64_t kv_head, const CacheCodes& out)>;
+
 struct CachePages;
 
 class KvCache {
@@ -44,6 +49,11 @@ class KvCache {
   // `capacity` tokens get their memory at once; more may be appended.
   static Status Create(const KvCacheShape& shape, int64_t capacity, std::unique_ptr<KvCache>* out);
   ~KvCache();
+
+  // A cache of `length` tokens from the codes of another one, such as that of a device. There the
+  // scale of a token of k with a value that is not finite is NaN. Not for float32.
+  static Status Restore(const KvCacheShape& shape, int64_t length, const CacheHeadReader& read,
+                        std::unique_ptr<KvCache>* out);
 
   // k [B,Hkv,n,D] and v [B,Hkv,n,Dv], contiguous. On failure the cache is as it was.
   Status Append(const float* k, const float* v, int64_t tokens, const EngineOptions& options);

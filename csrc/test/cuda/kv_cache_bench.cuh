@@ -79,7 +79,7 @@ inline int RunCacheBench(double budget, const std::string& part) {
                                       point.dim};
     double append_ms = 0.0;
     for (auto& cache : caches) {
-      sage::Status status = sage::CudaKvCache::Create(shape, point.kv_len + 1024, &cache);
+      sage::Status status = sage::CudaKvCache::Create(shape, point.kv_len + 1024, nullptr, &cache);
       for (int64_t at = 0; at < point.kv_len && status.ok(); at += 1024) {
         const float* from = source.as<float>() + at % 4096 * 16;
         status = cache->Append(from, dense, from + 128, dense, 1024, nullptr);

@@ -20,6 +20,7 @@
 #include "sage/cuda_kv_cache.h"
 #include "sage/kv_cache.h"
 #include "test/cuda/kv_cache_bench.cuh"
+#include "test/cuda/kv_cache_forks.h"
 #include "test/cuda/sm90_device.h"
 #include "test/cuda/sm90_problem.h"
 
@@ -83,7 +84,7 @@ Caches Fill(const Data& data, const Steps& steps) {
   const KvCacheShape shape = {p.batch, p.kv_heads, p.qk_dim, p.v_dim, sage::CacheForm::kInt8};
   Caches caches;
   Must(KvCache::Create(shape, 0, &caches.cpu), "KvCache::Create");
-  Must(CudaKvCache::Create(shape, steps.capacity, &caches.gpu), "CudaKvCache::Create");
+  Must(CudaKvCache::Create(shape, steps.capacity, nullptr, &caches.gpu), "CudaKvCache::Create");
   Device k(data.k.size() * 4), v(data.v.size() * 4);
   Upload(k, data.k);
   Upload(v, data.v);
@@ -351,13 +352,15 @@ int RunChecks(const std::string& part) {
     if (e.c.name.find(part) != std::string::npos) failed += !Check(e.c, e.steps, 31 + count);
     ++count;
   }
+  if (std::string("forks").find(part) != std::string::npos)
+    failed += sage_test::CheckForks(77, AttendGpu);
   // What is refused.
   const char* reason = nullptr;
   const KvCacheShape wide = {1, 1, 300, 64, sage::CacheForm::kInt8};
   const KvCacheShape floats = {1, 1, 64, 64, sage::CacheForm::kFloat32};
   std::unique_ptr<CudaKvCache> cache;
   if (sage::CudaKvCacheSupports(wide, &reason) || sage::CudaKvCacheSupports(floats, &reason) ||
-      CudaKvCache::Create(wide, 0, &cache).code != sage::StatusCode::kUnsupported) {
+      CudaKvCache::Create(wide, 0, nullptr, &cache).code != sage::StatusCode::kUnsupported) {
     std::printf("FAIL a shape that no kernel serves is accepted\n");
     ++failed;
   }

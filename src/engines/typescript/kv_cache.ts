@@ -35,7 +35,10 @@ export class TypescriptCacheStore implements CacheStore {
   /** [B,Hkv,D], frozen at the first append. */
   private mean: Float32Array;
 
-  constructor(private readonly shape: CacheShape) {
+  constructor(
+    private readonly shape: CacheShape,
+    readonly reason: string,
+  ) {
     this.mean = new Float32Array(shape.batch * shape.kvHeads * shape.qkDim);
   }
 
@@ -70,7 +73,7 @@ export class TypescriptCacheStore implements CacheStore {
   }
 
   fork(): CacheStore {
-    const fork = new TypescriptCacheStore(this.shape);
+    const fork = new TypescriptCacheStore(this.shape, this.reason);
     fork.pages = [...this.pages];
     for (const page of fork.pages) page.readers += 1;
     fork.length = this.length;
