@@ -21,7 +21,7 @@ void Prepass(const sm120::PrepassArguments& a) {
 
 template <int D, bool kFp8, bool kMasked>
 void Attend(const sm120::AttendArguments& a, int blocks) {
-  RunGrid(std::min(blocks, a.work), sm120::kAttendThreads, sm120::SharedMap<D, kFp8>::kBytes,
+  RunGrid(std::min(blocks, a.work), sm120::AttendThreads(D), sm120::SharedMap<D, kFp8>::kBytes,
           [&](uint8_t* shared) { sm120::Attend<D, kFp8, kMasked>(a, shared); });
 }
 

@@ -121,7 +121,8 @@ Operands Unpack(const Problem& p, const sage::sm120::Workspace& w, Read read) {
         const int s = d / 64, k = d % 64, lane = column * 4 + k % 32 / 8;
         const int64_t word = (((u * S + s) * 2 + jt / 2) * 32 + lane) * 4 + jt % 2 * 2 + k / 32;
         const uint8_t scale =
-            image[bytes.k_codes + ((u * 32 + column * 4 + jt) * S + s) * 4 + k / 16];
+            image[bytes.k_codes +
+                  (((u * S + s) / 4 * 32 + column * 4 + jt) * 4 + (u * S + s) % 4) * 4 + k / 16];
         out.k.push_back(nibble(image, word, k % 8) * DecodeUe4m3(scale) + 0.0f);
       }
       const uint8_t* v = image + bytes.k_codes + bytes.k_scale;
@@ -133,11 +134,13 @@ Operands Unpack(const Problem& p, const sage::sm120::Workspace& w, Read read) {
           out.v.push_back(sage::DecodeE4m3(v[word * 4 + t % 4]) + 0.0f);
           continue;
         }
-        const uint8_t* step = v + t / 64 * (64 * D / 2 + 64 * D / 16);
-        const int64_t word = (pair * 32 + g * 4 + q4) * 4 + second * 2 + t % 64 / 32;
+        const int step = t / 64, of_step = step * (D / 32) + d / 32;
+        const int64_t word =
+            ((step * (D / 16) + pair) * 32 + g * 4 + q4) * 4 + second * 2 + t % 64 / 32;
         const uint8_t scale =
-            step[32 * D + ((g * 4 + d / 8 % 4) * (D / 32) + d / 32) * 4 + t % 64 / 16];
-        out.v.push_back(nibble(step, word, t % 8) * DecodeUe4m3(scale) + 0.0f);
+            v[64 * D + ((of_step / 4 * 32 + g * 4 + d / 8 % 4) * 4 + of_step % 4) * 4 +
+              t % 64 / 16];
+        out.v.push_back(nibble(v, word, t % 8) * DecodeUe4m3(scale) + 0.0f);
       }
     }
   }

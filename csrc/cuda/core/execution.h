@@ -68,6 +68,11 @@ SAGE_TILE float Max(float x, float y) { return fmaxf(x, y); }
 SAGE_TILE int Least(int x, int y) { return x < y ? x : y; }
 SAGE_TILE int Most(int x, int y) { return x > y ? x : y; }
 
+// `value`, but not before `first` is known. `zero` is 0, which the compiler does not know.
+SAGE_TILE int After(int value, uint32_t first, uint32_t zero) {
+  return value | static_cast<int>(first & zero);
+}
+
 // 2^e for e from -126 to 127.
 SAGE_TILE float PowerOfTwo(int e) { return BitsToFloat(static_cast<uint32_t>(e + 127) << 23); }
 

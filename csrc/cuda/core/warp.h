@@ -78,6 +78,18 @@ SAGE_TILE T LoadFresh(const T* at) {
 #endif
 
 SAGE_TILE int Lane() { return ThreadIndex() & 31; }
+// The same value, which stays in a register from here on: what a compiler can compute again from a
+// thread's index it does compute again, next to each use.
+template <class T>
+SAGE_TILE T Keep(T value) {
+  return Shuffle(value, Lane());
+}
+// A value that all threads of the warp have in common, as if each had one of its own: else it goes
+// to a register that they share, and instructions that cannot read that one copy it each time.
+template <class T>
+SAGE_TILE T KeepOwn(T value) {
+  return Shuffle(Lane() % 2 == 0 ? value : T(), Lane() & ~1);
+}
 // The warp's index, known to be the same in all its threads.
 SAGE_TILE int WarpIndex() { return Shuffle(ThreadIndex() >> 5, 0); }
 

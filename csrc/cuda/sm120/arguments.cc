@@ -48,7 +48,7 @@ const char* RefusalOf(const Problem& p) {
   if (p.q_len > kLongest || p.kv_len > kLongest) {
     return "the FP4 kernels serve at most 2^30 queries and keys";
   }
-  const int64_t blocks = p.batch * p.q_heads * ((p.q_len + kRows - 1) / kRows * 2) +
+  const int64_t blocks = p.batch * p.q_heads * ((p.q_len / kQTile + RowsOf(64) / kQTile)) +
                          p.batch * p.kv_heads * ((p.kv_len + kTile - 1) / kTile);
   if (blocks > kMostBlocks) {
     return "too many heads and tokens for one launch of the FP4 kernels";
@@ -123,7 +123,7 @@ AttendArguments PlanAttend(const Problem& p, const ForwardBuffers& buffers,
   a.mean_groups = space.mean_groups;
   a.q_rows = space.q_rows;
   a.tile_bytes = space.tile_bytes;
-  a.q_tiles = space.q_rows / kRows;
+  a.q_tiles = space.q_rows / RowsOf(space.dim);
   const int64_t heads = p.batch * p.q_heads;
   a.work = static_cast<int>(heads * a.q_tiles);
   // Tiles of work of one length go head by head, so that k and v are read from L2; of many lengths
@@ -137,7 +137,6 @@ AttendArguments PlanAttend(const Problem& p, const ForwardBuffers& buffers,
                 std::max<int64_t>(1, kWaveBytes / std::max<int64_t>(1, head_bytes)) * a.group))
           : 1;
   a.smooth_q = p.recipe.smooth_q > 0;
-  a.smooth_v = p.recipe.smooth_v > 0;
   a.head_exponent = p.recipe.head_exponent;
   a.o_pairs = p.v_dim % 2 == 0 && reinterpret_cast<uintptr_t>(buffers.o) % 8 == 0 &&
               p.o.batch % 2 == 0 && p.o.head % 2 == 0 && p.o.token % 2 == 0;

@@ -51,41 +51,61 @@ SAGE_TILE void ScoreStep(float (&s)[4][4], const float (&c)[4][4], const uint32_
   tile::MmaNvfp4<TA, 3>(s[3], c[3], q, k23.z, k23.w, q_scale, k_scale);
 }
 
-// Scores of 32 rows with 32 keys; `mean_scores` are those of their means.
+// What a thread addresses of a stage: its 16 bytes of each fragment, its scores of the means.
+struct Stage {
+  const uint8_t *base, *mine, *mean_scores;
+};
+
+// Scores of 32 rows with the 32 keys u of a tile.
 template <int D>
 SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
-                      const uint8_t* image, const uint8_t* mean_scores, int u,
+                      const Stage& stage, const uint32_t (&k_scale)[2 * D / 64], int u,
                       float (&s)[2][4][4]) {
   constexpr int kSteps = D / 64;
-  const int lane = tile::Lane();
   float start[4][4];
   SAGE_UNROLL
   for (int j = 0; j < 4; ++j) {
     const tile::Floats4 x =
-        *reinterpret_cast<const tile::Floats4*>(mean_scores + (16 * u + 4 * j) * 16);
+        *reinterpret_cast<const tile::Floats4*>(stage.mean_scores + (16 * u + 4 * j) * 16);
     start[j][0] = x.x;
     start[j][1] = x.y;
     start[j][2] = x.z;
     start[j][3] = x.w;
   }
-  const tile::Words4* k = reinterpret_cast<const tile::Words4*>(image) + u * (kSteps * 64) + lane;
-  const uint32_t* k_scale =
-      reinterpret_cast<const uint32_t*>(image + kTile * D / 2) + (u * 32 + lane) * kSteps;
+  const tile::Words4* k = reinterpret_cast<const tile::Words4*>(stage.mine) + u * (kSteps * 64);
   SAGE_UNROLL
   for (int t = 0; t < kSteps; ++t) {
     const tile::Words4 k01 = k[2 * t * 32], k23 = k[(2 * t + 1) * 32];
-    ScoreStep<0>(s[0], t == 0 ? start : s[0], q[t][0], q_scale[t], k01, k23, k_scale[t]);
-    ScoreStep<1>(s[1], t == 0 ? start : s[1], q[t][1], q_scale[t], k01, k23, k_scale[t]);
+    const uint32_t scale = k_scale[u % 2 * kSteps + t];
+    ScoreStep<0>(s[0], t == 0 ? start : s[0], q[t][0], q_scale[t], k01, k23, scale);
+    ScoreStep<1>(s[1], t == 0 ? start : s[1], q[t][1], q_scale[t], k01, k23, scale);
   }
 }
 
-// P·V of 64 keys in NVFP4; their scales lie behind the codes of v.
+// kCount words of scales from word `first` on of those that a thread finds 4 by 4 at `at`.
+template <int kCount>
+SAGE_TILE void LoadScales(const uint8_t* at, int first, uint32_t (&scales)[kCount]) {
+  static_assert(kCount == 2 || kCount == 4);
+  if constexpr (kCount == 4) {
+    const tile::Words4 x = *reinterpret_cast<const tile::Words4*>(at + first / 4 * 512);
+    scales[0] = x.x;
+    scales[1] = x.y;
+    scales[2] = x.z;
+    scales[3] = x.w;
+  } else {
+    const tile::Words2 x = *reinterpret_cast<const tile::Words2*>(at + first * 4);
+    scales[0] = x.x;
+    scales[1] = x.y;
+  }
+}
+
+// P·V of the 64 keys `half` of a tile in NVFP4; `v` are this thread's 16 bytes of v.
 template <int D>
 SAGE_TILE void AddOutputs(RowState<D>& state, const uint32_t (&p)[2][4], uint32_t p_scale,
-                          const uint8_t* v_codes) {
-  const int lane = tile::Lane();
-  const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_codes) + lane;
-  const uint32_t* v_scale = reinterpret_cast<const uint32_t*>(v_codes + 32 * D) + lane * (D / 32);
+                          const uint8_t* v_mine, int half) {
+  const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_mine) + half * (2 * D);
+  uint32_t v_scale[D / 32];
+  LoadScales(v_mine + kTile * D / 2, half * (D / 32), v_scale);
   SAGE_UNROLL
   for (int t = 0; t < D / 32; ++t) {
     const tile::Words4 v01 = v[2 * t * 32], v23 = v[(2 * t + 1) * 32];
@@ -97,8 +117,8 @@ SAGE_TILE void AddOutputs(RowState<D>& state, const uint32_t (&p)[2][4], uint32_
 // P·V of 32 keys in E4M3.
 template <int D>
 SAGE_TILE void AddOutputsE4m3(RowState<D>& state, const uint32_t (&p)[2][4],
-                              const uint8_t* v_codes) {
-  const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_codes) + tile::Lane();
+                              const uint8_t* v_mine) {
+  const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_mine);
   SAGE_UNROLL
   for (int t = 0; t < D / 16; ++t) {
     const tile::Words4 b = v[t * 32];
@@ -132,79 +152,90 @@ SAGE_TILE void LoadQ(const AttendArguments& a, const WarpWork& mine, uint32_t (&
   }
 }
 
-// Everything of kHalves times 64 keys from `key0` on, where `first` is 1 the second half of a tile.
-// kOpen: all rows of the warp see all of them. kGroups: 32s of keys whose scores the registers
-// hold.
-template <int D, bool kFp8, bool kMasked, bool kOpen, int kHalves, int kGroups>
+// Everything of the 64 keys `half` of a tile, key0 the first of them. kOpen: all rows of the warp
+// see all of them.
+template <int D, bool kFp8, bool kMasked, bool kOpen>
 SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<D>& state,
                     const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
-                    const uint8_t* image, const uint8_t* mean_scores, int key0, int first,
-                    uint8_t* my_sums, uint32_t* mask_not_finite) {
+                    uint32_t scale_order, const Stage& stage, int key0, int half, uint8_t* my_sums,
+                    uint32_t* mask_not_finite, int lane_bytes) {
+  constexpr int kSteps = D / 64;
   const float c = kMasked ? 1.0f : mine.c;
-  const uint8_t* v = image + kTile * D / 2 + kTile * D / 16;
+  const uint8_t* v = stage.mine + kTile * D / 2 + kTile * D / 16;
+  uint32_t k_scale[2 * kSteps];
+  LoadScales(stage.mine + kTile * D / 2, half * 2 * kSteps, k_scale);
   uint32_t p[2][4];
-  float sf[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
+  Groups groups;
   SAGE_UNROLL
-  for (int from = 0; from < 2 * kHalves; from += kGroups) {
-    float s[kGroups][2][4][4];
-    Tops tops[kGroups];
-    SAGE_UNROLL
-    for (int u = 0; u < kGroups; ++u) {
-      Scores<D>(q, q_scale, image, mean_scores, 2 * first + from + u, s[u]);
-      if (kMasked) {
-        *mask_not_finite |= ApplyMask(a, mine, key0 + 32 * (from + u), s[u]);
-      } else if (!kOpen) {
-        HideKeys(a, mine, key0 + 32 * (from + u), s[u]);
-      }
+  for (int u = 0; u < 2; ++u) {
+    float s[2][4][4];
+    Stage from = stage;
+    if (D == 128 && !kFp8 && kOpen && u == 1) {
+      // Registers do not hold the scores of 64 keys: the second 32 wait for the first.
+      from.mine = stage.base + tile::After(lane_bytes, FloatToBits(groups.top[0][3]), a.zero);
     }
-    FindTops<D, kFp8, kGroups>(state, s, c, my_sums, sf[0], tops);
-    SAGE_UNROLL
-    for (int u = 0; u < kGroups; ++u) {
-      const int at = from + u;  // which 32 keys of this step
-      Exponentiate<D, kFp8, kMasked>(state, s[u], tops[u], c, at % 2, p, sf[at % 2]);
-      if constexpr (kFp8) {
-        AddOutputsE4m3<D>(state, p, v + (2 * first + at) * 32 * D);
-      } else if (at % 2 == 1) {
-        AddOutputs<D>(state, p, ScalesOfP(sf), v + (first + at / 2) * kVHalfBytes<D>);
-      }
+    Scores<D>(q, q_scale, from, k_scale, 2 * half + u, s);
+    if (kMasked) {
+      *mask_not_finite |= ApplyMask(a, mine, key0 + 32 * u, s);
+    } else if (!kOpen) {
+      HideKeys(a, mine, key0 + 32 * u, s);
+    }
+    if constexpr (kFp8) {
+      ExponentiateE4m3<D>(state, s, c, my_sums, p);
+      AddOutputsE4m3<D>(state, p, v + (2 * half + u) * 32 * D);
+    } else {
+      Exponentiate<kMasked>(s, c, u, p, groups);
     }
   }
+  if constexpr (!kFp8) {
+    const uint32_t p_scale = AddGroups(state, groups, c, my_sums, scale_order);
+    AddOutputs<D>(state, p, p_scale, v, half);
+  }
 }
+
+// Which stage comes next, and the parity of its barriers.
+template <int kStages>
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  SAGE_TILE_MEMBER void Next() {
+    const bool around = stage == kStages - 1;
+    stage = around ? 0 : stage + 1;
+    parity ^= around ? 1u : 0u;
+  }
+};
 
 // kMasked: with a boolean or additive mask, every step is masked element by element.
 template <int D, bool kFp8, bool kMasked>
 SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
   using Map = SharedMap<D, kFp8>;
-  constexpr int kOpenGroups = D == 64 && !kFp8 ? 2 : 1;
   const int lane = tile::Lane();
   const Barriers<Map::kStages> bar = {reinterpret_cast<tile::Barrier*>(shared + Map::kBarriers)};
+  const int lane_bytes = tile::Keep(lane * 16);
+  // Two numbers in one register: the upper half of a choice of bytes is not looked at.
+  const uint32_t order_and_means =
+      tile::Keep(ScaleOrderOf(lane) |
+                 static_cast<uint32_t>(warp * Map::kMeanScoreRow + (lane & 3) * 16) << 16);
   uint8_t* const sums = shared + Map::kSums + warp * Map::kSumBytes;
-  uint8_t* const my_sums = sums + lane * 16;
-  uint32_t it = 0;
+  uint8_t* const my_sums = sums + lane_bytes;
+  Turn<Map::kStages> turn;
   int key_tile = 0;
-  const auto wait_full = [&] {
-    const int stage = static_cast<int>(it % Map::kStages);
-    const uint32_t parity = it / Map::kStages & 1;
-    tile::BarrierWait(bar.Full(stage), parity);
-    if (a.smooth_q) tile::BarrierWait(bar.MeansFull(stage), parity);
-  };
-  const auto release = [&] { tile::BarrierArrive(bar.Empty(static_cast<int>(it % Map::kStages))); };
   const auto skip_until = [&](int end) {
     SAGE_NO_UNROLL
-    for (; key_tile < end; ++key_tile, ++it) {
-      wait_full();
-      release();
+    for (; key_tile < end; ++key_tile, turn.Next()) {
+      tile::BarrierWait(bar.Full(turn.stage), turn.parity);
+      tile::BarrierArrive(bar.Empty(turn.stage));
     }
   };
   for (int index = tile::BlockIndex(); index < a.work; index += tile::GridSize()) {
-    const Work work = WorkOf(a, index);
+    const Work work = WorkOf(a, RowsOf(D), index);
     const int kv_head = KvHead(a, work.head);
-    const WarpWork mine = WarpWorkOf<D>(a, work, kv_head, warp);
+    const WarpWork mine = WarpWorkOf(a, work, kv_head, warp);
     RowState<D> state;
     Clear(state);
     uint32_t mask_not_finite = 0;
     SAGE_NO_UNROLL
-    for (int t = 0; t < kMeanTiles; ++t) {
+    for (int t = 0; t < kSumSlots; ++t) {
       *reinterpret_cast<tile::Floats4*>(my_sums + t * 512) = {0.0f, 0.0f, 0.0f, 0.0f};
     }
     uint32_t q[D / 64][2][4], q_scale[D / 64];
@@ -212,7 +243,8 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
     // What all rows of this warp see, and what any of them sees. Warps past the last row see none.
     const int last_row = tile::Least(mine.row0 + kWarpRows, a.see.q_len) - 1;
     const bool idle = mine.row0 >= a.see.q_len;
-    const int open_begin = FirstKey(a.see, last_row), open_end = EndKey(a.see, mine.row0);
+    const int open_tile = (FirstKey(a.see, last_row) + kTile - 1) / kTile;
+    const int open_tiles = tile::Most(0, EndKey(a.see, mine.row0) / kTile - open_tile);
     const int seen_begin = FirstKey(a.see, mine.row0);
     const int seen_end = idle ? 0 : EndKey(a.see, last_row);
     const int end = work.first + work.count;
@@ -220,44 +252,45 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
     key_tile = work.first;
     if (end_tile > work.first) skip_until(seen_begin / kTile);
     SAGE_NO_UNROLL
-    for (; key_tile < end_tile; ++key_tile, ++it) {
-      const int stage = static_cast<int>(it % Map::kStages);
-      wait_full();
-      const uint8_t* image = shared + stage * Map::kTileBytes.all;
-      const uint8_t* mean_scores = shared + Map::kMeanScores + stage * Map::kMeanScoreBytes +
-                                   warp * Map::kMeanScoreRow + (lane & 3) * 16;
+    for (; key_tile < end_tile; ++key_tile, turn.Next()) {
+      tile::BarrierWait(bar.Full(turn.stage), turn.parity);
+      const Stage stage = {
+          shared + turn.stage * Map::kTileBytes.all,
+          shared + turn.stage * Map::kTileBytes.all + lane_bytes,
+          shared + Map::kMeanScores + turn.stage * Map::kMeanScoreBytes + (order_and_means >> 16)};
       const int key0 = key_tile * kTile;
-      if (!kMasked && key0 >= open_begin && key0 + kTile <= open_end) {
-        Step<D, kFp8, false, true, 2, kOpenGroups>(a, mine, state, q, q_scale, image, mean_scores,
-                                                   key0, 0, my_sums, &mask_not_finite);
+      const unsigned open = static_cast<unsigned>(key_tile - open_tile);
+      if (!kMasked && open < static_cast<unsigned>(open_tiles)) {
+        SAGE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          Step<D, kFp8, false, true>(a, mine, state, q, q_scale, order_and_means, stage,
+                                     key0 + half * 64, half, my_sums, &mask_not_finite, lane_bytes);
+        }
       } else {
         SAGE_NO_UNROLL
         for (int half = 0; half < 2; ++half) {
           if (key0 + half * 64 + 64 <= seen_begin || key0 + half * 64 >= seen_end) continue;
-          Step<D, kFp8, kMasked, false, 1, 1>(a, mine, state, q, q_scale, image, mean_scores,
-                                              key0 + half * 64, half, my_sums, &mask_not_finite);
+          Step<D, kFp8, kMasked, false>(a, mine, state, q, q_scale, order_and_means, stage,
+                                        key0 + half * 64, half, my_sums, &mask_not_finite,
+                                        lane_bytes);
         }
       }
-      release();
-      if (a.smooth_v) {
-        *reinterpret_cast<tile::Floats4*>(my_sums + key_tile % kMeanTiles * 512) = {
-            state.r[0], state.r[1], state.r[2], state.r[3]};
-        if (key_tile % kMeanTiles == kMeanTiles - 1 || key_tile + 1 == end_tile) {
-          tile::SyncWarp();
-          AddMeans<D>(a, state, sums, kv_head, key_tile);
-          tile::SyncWarp();  // the sums of this group may be overwritten
-        }
-      }
+      tile::BarrierArrive(bar.Empty(turn.stage));
+      *reinterpret_cast<tile::Floats4*>(my_sums + key_tile % kMeanTiles * 512) = {
+          state.r[0], state.r[1], state.r[2], state.r[3]};
       SAGE_UNROLL
-      for (int row = 0; row < 4; ++row) {
-        state.l[row] += state.r[row];
-        state.r[row] = 0.0f;
+      for (int row = 0; row < 4; ++row) state.r[row] = 0.0f;
+      if (key_tile % kMeanTiles == kMeanTiles - 1 || key_tile + 1 == end_tile) {
+        tile::SyncWarp();
+        AddMeans<D>(a, state, sums, kv_head, key_tile);
+        tile::SyncWarp();  // the sums of this group may be overwritten
       }
     }
     skip_until(end);
+    const tile::Floats4 l = *reinterpret_cast<tile::Floats4*>(my_sums + kMeanTiles * 512);
     FinishRows<D, kFp8, kMasked>(a, mine.head, kv_head, mine.row0, mine.c * mine.hidden,
                                  mask_not_finite, kStart, kFp8 ? kStart : kStart + kLog2Six,
-                                 state.o, state.m, state.l);
+                                 state.o, state.m, {l.x, l.y, l.z, l.w});
   }
 }
 
@@ -267,10 +300,9 @@ SAGE_TILE void Attend(const AttendArguments& a, uint8_t* shared) {
   const Barriers<Map::kStages> bar = {reinterpret_cast<tile::Barrier*>(shared + Map::kBarriers)};
   if (tile::ThreadIndex() == 0) {
     for (int s = 0; s < Map::kStages; ++s) {
-      tile::BarrierInit(bar.Full(s), 1);
-      // Every thread vouches for its own reads and writes.
-      tile::BarrierInit(bar.MeansFull(s), 32 * kHelperWarps);
-      tile::BarrierInit(bar.Empty(s), 32 * kWarps);
+      // The copy, and every thread that vouches for its own reads and writes.
+      tile::BarrierInit(bar.Full(s), a.smooth_q ? 1 + 32 * kHelperWarps : 1);
+      tile::BarrierInit(bar.Empty(s), 32 * Map::kWarps);
     }
     tile::BarrierInitFence();
   }
@@ -278,7 +310,7 @@ SAGE_TILE void Attend(const AttendArguments& a, uint8_t* shared) {
     // Scores start at 0 then.
     tile::Words4* const to = reinterpret_cast<tile::Words4*>(shared + Map::kMeanScores);
     for (int i = tile::ThreadIndex(); i < Map::kStages * Map::kMeanScoreBytes / 16;
-         i += kAttendThreads) {
+         i += AttendThreads(D)) {
       to[i] = {0, 0, 0, 0};
     }
   }
@@ -288,7 +320,7 @@ SAGE_TILE void Attend(const AttendArguments& a, uint8_t* shared) {
     tile::GiveRegisters<kHelperRegisters>();
     Help<D, kFp8>(a, shared, warp);
   } else {
-    tile::TakeRegisters<kComputeRegisters>();
+    tile::TakeRegisters<ComputeRegisters(D)>();
     Compute<D, kFp8, kMasked>(a, shared, warp - kHelperWarps);
   }
 }

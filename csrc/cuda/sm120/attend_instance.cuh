@@ -9,7 +9,7 @@ namespace sage {
 namespace sm120 {
 
 template <int D, bool kFp8, bool kMasked>
-__global__ void __launch_bounds__(kAttendThreads, 1)
+__global__ void __launch_bounds__(AttendThreads(D), 1)
     AttendKernel(const __grid_constant__ AttendArguments a) {
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   Attend<D, kFp8, kMasked>(a, shared_memory);
@@ -22,7 +22,7 @@ cudaError_t LaunchKernel(const AttendArguments& a, int multiprocessors, cudaStre
       AttendKernel<D, kFp8, kMasked>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
   AttendKernel<D, kFp8, kMasked>
-      <<<std::min(multiprocessors, a.work), kAttendThreads, kBytes, stream>>>(a);
+      <<<std::min(multiprocessors, a.work), AttendThreads(D), kBytes, stream>>>(a);
   return cudaGetLastError();
 }
 

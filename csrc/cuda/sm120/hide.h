@@ -17,7 +17,6 @@ struct WarpWork {
   float hidden;  // a power of two below every score: c times it is exact
 };
 
-template <int D>
 SAGE_TILE WarpWork WarpWorkOf(const AttendArguments& a, const Work& work, int kv_head, int warp) {
   WarpWork mine;
   mine.head = work.head;
@@ -30,10 +29,7 @@ SAGE_TILE WarpWork WarpWorkOf(const AttendArguments& a, const Work& work, int kv
   }
   // Scores stay below 2^31 (2688^2 * 128): beyond these limits they are all equal, or Infinity.
   c = tile::Max(0x1p-120f, fminf(0x1p86f, c));
-  // Where registers are left: as if it were each thread's own (`zero` is 0), so that the compiler
-  // keeps it there; a value that is the same in all threads it copies again and again.
-  if (D == 64) c = BitsToFloat(FloatToBits(c) | (static_cast<uint32_t>(tile::Lane()) & a.zero));
-  mine.c = c;
+  mine.c = tile::KeepOwn(c);
   const int e = 30 - (static_cast<int>(FloatToBits(c) >> 23) - 127);
   mine.hidden = -tile::PowerOfTwo(tile::Most(40, tile::Least(126, e)));
   return mine;

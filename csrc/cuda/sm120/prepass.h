@@ -300,7 +300,9 @@ SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint
         codes + (((u * kSteps + s) * 2 + j / 2) * 32 + column * 4) * 4 + j % 2 * 2 + c / 2;
     to[(2 * (c % 2)) * 4] = out.low;
     to[(2 * (c % 2) + 1) * 4] = out.high;
-    scales[((u * 32 + column * 4 + j) * kSteps + s) * 4 + c] = static_cast<uint8_t>(out.scale);
+    const int word = u * kSteps + s;
+    scales[((word / 4 * 32 + column * 4 + j) * 4 + word % 4) * 4 + c] =
+        static_cast<uint8_t>(out.scale);
   }
 }
 
@@ -347,11 +349,11 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
     for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
     const Group out = QuantiseGroup(x, a.four_six);
     const int s = m / 4, u = m % 4 / 2, q = m % 2 * 2;
-    uint8_t* half = image + s * kVHalfBytes<D>;
-    uint32_t* to = reinterpret_cast<uint32_t*>(half) + (pair * 32 + g * 4 + q) * 4 + second * 2 + u;
+    uint32_t* to = codes + ((s * (D / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + u;
     to[0] = out.low;
     to[4] = out.high;
-    half[32 * D + ((g * 4 + d / 8 % 4) * (D / 32) + d / 32) * 4 + m % 4] =
+    const int word = s * (D / 32) + d / 32;
+    image[kTile * D / 2 + ((word / 4 * 32 + g * 4 + d / 8 % 4) * 4 + word % 4) * 4 + m % 4] =
         static_cast<uint8_t>(out.scale);
   }
 }
@@ -402,15 +404,23 @@ SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) 
       means[n] = MeanOf(s.sum, s.count);
     }
     tile::SyncBlock();
-    // The mean of the rows of each warp of the attention kernel; 4 of its 8 lie in this tile.
+    // The mean of the rows of each warp of the attention kernel: 4 of a block's lie in this tile.
+    constexpr int kRows = RowsOf(D), kColumns = 8 * MeanSetsOf(D);
     uint32_t* to = w.q_mean + (static_cast<int64_t>(head) * (w.q_rows / kRows) + first / kRows) *
-                                  (kGroups * 64);
-    for (int n = thread; n < 4 * (D / 2); n += kQuantiseThreads) {
+                                  (kColumns * (D / 2));
+    const int column0 = first % kRows / kWarpRows;
+    // The last tile of a block fills what no warp uses.
+    const int columns = column0 + 4 == WarpsOf(D) ? kColumns - column0 : 4;
+    for (int n = thread; n < columns * (D / 2); n += kQuantiseThreads) {
       const int part = n / (D / 2), d = n % (D / 2) * 2;
-      const float* mean = means + part * kWarpRows / a.smooth_q * D + d;
-      const int column = first % kRows / kWarpRows + part, c = d % 8 / 2, h = d / 8 % 2;
+      const int column = column0 + part, c = d % 8 / 2, h = d / 8 % 2;
       const float sign = a.negative ? -half_power : half_power;
-      to[(d / 16 * 32 + column * 4 + c) * 2 + h] = PackHalves(mean[0] * sign, mean[1] * sign);
+      uint32_t word = 0;
+      if (part < 4) {
+        const float* mean = means + part * kWarpRows / a.smooth_q * D + d;
+        word = PackHalves(mean[0] * sign, mean[1] * sign);
+      }
+      to[((column / 8 * kGroups + d / 16) * 32 + column % 8 * 4 + c) * 2 + h] = word;
     }
   }
   const int group = thread % kGroups, d0 = group * 16;

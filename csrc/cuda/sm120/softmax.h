@@ -20,7 +20,7 @@ template <int D>
 struct RowState {
   float o[2][D / 32][4][4];  // [row tile][4 channel tiles][channel tile][fragment]
   float m[4];                // kStart - offset, log2 domain; rows g, g+8, g+16, g+24
-  float l[4], r[4];          // sums of all tiles before this one, of this one; this thread's keys
+  float r[4];                // sums of this tile; this thread's keys
 };
 
 template <int D>
@@ -39,15 +39,13 @@ SAGE_TILE void Clear(RowState<D>& state) {
   SAGE_UNROLL
   for (int i = 0; i < 4; ++i) {
     state.m[i] = FLT_MAX;
-    state.l[i] = state.r[i] = 0.0f;
+    state.r[i] = 0.0f;
   }
 }
 
-// Moves the offsets to the rows' largest scores so far and rescales what was summed, and the scales
-// of P that wait for their product.
+// Moves the offsets to the rows' largest scores so far and rescales what was summed.
 template <int D>
-SAGE_TILE void MoveOffsets(RowState<D>& state, const float (&largest)[4], uint8_t* my_sums,
-                           float (&waiting)[4]) {
+SAGE_TILE void MoveOffsets(RowState<D>& state, const float (&largest)[4], uint8_t* my_sums) {
   float alpha[4];
   SAGE_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -59,9 +57,7 @@ SAGE_TILE void MoveOffsets(RowState<D>& state, const float (&largest)[4], uint8_
     const float moved = kStart - m;
     alpha[i] = tile::Exp2(moved - state.m[i]);
     state.m[i] = moved;
-    state.l[i] *= alpha[i];
     state.r[i] *= alpha[i];
-    waiting[i] *= alpha[i];
   }
   SAGE_UNROLL
   for (int row = 0; row < 2; ++row) {
@@ -75,17 +71,18 @@ SAGE_TILE void MoveOffsets(RowState<D>& state, const float (&largest)[4], uint8_
     }
   }
   SAGE_NO_UNROLL
-  for (int t = 0; t < kMeanTiles; ++t) {
+  for (int t = 0; t < kSumSlots; ++t) {
     tile::Floats4* at = reinterpret_cast<tile::Floats4*>(my_sums + t * 512);
     const tile::Floats4 x = *at;
     *at = {x.x * alpha[0], x.y * alpha[1], x.z * alpha[2], x.w * alpha[3]};
   }
 }
 
-// O += row sums of the group of tiles that ends with `key_tile`, times the means of v.
+// O += row sums of the group of tiles that ends with `key_tile`, times the means of v. The last
+// slot adds up the same sums: thread q of a quad those of tiles q of all groups.
 template <int D>
-SAGE_TILE void AddMeans(const AttendArguments& a, RowState<D>& state, const uint8_t* sums,
-                        int kv_head, int key_tile) {
+SAGE_TILE void AddMeans(const AttendArguments& a, RowState<D>& state, uint8_t* sums, int kv_head,
+                        int key_tile) {
   const int lane = tile::Lane(), q = lane & 3;
   float x[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   // Later slots hold sums of the group before.
@@ -100,6 +97,9 @@ SAGE_TILE void AddMeans(const AttendArguments& a, RowState<D>& state, const uint
       x[3] += y.w;
     }
   }
+  tile::Floats4* total = reinterpret_cast<tile::Floats4*>(sums + kMeanTiles * 512 + lane * 16);
+  const tile::Floats4 before = *total;
+  *total = {before.x + x[0], before.y + x[1], before.z + x[2], before.w + x[3]};
   SAGE_UNROLL
   for (int i = 0; i < 4; ++i) x[i] = tile::RoundTf32(x[i]);
   const float* means =
@@ -118,91 +118,128 @@ SAGE_TILE void AddMeans(const AttendArguments& a, RowState<D>& state, const uint
   }
 }
 
-// Largest scores of a thread's four rows per group of 16 keys, and that in units of P's scales.
-struct Tops {
-  float top[4], e[4];
+// Largest of a thread's 8 scores of row `row` of 4.
+SAGE_TILE float LargestOfRow(const float (&s)[2][4][4], int row) {
+  const int r = row / 2, f = row % 2 * 2;
+  float x = tile::Max(s[r][0][f], s[r][0][f + 1]);
+  SAGE_UNROLL
+  for (int j = 1; j < 4; ++j) x = tile::Max(x, tile::Max(s[r][j][f], s[r][j][f + 1]));
+  return x;
+}
+
+// 2^(c s + offset) of a thread's 8 scores of a row; returns their sum.
+SAGE_TILE float ExponentiateRow(const float (&s)[2][4][4], int row, float c, float offset,
+                                float (&x)[8]) {
+  SAGE_UNROLL
+  for (int j = 0; j < 8; ++j) {
+    x[j] = tile::Exp2(tile::Fma(s[row / 2][j / 2][row % 2 * 2 + j % 2], c, offset));
+  }
+  return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+}
+
+// ---- P in NVFP4: 64 keys at a time ----
+
+// Per row of a thread's four: the largest score of its group of 16 keys and the sum of its 8 keys'
+// p', for the two groups of 32 keys.
+struct Groups {
+  float top[2][4], sum[2][4];
 };
 
-// Of kGroups times 32 keys. Moves the offsets where a scale would pass the largest; `waiting` are
-// the scales of P that wait for their product.
-template <int D, bool kFp8, int kGroups>
-SAGE_TILE void FindTops(RowState<D>& state, const float (&s)[kGroups][2][4][4], float c,
-                        uint8_t* my_sums, float (&waiting)[4], Tops (&tops)[kGroups]) {
-  bool beyond = false;
+// Codes of P of 32 rows and 32 keys, the second 32 of a step where u = 1.
+template <bool kMasked>
+SAGE_TILE void Exponentiate(const float (&s)[2][4][4], float c, int u, uint32_t (&p)[2][4],
+                            Groups& groups) {
   SAGE_UNROLL
-  for (int u = 0; u < kGroups; ++u) {
+  for (int row = 0; row < 4; ++row) {
+    float top = LargestOfRow(s, row);
+    // A group of 16 keys is shared by two threads.
+    top = tile::Max(top, tile::ShuffleXor(top, 1));
+    groups.top[u][row] = top;
+    // A group that is hidden as a whole has no largest score to stand on.
+    const float anchor = kMasked ? tile::Max(top, -FLT_MAX) : top;
+    float x[8];
+    groups.sum[u][row] = ExponentiateRow(s, row, c, tile::Fma(-anchor, c, kLog2Six), x);
+    p[row / 2][row % 2 + 2 * u] = tile::PackE2m1(x);
+  }
+}
+
+// What a thread supplies of the scales of P: those of row g + 8 (q % 2) of row tile q / 2. It holds
+// half of them, the groups of its half of the quad; the thread across the quad holds the rest, and
+// needs some of its own. One choice of bytes serves both the picking and the merging: of codes
+//   rows g, g+24 | g+8, g+16 (two keys' groups each, see ScalesOfP)
+// thread q picks its own two and its peer's two such that, of the picked and the peer's picked, the
+// same choice is the word in order of groups.
+SAGE_TILE uint32_t ScaleOrderOf(int lane) {
+  const int q = lane & 3;
+  return q < 2 ? (q == 0 ? 0x7250u : 0x6341u) : (q == 2 ? 0x2705u : 0x3614u);
+}
+
+// Scales of P of a thread's rows, unrounded, and as codes: of rows g, g + 24, then g + 8, g + 16.
+// True where one is as large as a code can be.
+template <int D>
+SAGE_TILE bool ScalesOfP(const RowState<D>& state, const Groups& groups, float c, float (&sf)[2][4],
+                         uint32_t (&codes)[2]) {
+  SAGE_UNROLL
+  for (int u = 0; u < 2; ++u) {
     SAGE_UNROLL
     for (int row = 0; row < 4; ++row) {
-      const int r = row / 2, f = row % 2 * 2;
-      float x = tile::Max(s[u][r][0][f], s[u][r][0][f + 1]);
-      SAGE_UNROLL
-      for (int j = 1; j < 4; ++j) {
-        x = tile::Max(x, tile::Max(s[u][r][j][f], s[u][r][j][f + 1]));
-      }
-      // A group of 16 keys is shared by two threads.
-      if (!kFp8) x = tile::Max(x, tile::ShuffleXor(x, 1));
-      tops[u].top[row] = x;
-      tops[u].e[row] = tile::Fma(x, c, state.m[row]);
-      beyond = beyond || tops[u].e[row] > kTop;
+      sf[u][row] = tile::Exp2(tile::Fma(groups.top[u][row], c, state.m[row]));
     }
   }
-  if (tile::Any(beyond)) {
+  codes[0] = tile::PackE4m3(sf[0][0], sf[0][3], sf[1][0], sf[1][3]);
+  codes[1] = tile::PackE4m3(sf[0][1], sf[0][2], sf[1][1], sf[1][2]);
+  // 0x7e is 448: two more set a byte's highest bit.
+  return (((codes[0] + 0x02020202u) | (codes[1] + 0x02020202u)) & 0x80808080u) != 0;
+}
+
+// Row sums, offsets and the scales of P of 64 keys: the word for their product with v.
+template <int D>
+SAGE_TILE uint32_t AddGroups(RowState<D>& state, const Groups& groups, float c, uint8_t* my_sums,
+                             uint32_t order) {
+  float sf[2][4];
+  uint32_t codes[2];
+  if (tile::Any(ScalesOfP(state, groups, c, sf, codes))) {
     float largest[4];
     SAGE_UNROLL
     for (int row = 0; row < 4; ++row) {
-      largest[row] = tops[0].top[row];
-      SAGE_UNROLL
-      for (int u = 1; u < kGroups; ++u) largest[row] = tile::Max(largest[row], tops[u].top[row]);
-      largest[row] *= c;
+      largest[row] = tile::Max(groups.top[0][row], groups.top[1][row]) * c;
     }
-    MoveOffsets<D>(state, largest, my_sums, waiting);
-    SAGE_UNROLL
-    for (int i = 0; i < 4 * kGroups; ++i) {
-      tops[i / 4].e[i % 4] = tile::Fma(tops[i / 4].top[i % 4], c, state.m[i % 4]);
-    }
+    MoveOffsets<D>(state, largest, my_sums);
+    ScalesOfP(state, groups, c, sf, codes);
   }
-}
-
-// P of 32 rows and 32 keys, the second 32 of a step where u = 1, and their row sums. `sf` becomes
-// the unrounded scales; fp8 has none.
-template <int D, bool kFp8, bool kMasked>
-SAGE_TILE void Exponentiate(RowState<D>& state, const float (&s)[2][4][4], const Tops& tops,
-                            float c, int u, uint32_t (&p)[2][4], float (&sf)[4]) {
   SAGE_UNROLL
   for (int row = 0; row < 4; ++row) {
-    const int r = row / 2, f = row % 2 * 2;
-    // A group that is hidden as a whole has no largest score to stand on.
-    const float anchor = kMasked ? tile::Max(tops.top[row], -FLT_MAX) : tops.top[row];
-    const float offset = kFp8 ? state.m[row] : tile::Fma(-anchor, c, kLog2Six);
-    float x[8];
-    SAGE_UNROLL
-    for (int j = 0; j < 8; ++j) {
-      x[j] = tile::Exp2(tile::Fma(s[r][j / 2][f + j % 2], c, offset));
-    }
-    const float sum = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-    if (kFp8) {
-      state.r[row] += sum;
-      p[r][row % 2] = tile::PackE4m3(x[0], x[1], x[2], x[3]);
-      p[r][row % 2 + 2] = tile::PackE4m3(x[4], x[5], x[6], x[7]);
-    } else {
-      sf[row] = tile::Exp2(tops.e[row]);
-      state.r[row] = tile::Fma(sum, sf[row], state.r[row]);
-      p[r][row % 2 + 2 * u] = tile::PackE2m1(x);
-    }
+    state.r[row] = tile::Fma(groups.sum[0][row], sf[0][row], state.r[row]);
+    state.r[row] = tile::Fma(groups.sum[1][row], sf[1][row], state.r[row]);
   }
+  const uint32_t picked = tile::SelectBytes(codes[0], codes[1], order);
+  return tile::SelectBytes(picked, tile::ShuffleXor(picked, 2), order);
 }
 
-// The word of scales of P that this thread supplies: of row g + 8 (q % 2) of row tile q / 2.
-SAGE_TILE uint32_t ScalesOfP(const float (&sf)[2][4]) {
-  const int q = tile::Lane() & 3;
-  const uint32_t tile0 = tile::PackE4m3(sf[0][0], sf[0][1], sf[1][0], sf[1][1]);
-  const uint32_t tile1 = tile::PackE4m3(sf[0][2], sf[0][3], sf[1][2], sf[1][3]);
-  // Each thread gives its peer the scales of the peer's row tile and gets those of its own.
-  const uint32_t own = q < 2 ? tile0 : tile1;
-  const uint32_t peer = tile::ShuffleXor(q < 2 ? tile1 : tile0, 2);
-  // Bytes in order of groups: threads 0 and 1 of the quad hold the first of each 32 keys.
-  const uint32_t order = q < 2 ? (q == 0 ? 0x6240u : 0x7351u) : (q == 2 ? 0x2604u : 0x3715u);
-  return tile::SelectBytes(own, peer, order);
+// ---- P in E4M3: 32 keys at a time ----
+
+template <int D>
+SAGE_TILE void ExponentiateE4m3(RowState<D>& state, const float (&s)[2][4][4], float c,
+                                uint8_t* my_sums, uint32_t (&p)[2][4]) {
+  float top[4];
+  bool beyond = false;
+  SAGE_UNROLL
+  for (int row = 0; row < 4; ++row) {
+    top[row] = LargestOfRow(s, row);
+    beyond = beyond || tile::Fma(top[row], c, state.m[row]) > kTop;
+  }
+  if (tile::Any(beyond)) {
+    SAGE_UNROLL
+    for (int row = 0; row < 4; ++row) top[row] *= c;
+    MoveOffsets<D>(state, top, my_sums);
+  }
+  SAGE_UNROLL
+  for (int row = 0; row < 4; ++row) {
+    float x[8];
+    state.r[row] += ExponentiateRow(s, row, c, state.m[row], x);
+    p[row / 2][row % 2] = tile::PackE4m3(x[0], x[1], x[2], x[3]);
+    p[row / 2][row % 2 + 2] = tile::PackE4m3(x[4], x[5], x[6], x[7]);
+  }
 }
 
 }  // namespace sm120

@@ -26,7 +26,7 @@ Workspace LayOut(const Problem& p, void* base) {
   w.dim = p.qk_dim <= 64 && p.v_dim <= 64 ? 64 : 128;
   w.tiles = static_cast<int>((p.kv_len + kTile - 1) / kTile);
   w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
-  w.q_rows = static_cast<int>((p.q_len + kRows - 1) / kRows * kRows);
+  w.q_rows = static_cast<int>((p.q_len + RowsOf(w.dim) - 1) / RowsOf(w.dim) * RowsOf(w.dim));
   w.tile_bytes = TileBytesOf(w.dim, fp8).all;
   const bool q_means = p.recipe.smooth_q > 0;
   const int64_t tiles = kv_heads * w.tiles, channels = kv_heads * w.dim;
@@ -48,7 +48,8 @@ Workspace LayOut(const Problem& p, void* base) {
   w.lse_shift = carver.Take<float>(p.want_lse ? rows : 0);
   w.mean_rows = carver.Take<float>(kv_heads * w.mean_groups * kMeanTiles * w.dim);
   w.q_scale = carver.Take<uint32_t>(rows * (w.dim / 64));
-  w.q_mean = carver.Take<uint32_t>(q_means ? rows / kRows * (w.dim / 16) * 64 : 0);
+  w.q_mean = carver.Take<uint32_t>(
+      q_means ? rows / RowsOf(w.dim) * MeanSetsOf(w.dim) * (w.dim / 16) * 64 : 0);
   w.k_half = carver.Take<uint32_t>(q_means ? tiles * kTile * (w.dim / 2) : 0);
   w.q_bad = carver.Take<uint8_t>(rows);
   w.marks = carver.Take<uint8_t>(tiles * kTile);

@@ -4,19 +4,25 @@
 // cuda/core/products.h (lane = 4g + q), so that a tile is one contiguous copy and a fragment one
 // vector load per thread: nothing is transposed or swizzled in the attention kernel. B = batch, Hq
 // / Hkv = heads of q / of k and v, D = 64 or 128 (both head_dims padded with zeros), T =
-// ceil(kv_len / 128) tiles of keys, R = q_len rounded up to 256, S = D / 64 steps along head_dim.
+// ceil(kv_len / 128) tiles of keys, R = q_len rounded up to whole blocks of rows, S = D / 64 steps
+// along head_dim. Whatever a thread loads of a tile lies at 16 lane from a constant: one register
+// addresses it all.
 //
 //   q_codes   [B·Hq][R/32][S][2 row tiles][lane]{4 words}   A fragments of MmaNvfp4
 //   q_scale   [B·Hq][R/32][S][lane] word                    scales of row g + 8q of the 32
-//   q_mean    [B·Hq][R/256][D/16][lane]{2 words}            fp16 means as B fragments of MmaHalf:
-//             column w is the mean that serves rows 32w..32w+31; times 2^q_exponent
+//   q_mean    [B·Hq][R/rows of a block][sets of 8 warps][D/16][lane]{2 words}   fp16 means as B
+//             fragments of MmaHalf: column w of set s is the mean that serves rows 32 (8s + w)..,
+//             times 2^q_exponent; 0 where a block has no such warp
 //   lse_shift float [B·Hq][R]                               scale · q · mean(k); with want_lse
 //   q_bad     uint8 [B·Hq][R]                               the row has a value that is not finite
 //   tiles     [B·Hkv][T]{tile image of tile_bytes}          copied to shared memory as it is:
 //     k codes  [4 groups of 32 keys][S][2 pairs of key tiles][lane]{tile 2p: b0, b1; 2p+1: b0, b1}
-//     k scale  [4][lane][S] word                            of key tile q, column g
-//     v, fp4   [2 steps of 64 keys]{codes [D/16 pairs of channel tiles][lane]{b0, b1; b0, b1},
-//              scales [lane][D/32] word of channel tile 4j + q, column g}
+//     k scale  [S][lane]{4 words}                           of key tile q, column g: word u S + s
+//     of
+//              the 4 S, for the 32 keys u and step s
+//     v, fp4   [2 steps of 64 keys]{codes [D/16 pairs of channel tiles][lane]{b0, b1; b0, b1}},
+//              scales [D/64][lane]{4 words}: word i D/32 + j of step i, channel tile 4j + q, column
+//              g
 //     v, e4m3  [4 groups of 32 keys][D/16][lane]{b0, b1; b0, b1}
 //   k_half    [B·Hkv][T][8][D/16][lane]{4 words}            k' in fp16, times 2^k_exponent, as A
 //             fragments of MmaHalf; row g / g + 8 of row tile m is the even / odd key of pair 8m +
@@ -44,9 +50,12 @@ namespace sage {
 namespace sm120 {
 
 constexpr int kTile = 128;     // tokens of k and v per tile: also the block of V's means
-constexpr int kWarps = 8;      // of a block that compute
 constexpr int kWarpRows = 32;  // of q per warp; recipes take means of q over 32 rows or 128
-constexpr int kRows = kWarps * kWarpRows;
+// Warps of a block that compute: as many as have registers for their sums.
+constexpr int WarpsOf(int dim) { return dim == 64 ? 12 : 8; }
+constexpr int RowsOf(int dim) { return WarpsOf(dim) * kWarpRows; }
+// Products of 8 columns that hold the means of a block.
+constexpr int MeanSetsOf(int dim) { return (WarpsOf(dim) + 7) / 8; }
 constexpr int kMeanTiles = 4;  // tiles of v per product with their means: the depth of MmaTf32
 constexpr int kQTile = 128;    // rows of q per block of the pre-pass
 
@@ -54,9 +63,6 @@ constexpr int kQTile = 128;    // rows of q per block of the pre-pass
 struct TileBytes {
   int k_codes, k_scale, v, all;
 };
-// Codes and scales of 64 tokens of v in fp4.
-template <int D>
-constexpr int kVHalfBytes = 64 * D / 2 + 64 * D / 16;
 constexpr TileBytes TileBytesOf(int dim, bool fp8) {
   TileBytes b = {};
   b.k_codes = kTile * dim / 2;
