@@ -29,6 +29,8 @@
 
 namespace sage::cuda::int8 {
 
+constexpr int kStepsPerTile = kTileTokens / kTileKeys;
+
 // Steps that a block and its warps take; all of them but the first bound are counts.
 struct Steps {
   int first = 0, end = 0;              // of the block
@@ -70,26 +72,24 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
   float* mean_scores = reinterpret_cast<float*>(memory + Form::kMeanScores);
   uint8_t* q_image = memory + Form::kQ + warp * Form::kTiles * Form::kQBytes;
   // Kept there rather than in registers: only cut steps and the end need it.
-  const Block& kept = *reinterpret_cast<const Block*>(memory + Form::kBlock);
+  Kept& stored = *reinterpret_cast<Kept*>(memory + Form::kBlock);
+  const Block& kept = stored.block;
 
   W w;
   LoadMagic(w.magic);
   const Block block(plan, Form::kBlockRows);
-  if (threadIdx.x == 0) *reinterpret_cast<Block*>(memory + Form::kBlock) = block;
   const Steps steps(plan, block.query0, Form::kBlockRows, warp_row, 8 * kRows);
-  const int64_t tiles = static_cast<int64_t>(space.tiles) * (kTileTokens / kTileKeys);
-  Copies copies;
-  copies.base = SharedAddress(memory);
-  copies.k = space.k_codes + block.kv_head * tiles * Form::kKBytes;
-  copies.v = space.v_codes + block.kv_head * tiles * Form::kVBytes;
-  copies.means = plan.smooth_v
-                     ? space.v_mean_units + block.kv_head * space.tiles * static_cast<int64_t>(D)
-                     : nullptr;
-  copies.first = steps.first;
-  copies.end = steps.end;
-  copies.Start(steps.first, 0);
-  // Scales of k by 32 keys.
-  const float* table_at = space.k_table + block.kv_head * space.tiles * 16 + lane % 4;
+  {
+    const int64_t kv_tiles = block.kv_head * space.tiles, kv_steps = kv_tiles * kStepsPerTile;
+    CopySources from;
+    from.k = space.k_codes + kv_steps * Form::kKBytes;
+    from.v = space.v_codes + kv_steps * Form::kVBytes;
+    from.table = space.k_table + kv_tiles * (kTileTokens / kStepTokens * 4);
+    from.means = plan.smooth_v ? space.v_mean_units + kv_tiles * D : nullptr;
+    if (threadIdx.x == 0) stored = {from, block};
+    if (steps.first < steps.end) Copies::Start(SharedAddress(memory), from, steps.first, 0, true);
+    CommitCopies();
+  }
   {
     const bool exists = block.query0 + warp_row < plan.see.q_len;
     const int64_t row0 = block.head * space.q_rows + block.query0 + warp_row;
@@ -124,51 +124,75 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     }
   }
 
-#pragma unroll 1
-  for (int i = steps.first; i < steps.end; ++i) {
-    // k and v of this step are there; nobody reads those of the step before any more.
+  int slot = 0;
+  int i = steps.first;
+  // k and v of step i are there, in `slot`; nobody reads those of the step before any more.
+  const auto begin = [&] {
     WaitForCopies<0>();
     __syncthreads();
-    const int slot = (i - steps.first) % 2;
-    copies.Start(i + 1, slot ^ 1);
+    if (i + 1 < steps.end)
+      Copies::Start(SharedAddress(memory), stored.from, i + 1, slot ^ 1, false);
+    CommitCopies();
+  };
+  const auto end_block = [&] {
+    w.EndBlock(plan.smooth_v ? reinterpret_cast<const float*>(memory + Copies::Means(i)) : nullptr,
+               sums);
+  };
+
+  while (i < steps.end) {
+    if (static_cast<unsigned>(i - steps.open_first) < static_cast<unsigned>(steps.open_count)) {
+      const int open_end = min(steps.end, steps.open_first + steps.open_count);
+#pragma unroll 1
+      for (; i < open_end; ++i) {
+        begin();
+        const uint8_t* keys = memory + slot * Copies::kSlotBytes;
+#pragma unroll
+        for (int at = 0; at < kTileKeys; at += Form::kKeys) {
+#pragma unroll
+          for (int n = 0; n < W::kTables; ++n) {
+            w.table[n] = reinterpret_cast<const float*>(
+                keys + Copies::kTable)[(at / kStepTokens + n) * 4 + lane % 4];
+          }
+          w.Scores(keys + at * Form::kKRowBytes, q_image);
+          float most[W::kTables][kRows];
+          w.Largest(most);
+          if (__any_sync(~0u, !w.template Fits<false>(most)))
+            w.template Move<false>(most, space.k_scale_most + kept.kv_head, sums);
+          w.template Outputs<false>(keys + Form::kKBytes + at * Form::kVRowBytes);
+        }
+        if (i % kStepsPerTile == kStepsPerTile - 1 || i + 1 == steps.end) end_block();
+        slot ^= 1;
+      }
+      continue;
+    }
+    begin();
     if (static_cast<unsigned>(i - steps.warp_first) < static_cast<unsigned>(steps.warp_count)) {
-      w.log2 =
-          static_cast<unsigned>(i - steps.open_first) >= static_cast<unsigned>(steps.open_count);
+      const uint8_t* keys = memory + slot * Copies::kSlotBytes;
 #pragma unroll 1
       for (int at = 0; at < kTileKeys; at += Form::kKeys) {
-#pragma unroll
-        for (int n = 0; n < W::kTables; ++n)
-          w.table[n] = __ldg(table_at + ((i * kTileKeys + at) / kStepTokens + n) * 4);
-        w.Scores(memory + Copies::K(slot) + at * Form::kKRowBytes, q_image);
-        float most[W::kTables][kRows];
-        if (w.log2) {
-          const float* shift = nullptr;
-          if (plan.smooth_q > 0) {
-            const int row = kept.query0 % kTileTokens + warp_row;
-            shift =
-                mean_scores + i % 2 * kMeanScoreFloats<Form::kBlockRows> +
-                (row / kTileTokens * kMostMeans + row % kTileTokens / plan.smooth_q) * kTileKeys +
-                at;
-          }
-          w.ToLog2(plan, kept, warp_row, i * kTileKeys + at, shift);
-          w.LargestOfLog2(most);
-        } else {
-          w.Largest(most);
+        w.Scores(keys + at * Form::kKRowBytes, q_image);
+        const float* shift = nullptr;
+        if (plan.smooth_q > 0) {
+          const int row = kept.query0 % kTileTokens + warp_row;
+          shift = mean_scores + i % 2 * kMeanScoreFloats<Form::kBlockRows> +
+                  (row / kTileTokens * kMostMeans + row % kTileTokens / plan.smooth_q) * kTileKeys +
+                  at;
         }
-        if (__any_sync(~0u, !w.Fits(most)))
-          w.Move(most, __uint_as_float(space.k_scale_most[kept.kv_head]), sums);
-        w.Outputs(memory + Copies::V(slot) + at * Form::kVRowBytes);
+        w.ToLog2(plan, kept, warp_row, i * kTileKeys + at, shift);
+        float most[W::kTables][kRows];
+        w.LargestOfLog2(most);
+        if (__any_sync(~0u, !w.template Fits<true>(most)))
+          w.template Move<true>(most, space.k_scale_most + kept.kv_head, sums);
+        w.template Outputs<true>(keys + Form::kKBytes + at * Form::kVRowBytes);
       }
     }
-    if (i % (kTileTokens / kTileKeys) == kTileTokens / kTileKeys - 1 || i + 1 == steps.end) {
-      w.EndBlock(
-          plan.smooth_v ? reinterpret_cast<const float*>(memory + Copies::Means(i)) : nullptr,
-          sums);
-    }
+    if (i % kStepsPerTile == kStepsPerTile - 1 || i + 1 == steps.end) end_block();
     if (plan.smooth_q > 0 && i + 1 < steps.end) {
       MeanScores<D, Form::kBlockRows, Form::kWarps>(
           plan, kept, i + 1, mean_scores + (i + 1) % 2 * kMeanScoreFloats<Form::kBlockRows>);
     }
+    slot ^= 1;
+    ++i;
   }
 
   w.EndSums();

@@ -10,6 +10,12 @@
 
 namespace sage::cuda::int8 {
 
+// What a block keeps in shared memory rather than in registers.
+struct Kept {
+  CopySources from;
+  Block block;
+};
+
 // kWarps_: 8 fit a multiprocessor by their registers, as one block or as two.
 template <int D, bool kInt4, Values kValues, int kWarps_ = 8>
 struct Instance {
@@ -46,7 +52,7 @@ struct Instance {
   static constexpr int kSums = kQ + kWarps * kTiles * kQBytes;  // of P, [row of a thread][thread]
   static constexpr int kMeanScores = kSums + 2 * kTiles * kThreads * 4;
   static constexpr int kBlock = kMeanScores + 2 * kMeanScoreFloats<kBlockRows> * 4;
-  static constexpr int kSharedBytes = kBlock + static_cast<int>(sizeof(Block));
+  static constexpr int kSharedBytes = kBlock + static_cast<int>(sizeof(Kept));
   static_assert(kSharedBytes <= 99 * 1024, "fits in sm_86 and sm_89");
 
   __device__ __forceinline__ static void StartScores(int (&s)[4], const uint32_t (&a)[4],

@@ -23,7 +23,7 @@ __device__ float2 ScaleOfChannel(uint32_t largest, float top) {
 
 template <int D>
 __global__ void __launch_bounds__(2 * D) Statistics(const __grid_constant__ PrepassPlan a) {
-  constexpr int kBatch = 16;  // loads in flight per thread
+  constexpr int kBatch = 32;  // loads in flight per thread
   const Workspace& space = a.space;
   const int tile = blockIdx.x % space.tiles, head = blockIdx.x / space.tiles;
   const bool is_v = threadIdx.x >= D;
@@ -37,9 +37,29 @@ __global__ void __launch_bounds__(2 * D) Statistics(const __grid_constant__ Prep
     const float* at = x.Row(head, first) + d;
     for (int t = 0; t < rows; t += kBatch) {
       float batch[kBatch];
+      if (t + kBatch <= rows) {
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        batch[i] = t + i < rows ? __ldg(at + (t + i) * x.strides.token) : __uint_as_float(kInfBits);
+        for (int i = 0; i < kBatch; ++i) batch[i] = __ldg(at + (t + i) * x.strides.token);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          batch[i] =
+              t + i < rows ? __ldg(at + (t + i) * x.strides.token) : __uint_as_float(kInfBits);
+        }
+      }
+      uint32_t most = 0;
+#pragma unroll
+      for (int i = 0; i < kBatch; i += 2)
+        most = __vimax3_u32(most, Magnitude(batch[i]), Magnitude(batch[i + 1]));
+      if (most < kInfBits) {
+        count += kBatch;
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          sum += static_cast<double>(batch[i]);
+          low = fminf(low, batch[i]);
+          high = fmaxf(high, batch[i]);
+        }
+        continue;
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {

@@ -29,9 +29,9 @@ struct Warp {
   float m[kRows];        // offset
   float part[kRows];  // sums of P over the current block of 128 keys; those before: shared memory
 
-  // Scores of a step: int32 sums from kMagicBits on, or, after ToLog2, floats in log2 units.
+  // Scores of a step: int32 sums from kMagicBits on, or, after ToLog2, floats in log2 units (kLog2
+  // of the functions below).
   int s[kTiles][kColumns][4];
-  bool log2;             // s holds floats
   float table[kTables];  // scales of k by 32 keys for this lane
   int magic[4];          // what scores start from
 
@@ -90,9 +90,14 @@ struct Warp {
   struct Line {
     float f, c;
   };
+  template <bool kLog2>
   __device__ __forceinline__ Line LineOf(int r, int h) const {
-    const float f = log2 ? 1.0f : __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
-    return {f, fmaf(log2 ? 0.0f : -kMagic, f, -m[r])};
+    if constexpr (kLog2) {
+      return {1.0f, -m[r]};
+    } else {
+      const float f = __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
+      return {f, fmaf(-kMagic, f, -m[r])};
+    }
   }
 
   // Largest score of each row of this thread, as scores stand; one or two groups of 32 keys.
@@ -125,13 +130,14 @@ struct Warp {
   }
 
   // Whether none of these takes P out of its range.
+  template <bool kLog2>
   __device__ __forceinline__ bool Fits(const float (&most)[kTables][kRows]) const {
     bool fits = true;
 #pragma unroll
     for (int h = 0; h < kTables; ++h) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Line line = LineOf(r, h);
+        const Line line = LineOf<kLog2>(r, h);
         fits &= fmaf(most[h][r], line.f, line.c) <= Form::kRoom;
       }
     }
@@ -139,19 +145,21 @@ struct Warp {
   }
 
   // Moves the offsets of the rows to their maxima, O and the sums with them. `sums`: this thread's
-  // sums of P in shared memory.
-  __device__ __forceinline__ void Move(const float (&largest)[kTables][kRows], float largest_k,
-                                       float* sums) {
+  // sums of P in shared memory. `largest_k`: bits of the largest scale of k.
+  template <bool kLog2>
+  __device__ __forceinline__ void Move(const float (&largest)[kTables][kRows],
+                                       const uint32_t* largest_k, float* sums) {
     float alpha[kRows];
+    const float k_scale = __uint_as_float(__ldg(largest_k));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float most = -INFINITY;
 #pragma unroll
       for (int h = 0; h < kTables; ++h)
-        most = fmaxf(most, (largest[h][r] - (log2 ? 0.0f : kMagic)) * LineOf(r, h).f);
+        most = fmaxf(most, (largest[h][r] - (kLog2 ? 0.0f : kMagic)) * LineOf<kLog2>(r, h).f);
       most = QuadMax(most) - Form::kStart;
       // m stays a multiple of the power of two above every f of the row, where that is finite.
-      const float unit = __uint_as_float(__float_as_uint(q_scale[r] * largest_k) & kInfBits) * 2.0f;
+      const float unit = __uint_as_float(__float_as_uint(q_scale[r] * k_scale) & kInfBits) * 2.0f;
       if (unit < 0x1p90f && fabsf(most) < INFINITY)
         most = __fsub_rn(__fadd_rn(most, kMagic * unit), kMagic * unit);
       const float now = fmaxf(m[r], most);
@@ -252,11 +260,12 @@ struct Warp {
   }
 
   // O += P v of the keys whose images lie at `v`.
+  template <bool kLog2>
   __device__ __forceinline__ void Outputs(const uint8_t* v) {
     const uint4* at = reinterpret_cast<const uint4*>(v) + threadIdx.x % 32;
     if constexpr (!Form::kBytes && !Form::kHalfAccumulator) {
       // 16 keys at a time: the softmax of the next 16 runs under the products of these.
-      SoftmaxOf(0, 2);
+      SoftmaxOf<kLog2>(0, 2);
 #pragma unroll
       for (int i = 0; i < kColumns / 2; ++i) {
         uint32_t p[kTiles][4];
@@ -277,13 +286,13 @@ struct Warp {
           if (i + 1 == kColumns / 2) continue;
 #pragma unroll
           for (int n = piece * kPairs / kPieces; n < (piece + 1) * kPairs / kPieces; ++n)
-            Softmax(n / 2, 2 * i + 2 + n % 2, LineOf(n / 2, (i + 1) / 2));
+            Softmax(n / 2, 2 * i + 2 + n % 2, LineOf<kLog2>(n / 2, (i + 1) / 2));
         }
       }
     } else {
       // Sums of 64 keys need all of P.
       constexpr int kImages = Form::kBytes ? kTables : kColumns / 2, kPieces = D / 16;
-      SoftmaxOf(0, kColumns);
+      SoftmaxOf<kLog2>(0, kColumns);
       uint32_t p[kTiles][kImages][4];
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
@@ -341,11 +350,13 @@ struct Warp {
   }
 
  private:
+  template <bool kLog2>
   __device__ __forceinline__ void SoftmaxOf(int from, int to) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-      for (int column = from; column < to; ++column) Softmax(r, column, LineOf(r, column / 4));
+      for (int column = from; column < to; ++column)
+        Softmax(r, column, LineOf<kLog2>(r, column / 4));
     }
   }
 
