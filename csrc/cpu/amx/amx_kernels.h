@@ -30,14 +30,14 @@ struct AmxKernels {
   // S and P, in one place.
   static int64_t PBytes() { return kRows * kScoreBytes; }
 
-  static void PackK(const Plan& plan, const Head& head, int64_t block, int /*rows*/, int padded,
+  static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
                     const float* x, const float* /*copy*/) {
-    PackKeyTiles(x, plan.qk_dims, padded, head.k + block * kBlock * plan.qk_dims);
+    PackKeyTiles(x, plan.qk_dims, padded, head.k + first * plan.qk_dims);
   }
 
-  static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
+  static void PackV(const Plan& plan, const Head& head, int64_t first, int padded, const float* x) {
     ForEachValuePanel(plan.v_dims, [&](int t, int width) {
-      uint8_t* panel = head.v + (t * plan.keys + block * kBlock * width) * 16 * Values::kBytes;
+      uint8_t* panel = head.v + (t * plan.keys + first * width) * 16 * Values::kBytes;
       for (int i = 0; i < width; ++i) {
         Values::PackValues(x + 16 * (t + i), plan.v_dims, padded, width * kTileBytes,
                            panel + i * kTileBytes);

@@ -18,6 +18,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/forward/fetch_ahead.h"
 #include "cpu/forward/mask_row.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/prepass.h"
@@ -274,11 +275,23 @@ SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, i
 // Brings group `g` of the task that starts at row0 into L2: reading q costs a worker more than
 // quantising it.
 SAGE_INLINE void PrefetchGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g) {
-  constexpr int64_t kLineFloats = 16;
   for (int64_t r = 0; r < kRows; ++r) {
     const int64_t row = row0 + g * kRows + r;
     const Source source = QSource(plan, head, row % plan.group, row / plan.group, 1);
-    for (int64_t d = 0; d < source.dim; d += kLineFloats) Prefetch(source.base + d);
+    PrefetchRow(source.base, source.dim);
+  }
+}
+
+// Brings the outputs of group `g` into the cache, to be written: else the writes wait for memory.
+SAGE_INLINE void PrefetchOutputs(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                                 int64_t g) {
+  const Problem& p = *plan.problem;
+  constexpr int64_t kLineFloats = 16;
+  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r) {
+    const int64_t row = row0 + r, q_head = head.kv_head * plan.group + row % plan.group;
+    const float* o =
+        plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + row / plan.group * p.o.token;
+    for (int64_t d = 0; d < p.v_dim; d += kLineFloats) __builtin_prefetch(o + d, 1);
   }
 }
 
@@ -358,7 +371,7 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
 
 template <class Kernels>
 SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
-                              const AttendScratch& scratch) {
+                              const AttendScratch& scratch, FetchAhead* fetch) {
   // Longest rows first: under causality the last block of rows sees the most keys.
   const int64_t block = plan.row_blocks - 1 - task;
   const int64_t row0 = block * plan.row_block;
@@ -395,8 +408,11 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const int padded = static_cast<int>(RoundUp(count, kKeyMultiple<Kernels>));
       const int64_t at = j0 + skip;
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
+      const bool last = j0 + kScoreStride >= to;
+      if (last) PrefetchOutputs(plan, head, row0, rows, g);
+      FetchStep(fetch);
       AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, scratch);
-      if (j0 + kScoreStride >= to) {
+      if (last) {
         // Tasks of a head come in descending order.
         if (block > 0) PrefetchGroup(plan, head, row0 - plan.row_block, g);
         // At once, while the outputs are in L1, and so that the writes of one group go to memory

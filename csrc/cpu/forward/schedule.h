@@ -72,6 +72,9 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
                                                                                       : 1));
   plan.pack_dims = plan.qk_dims + (recipe.smooth_q > 0 ? static_cast<int>(p.qk_dim) : 0);
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, MaxOf(kLanes, 16)));
+  plan.pack_tokens = recipe.k_group == TokenGroup::kToken && recipe.v_scale != VScale::kBlock64
+                         ? kPackTokens
+                         : kBlock;
   plan.rotation = recipe.rotate ? LargestPowerOfTwoDividing(plan.qk_dims) : 0;
   plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel ||
                   recipe.head_exponent;
@@ -161,9 +164,10 @@ SAGE_INLINE bool IsCancelled(const Plan& plan) {
   return plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed);
 }
 
-// One worker computes a head from beginning to end.
+// One worker computes a head from beginning to end, and fetches the operands of head `next`, if
+// that is a head.
 template <class Kernels>
-SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, uint8_t* head_memory,
+SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, int64_t next, uint8_t* head_memory,
                            uint8_t* scratch_memory) {
   Head head = HeadAt<Kernels>(plan, number, head_memory);
   const PrepassScratch prepass = PrepassScratchAt(plan, scratch_memory);
@@ -183,8 +187,12 @@ SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, uint8_t* head_memor
   }
   const AttendScratch scratch = AttendScratchAt<Kernels>(plan, scratch_memory);
   [[maybe_unused]] const TaskScope<Kernels> scope;
+  FetchAhead fetch = {};
+  if (next < plan.problem->batch * plan.problem->kv_heads) {
+    fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory));
+  }
   for (int64_t task = 0; task < plan.row_blocks; ++task) {
-    AttendTask<Kernels>(plan, head, task, scratch);
+    AttendTask<Kernels>(plan, head, task, scratch, &fetch);
   }
 }
 
@@ -198,7 +206,8 @@ SAGE_INLINE Status RunHeads(const Plan& plan, const Footprint& bytes, int64_t he
   ParallelFor(heads, workers, [&](int64_t task, int worker) {
     if (IsCancelled(plan)) return;
     uint8_t* own = memory + worker * each;
-    RunHead<Kernels>(plan, task, own, own + bytes.head);
+    // Workers take heads in turns, more or less.
+    RunHead<Kernels>(plan, task, task + workers, own, own + bytes.head);
   });
   return IsCancelled(plan) ? kCancelled : Status{};
 }
@@ -235,7 +244,9 @@ struct Wave {
         break;
       case Stage::kRows: {
         [[maybe_unused]] const TaskScope<Kernels> scope;
-        AttendTask<Kernels>(*plan, *head, piece.at, AttendScratchAt<Kernels>(*plan, scratch));
+        FetchAhead none = {};
+        AttendTask<Kernels>(*plan, *head, piece.at, AttendScratchAt<Kernels>(*plan, scratch),
+                            &none);
         break;
       }
     }

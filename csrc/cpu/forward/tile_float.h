@@ -143,43 +143,40 @@ struct FloatKernels {
   static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.pack_dims * 4; }
   static int64_t PBytes() { return 64; }  // P overwrites the scores
 
-  static void PackK(const Plan& plan, const Head& head, int64_t block, int rows, int padded,
+  static void PackK(const Plan& plan, const Head& head, int64_t first, int rows, int padded,
                     const float* x, const float* copy) {
     const int dims = plan.qk_dims, extra = plan.pack_dims - plan.qk_dims;
-    const float* scale = head.k_scale + block * kBlock;
-    float* base = reinterpret_cast<float*>(head.k) + block * kBlock * plan.pack_dims;
-    for (int t0 = 0; t0 < padded; t0 += kKeyTile) {
-      float* tile = base + t0 * plan.pack_dims;
-      const int whole = dims / kLanes * kLanes;
-      for (int t = 0; t < kKeyTile; t += kLanes) {
-        for (int d = 0; d < whole; d += kLanes) {
-          F32 block[kLanes];
-          for (int i = 0; i < kLanes; ++i) {
-            const int row = t0 + t + i;
-            block[i] = Mul(LoadU(x + row * dims + d), Set1(row < rows ? scale[row] : 0.0f));
-          }
-          Transpose(block);
-          for (int i = 0; i < kLanes; ++i) Store(tile + (d + i) * kKeyTile + t, block[i]);
+    const float* scale = head.k_scale + first;
+    const int whole = dims / kLanes * kLanes;
+    for (int t = 0; t < padded; t += kLanes) {
+      const int64_t at = (first + t) % kKeyTile;
+      float* tile = reinterpret_cast<float*>(head.k) + (first + t - at) * plan.pack_dims + at;
+      for (int d = 0; d < whole; d += kLanes) {
+        F32 part[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          const int row = t + i;
+          part[i] = Mul(LoadU(x + row * dims + d), Set1(row < rows ? scale[row] : 0.0f));
         }
+        Transpose(part);
+        for (int i = 0; i < kLanes; ++i) Store(tile + (d + i) * kKeyTile, part[i]);
       }
-      for (int t = 0; t < kKeyTile; ++t) {
-        const float* row = x + (t0 + t) * dims;
-        const float factor = t0 + t < rows ? scale[t0 + t] : 0.0f;
-        for (int d = whole; d < dims; ++d) tile[d * kKeyTile + t] = row[d] * factor;
-        const float* mean_row = copy + (t0 + t) * dims;
+      for (int i = 0; i < kLanes; ++i) {
+        const int row = t + i;
+        const float factor = row < rows ? scale[row] : 0.0f;
+        for (int d = whole; d < dims; ++d) tile[d * kKeyTile + i] = x[row * dims + d] * factor;
         for (int d = 0; d < extra; ++d) {
-          tile[(dims + d) * kKeyTile + t] = t0 + t < rows ? mean_row[d] * plan.k_sign : 0.0f;
+          tile[(dims + d) * kKeyTile + i] = row < rows ? copy[row * dims + d] * plan.k_sign : 0.0f;
         }
       }
     }
   }
 
-  static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
+  static void PackV(const Plan& plan, const Head& head, int64_t first, int padded, const float* x) {
     float* v = reinterpret_cast<float*>(head.v);
-    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int count) {
-      float* panel = v + first * kLanes * plan.keys + block * kBlock * count * kLanes;
+    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int vector, int count) {
+      float* panel = v + (vector * plan.keys + first * count) * kLanes;
       for (int j = 0; j < padded; ++j) {
-        memcpy(panel + j * count * kLanes, x + j * plan.v_dims + first * kLanes,
+        memcpy(panel + j * count * kLanes, x + j * plan.v_dims + vector * kLanes,
                sizeof(float) * static_cast<size_t>(count * kLanes));
       }
     });
