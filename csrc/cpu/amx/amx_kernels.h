@@ -23,6 +23,7 @@ template <class Values>
 struct AmxKernels {
   static constexpr int kKeyTile = 64;
   static constexpr int kDimsMultiple = kDimChunk;
+  static constexpr bool kBeginsOutputs = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
@@ -288,7 +289,7 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
 template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                               int /*count*/, bool clip,
+                                               int /*count*/, bool clip, bool /*fresh*/,
                                                const AttendScratch& scratch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
@@ -296,7 +297,7 @@ inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& hea
 template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                                int /*count*/, bool clip,
+                                                int /*count*/, bool clip, bool /*fresh*/,
                                                 const AttendScratch& scratch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);

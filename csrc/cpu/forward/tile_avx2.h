@@ -309,12 +309,13 @@ struct PvWords256 {
       }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
-        const __m256 a = _mm256_set1_ps(first == 0 ? alpha[r] : 1.0f);
+        const bool fresh = first == 0 && alpha == nullptr;
+        const __m256 a = _mm256_set1_ps(first > 0 || fresh ? 1.0f : alpha[r]);
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) {
           float* out = o + r * stride + 8 * t;
-          _mm256_store_ps(out,
-                          _mm256_fmadd_ps(a, _mm256_load_ps(out), _mm256_cvtepi32_ps(acc[r][t])));
+          const __m256 sum = _mm256_cvtepi32_ps(acc[r][t]);
+          _mm256_store_ps(out, fresh ? sum : _mm256_fmadd_ps(a, _mm256_load_ps(out), sum));
         }
       }
     }

@@ -199,8 +199,8 @@ struct QkWords512 {
   }
 };
 
-// o = alpha o + p v over keys [first, end) in integers; one panel of kCount vectors. The unsigned
-// operand of a byte product is p.
+// o = alpha o + p v (p v without alpha) over keys [first, end) in integers; one panel of kCount
+// vectors. The unsigned operand of a byte product is p.
 template <class Dwords, int kCount>
 SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first, int end, float* o,
                                    int64_t stride, const float* alpha) {
@@ -232,11 +232,12 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
-    const __m512 a = _mm512_set1_ps(alpha[r]);
+    const __m512 a = alpha == nullptr ? _mm512_setzero_ps() : _mm512_set1_ps(alpha[r]);
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) {
       float* out = o + r * stride + 16 * t;
-      _mm512_store_ps(out, _mm512_fmadd_ps(a, _mm512_load_ps(out), _mm512_cvtepi32_ps(acc[r][t])));
+      const __m512 sum = _mm512_cvtepi32_ps(acc[r][t]);
+      _mm512_store_ps(out, alpha == nullptr ? sum : _mm512_fmadd_ps(a, _mm512_load_ps(out), sum));
     }
   }
 }
@@ -392,10 +393,18 @@ struct PvBf16 {
     __m512 acc[kRows][kCount];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      const __m512 a = _mm512_set1_ps(alpha[r]);
 #pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t)
-        acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
+      for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_ps();
+    }
+    if (alpha != nullptr) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m512 a = _mm512_set1_ps(alpha[r]);
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) {
+          acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
+        }
+      }
     }
     const __m512i* values = reinterpret_cast<const __m512i*>(v);
     for (int j = 0; j < count; j += 8) {

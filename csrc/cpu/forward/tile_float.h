@@ -6,7 +6,7 @@
 // taken out, its term mean·k' rides along as further dims: q = [codes, mean], k = [codes, k'].
 //
 // Layouts (T = keys of a register tile, W = lanes of a panel):
-//   K  [key tile][dim][T]        Q  [row group][dim][6]        V  [panel of <= kPanel
+//   K  [key tile][dim][T]        Q  [row][dim]        V  [panel of <= kPanel
 //   vectors][key][W]
 // Register tile of scores: 6 rows x T keys; of outputs: 6 rows x W dims.
 #ifndef SAGE_CPU_FORWARD_TILE_FLOAT_H_
@@ -59,6 +59,7 @@ SAGE_INLINE void ForEachKeyTile(int count, const Fn& fn) {
 template <int kVectors>
 SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float* s,
                                 F32 most[kRows]) {
+  const int64_t stride = dims;
   constexpr int kTile = kFloatVectors * kLanes;
   F32 acc[kRows][kVectors];
 #pragma GCC unroll 6
@@ -73,12 +74,12 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
     for (int t = 0; t < kVectors; ++t) key[t] = Load(k + t * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      const F32 a = Set1(q[r]);
+      const F32 a = Set1(q[r * stride]);
 #pragma GCC unroll 4
       for (int t = 0; t < kVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
     }
     k += kTile;
-    q += kRows;
+    ++q;
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -93,16 +94,23 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
   }
 }
 
-// o[6][width] = alpha o + p v over `count` keys; one panel of kCount vectors.
+// o[6][width] = alpha o + p v (p v without alpha) over `count` keys; one panel of kCount vectors.
 template <int kCount>
 SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, float* o,
                                    int64_t o_stride, const float* alpha) {
   F32 acc[kRows][kCount];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
-    const F32 a = Set1(alpha[r]);
 #pragma GCC unroll 4
-    for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
+    for (int t = 0; t < kCount; ++t) acc[r][t] = Zero();
+  }
+  if (alpha != nullptr) {
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const F32 a = Set1(alpha[r]);
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
+    }
   }
 #pragma GCC unroll 4
   for (int j = 0; j < count; ++j) {
@@ -136,7 +144,7 @@ SAGE_INLINE void ForEachPanel(int v_dims, const Fn& fn) {
 struct FloatKernels {
   static constexpr int kKeyTile = kFloatVectors * kLanes;
   static constexpr int kDimsMultiple = 1;
-  static constexpr bool kIntegerRowSum = false;
+  static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.pack_dims * 4; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * 4; }
@@ -186,10 +194,11 @@ struct FloatKernels {
   // factor is folded in.
   static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
                      const float* mean) {
-    float* out = reinterpret_cast<float*>(q) + r / kRows * kRows * plan.pack_dims + r % kRows;
-    for (int d = 0; d < plan.qk_dims; ++d) out[d * kRows] = (x[d] * scale) * plan.q_factor;
-    for (int d = plan.qk_dims; d < plan.pack_dims; ++d)
-      out[d * kRows] = mean[d - plan.qk_dims] * plan.q_factor;
+    float* out = reinterpret_cast<float*>(q) + r * plan.pack_dims;
+    for (int d = 0; d < plan.qk_dims; ++d) out[d] = (x[d] * scale) * plan.q_factor;
+    for (int d = plan.qk_dims; d < plan.pack_dims; ++d) {
+      out[d] = mean[d - plan.qk_dims] * plan.q_factor;
+    }
     return 1.0f;
   }
 
@@ -276,7 +285,8 @@ struct FloatKernels {
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
     const int64_t size = kRows * plan.v_dims;
     for (int r = 0; r < kRows; ++r) {
-      for (int d = 0; d < plan.v_dims; ++d) o[r * plan.v_dims + d] *= alpha[r];
+      float* row = o + r * plan.v_dims;
+      for (int d = 0; d < plan.v_dims; ++d) row[d] = alpha == nullptr ? 0.0f : row[d] * alpha[r];
     }
     if (!model.per_64_keys) RoundAccumulator(model, o, size);
     for (int first = 0; first < count; first += 64) {

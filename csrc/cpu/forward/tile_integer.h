@@ -19,6 +19,7 @@ template <class Qk, class Pv>
 struct IntegerKernels {
   static constexpr int kKeyTile = Qk::kKeyTile;
   static constexpr int kDimsMultiple = Qk::kDims;
+  static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims * Qk::kBytes; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Pv::kBytes; }

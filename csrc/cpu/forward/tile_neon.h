@@ -215,12 +215,13 @@ struct PvWordsNeon {
       }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
-        const F32 a = Set1(first == 0 ? alpha[r] : 1.0f);
+        const bool fresh = first == 0 && alpha == nullptr;
+        const F32 a = Set1(first > 0 || fresh ? 1.0f : alpha[r]);
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) {
           float* out = o + r * stride + 8 * t;
           const F32 sums = {vcvtq_f32_s32(acc[r][2 * t]), vcvtq_f32_s32(acc[r][2 * t + 1])};
-          Store(out, Fma(a, Load(out), sums));
+          Store(out, fresh ? sums : Fma(a, Load(out), sums));
         }
       }
     }
