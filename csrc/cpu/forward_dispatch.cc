@@ -11,8 +11,10 @@
 namespace sage {
 namespace {
 
-// What a thread keeps between calls; larger buffers go back after the call.
+// What a thread keeps between calls; larger buffers go back after the call, and the next one pays
+// for new pages. Room for a wave of heads and the scratch of each of its workers (schedule.h).
 constexpr size_t kKeptBytes = size_t{24} << 20;
+constexpr size_t kKeptBytesPerThread = size_t{3} << 20;
 
 ForwardFunction FunctionOf(Isa isa) {
   switch (isa) {
@@ -74,7 +76,7 @@ Status Run(const Problem& problem, const ForwardBuffers& buffers, const Inspecti
       inspect == nullptr && IsDecoding(problem)
           ? CacheFunctionsOf(options.isa).decode(problem, buffers, options, &workspace)
           : FunctionOf(options.isa)(problem, buffers, inspect, options, &workspace);
-  workspace.Trim();
+  workspace.Trim(options.threads);
   return status;
 }
 
@@ -92,8 +94,9 @@ uint8_t* Workspace::Reserve(size_t bytes) {
   return data_;
 }
 
-void Workspace::Trim() {
-  if (size_ <= kKeptBytes) return;
+void Workspace::Trim(int threads) {
+  const size_t kept = kKeptBytesPerThread * static_cast<size_t>(threads);
+  if (size_ <= (kept > kKeptBytes ? kept : kKeptBytes)) return;
   std::free(data_);
   data_ = nullptr;
   size_ = 0;

@@ -222,6 +222,16 @@ void RunTasks(int64_t tasks, int threads, TaskFunction function, void* context) 
   inside_a_task = false;
 }
 
+void WaitABit(int64_t passes) {
+  // Some 5 us, as long as a helper spins for work.
+  constexpr int64_t kSpinningPasses = 100;
+  if (passes < kSpinningPasses) {
+    Pause();
+  } else {
+    std::this_thread::yield();
+  }
+}
+
 int PoolThreadCount() {
   const Pool* pool = shared_pool.load(std::memory_order_acquire);
   return pool == nullptr ? 0 : pool->threads.load(std::memory_order_relaxed);

@@ -24,7 +24,11 @@ constexpr int kMaxThreads = 1024;
 using TaskFunction = void (*)(void* context, int64_t task, int worker);
 void RunTasks(int64_t tasks, int threads, TaskFunction function, void* context);
 
-// The same for a callable fn(int64_t task, int worker), called through a pointer: nothing is
+// One turn of waiting for another thread's work: spins at first (passes counts the turns so far),
+// then yields the processor.
+void WaitABit(int64_t passes);
+
+// RunTasks for a callable fn(int64_t task, int worker), called through a pointer: nothing is
 // allocated. It is static so that a file compiled for one instruction set never lends its copy to
 // another (the linker keeps only one of an inline function).
 template <typename Fn>

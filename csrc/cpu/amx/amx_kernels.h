@@ -10,6 +10,7 @@
 #ifndef SAGE_CPU_AMX_AMX_KERNELS_H_
 #define SAGE_CPU_AMX_AMX_KERNELS_H_
 
+#include "cpu/amx/pack_rows.h"
 #include "cpu/amx/score_tiles.h"
 #include "cpu/amx/transpose.h"
 #include "cpu/amx/value_tiles.h"
@@ -22,6 +23,7 @@ template <class Values>
 struct AmxKernels {
   static constexpr int kKeyTile = 64;
   static constexpr int kDimsMultiple = kDimChunk;
+  static constexpr bool kBeginsOutputs = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
@@ -29,14 +31,14 @@ struct AmxKernels {
   // S and P, in one place.
   static int64_t PBytes() { return kRows * kScoreBytes; }
 
-  static void PackK(const Plan& plan, const Head& head, int64_t block, int /*rows*/, int padded,
+  static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
                     const float* x, const float* /*copy*/) {
-    PackKeyTiles(x, plan.qk_dims, padded, head.k + block * kBlock * plan.qk_dims);
+    PackKeyTiles(x, plan.qk_dims, padded, head.k + first * plan.qk_dims);
   }
 
-  static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
+  static void PackV(const Plan& plan, const Head& head, int64_t first, int padded, const float* x) {
     ForEachValuePanel(plan.v_dims, [&](int t, int width) {
-      uint8_t* panel = head.v + (t * plan.keys + block * kBlock * width) * 16 * Values::kBytes;
+      uint8_t* panel = head.v + (t * plan.keys + first * width) * 16 * Values::kBytes;
       for (int i = 0; i < width; ++i) {
         Values::PackValues(x + 16 * (t + i), plan.v_dims, padded, width * kTileBytes,
                            panel + i * kTileBytes);
@@ -50,6 +52,90 @@ struct AmxKernels {
     return scale * plan.q_factor;
   }
 };
+
+// Whether rows go to tiles without a stop in memory (pack_rows.h): whole chunks of dims, a scale
+// for each row, and nobody who wants to see the codes. All of the public recipes' tuned forms.
+SAGE_INLINE bool PacksDirectly(const Plan& plan) {
+  const Problem& p = *plan.problem;
+  const Recipe& recipe = p.recipe;
+  return plan.inspect == nullptr && recipe.k_group == TokenGroup::kToken &&
+         recipe.q_group == TokenGroup::kToken && recipe.rounding == Rounding::kEven &&
+         recipe.smooth_q == 0 && recipe.smooth_v == 0 && p.qk_dim == plan.qk_dims &&
+         p.v_dim == plan.v_dims;
+}
+
+// The general packing and preparation under another name, for what the direct ones leave.
+template <class Values>
+struct GeneralAmxKernels : AmxKernels<Values> {};
+
+template <class Values>
+SAGE_INLINE void PackBlockOfTiles(const Plan& plan, Head* head, int64_t block,
+                                  const PrepassScratch& scratch) {
+  if (PacksDirectly(plan)) {
+    const Problem& p = *plan.problem;
+    const int64_t first = block * kBlock;
+    const int count = static_cast<int>(MinOf(kBlock, p.kv_len - first));
+    const int padded = static_cast<int>(RoundUp(count, AmxKernels<Values>::kKeyTile));
+    const float* k =
+        plan.buffers->k + head->batch * p.k.batch + head->kv_head * p.k.head + first * p.k.token;
+    const float* v =
+        plan.buffers->v + head->batch * p.v.batch + head->kv_head * p.v.head + first * p.v.token;
+    if (PackKeyRows(k, p.k.token, count, padded, plan.qk_dims,
+                    p.recipe.smooth_k ? head->k_mean : nullptr, plan.k_sign,
+                    head->k + first * plan.qk_dims, head->k_scale + first) &&
+        PackValueRows<Values>(v, p.v.token, count, padded, plan.v_dims, plan.keys, first,
+                              head->v_inverse, head->v)) {
+      memset(head->not_finite + first, 0, kBlock);
+      return;
+    }
+  }
+  PackBlock<GeneralAmxKernels<Values>>(plan, head, block, scratch);
+}
+
+template <class Values>
+SAGE_INLINE void PrepareGroupOfTiles(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                                     int64_t g, const AttendScratch& scratch) {
+  bool done = PacksDirectly(plan);
+  for (int64_t r0 = g * kRows; done && r0 < (g + 1) * kRows; r0 += 16) {
+    const float* row[16];
+    for (int r = 0; r < 16; ++r) {
+      const int64_t at = RowOfGroup(row0, rows, r0, r);
+      row[r] = QSource(plan, head, at % plan.group, at / plan.group, 1).base;
+    }
+    __m512 scale;
+    done = PackQueryRows(row, plan.qk_dims, scratch.q + r0 * plan.qk_dims, &scale);
+    if (!done) break;
+    const __m512 c = _mm512_mul_ps(scale, _mm512_set1_ps(plan.q_factor));
+    // FactorOf of each.
+    const __mmask16 zero = _mm512_cmp_ps_mask(c, _mm512_setzero_ps(), _CMP_EQ_OQ);
+    _mm512_store_ps(scratch.c + r0, _mm512_mask_mov_ps(c, zero, _mm512_set1_ps(FactorOf(0.0f))));
+    memset(scratch.bad + r0, 0, 16);
+  }
+  if (!done) PrepareGroup<GeneralAmxKernels<Values>>(plan, head, row0, rows, g, scratch);
+}
+
+template <>
+inline void PackBlock<AmxKernels<ValuesBf16>>(const Plan& plan, Head* head, int64_t block,
+                                              const PrepassScratch& scratch) {
+  PackBlockOfTiles<ValuesBf16>(plan, head, block, scratch);
+}
+template <>
+inline void PackBlock<AmxKernels<ValuesBytes>>(const Plan& plan, Head* head, int64_t block,
+                                               const PrepassScratch& scratch) {
+  PackBlockOfTiles<ValuesBytes>(plan, head, block, scratch);
+}
+template <>
+inline void PrepareGroup<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
+                                                 int64_t rows, int64_t g,
+                                                 const AttendScratch& scratch) {
+  PrepareGroupOfTiles<ValuesBf16>(plan, head, row0, rows, g, scratch);
+}
+template <>
+inline void PrepareGroup<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
+                                                  int64_t rows, int64_t g,
+                                                  const AttendScratch& scratch) {
+  PrepareGroupOfTiles<ValuesBytes>(plan, head, row0, rows, g, scratch);
+}
 
 // Integer scores of one row times the keys' scales, in place; the largest by lane.
 SAGE_INLINE F32 ScaleRow(float* s, const float* k_scale, int count) {
@@ -168,14 +254,20 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
                            s + r * kScorePitch);
     }
   }
+  // Nothing attended to so far in any row: o starts here.
+  bool first = true;
+  for (int r = 0; r < kActive; r += 16) {
+    const __m512 m = _mm512_load_ps(scratch.m + r0 + r);
+    first &= _mm512_cmp_ps_mask(m, _mm512_set1_ps(kMinusInf), _CMP_NEQ_UQ) == 0;
+  }
   alignas(64) float alpha[kRows];
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
     SoftmaxRows<Values>(plan, scratch, s + 16 * half * kScorePitch, r0 + 16 * half, count,
                         most + 16 * half, alpha + 16 * half, sums[half]);
   }
-  Values::template Accumulate<kBoth>(plan, head, s, j0, count, scratch.o + r0 * plan.v_dims, alpha,
-                                     scratch.partial);
+  Values::template Accumulate<kBoth>(plan, head, s, j0, count, first, scratch.o + r0 * plan.v_dims,
+                                     alpha, scratch.partial);
   if (plan.problem->recipe.smooth_v > 0) {
     AddMeans(plan, head, j0, count, scratch.o_mean + r0 * plan.v_dims, alpha, sums, kActive);
   }
@@ -197,7 +289,7 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
 template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                               int /*count*/, bool clip,
+                                               int /*count*/, bool clip, bool /*fresh*/,
                                                const AttendScratch& scratch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
@@ -205,7 +297,7 @@ inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& hea
 template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                                int /*count*/, bool clip,
+                                                int /*count*/, bool clip, bool /*fresh*/,
                                                 const AttendScratch& scratch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);

@@ -3,6 +3,7 @@
 // Layouts, d in chunks of 64 dims (head_dim is padded with zeros to a multiple of 64):
 //   Q  [row][dims]                                one tile = 16 rows x 64 dims, stride dims
 //   K  [keys/16][dims/64][16 dwords][16 keys][4]  one tile = 16 keys x 64 dims, 1 KiB in one piece
+//      (a dword is four dims; their order within a chunk is that of CodesToBytes, in Q and K)
 //   S  int32 [32][272]                            one tile = 16 rows x 16 keys, stride 1,088
 //
 // Tiles, by head_dim:  64        Q0 Q1 | K0 K1 | S00 S01 S10 S11: Q stays, 2 loads for 4 products
@@ -28,16 +29,17 @@ constexpr int kDimChunk = 64;
 constexpr int kScorePitch = kScoreStride + 16;
 constexpr int64_t kScoreBytes = kScorePitch * 4;
 
-// 64 codes held as floats become 64 bytes.
+// Four vectors of 16 codes held as floats, rounded to the nearest integer, become 64 bytes. Groups
+// of four dims keep together but change places, 4 x 4 transposed: two instructions less than in
+// order, and a product of Q and K does not mind as long as both do it.
+SAGE_INLINE __m512i CodesToBytes(const F32 x[4]) {
+  const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0].r), _mm512_cvtps_epi32(x[1].r));
+  const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(x[2].r), _mm512_cvtps_epi32(x[3].r));
+  return _mm512_packs_epi16(low, high);
+}
 SAGE_INLINE __m512i CodesToBytes(const float* x) {
-  __m128i part[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    part[i] = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_loadu_ps(x + 16 * i)));
-  }
-  const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(part[0]), part[1], 1);
-  const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(part[2]), part[3], 1);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  const F32 chunk[4] = {LoadU(x), LoadU(x + 16), LoadU(x + 32), LoadU(x + 48)};
+  return CodesToBytes(chunk);
 }
 
 SAGE_INLINE void PackKeyTiles(const float* x, int dims, int keys, uint8_t* out) {

@@ -47,6 +47,13 @@ struct MaxLanes {
   SAGE_INLINE __m512 Of(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
 };
 
+// The larger of two magnitudes held as bits (MaxMagnitude); loses no NaN.
+struct MaxBitsLanes {
+  SAGE_INLINE __m512 Of(__m512 a, __m512 b) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
+};
+
 // Lane i of the result is the sum (maximum) over the lanes of rows[i].
 template <class Op>
 SAGE_INLINE F32 ReduceRows(const F32 rows[16]) {

@@ -6,7 +6,7 @@
 //                two tiles, 2 KiB in one piece, and the next product the next 2 KiB
 //   Row          the softmax of one row, in place: element j of P overwrites what was read of S,
 //                so scores and probabilities share one buffer of 32 KiB and both stay in L1
-//   Accumulate   o = alpha o + p v
+//   Accumulate   o = alpha o + p v; o = p v for the first keys of a group, whatever o holds
 #ifndef SAGE_CPU_AMX_VALUE_TILES_H_
 #define SAGE_CPU_AMX_VALUE_TILES_H_
 
@@ -33,13 +33,13 @@ SAGE_INLINE F32 Exp2Floor(F32 x) {
   return {_mm512_scalef_ps(p.r, x.r)};
 }
 
-// Rows of one panel: tiles of O from memory, products over the keys, back to memory. Dots supplies
-// the product and kFromMemory, whether sums start from o or from zero; kPair is 32 dims or 16.
+// Rows of one panel: tiles of O from memory or zero, products over the keys, back to memory. Dots
+// supplies the product; kPair is 32 dims or 16.
 template <class Dots, bool kBoth, bool kPair>
 SAGE_INLINE void ValuePanel(const uint8_t* p, const uint8_t* v, int64_t v_stride, int steps,
-                            uint8_t* o, int64_t o_stride) {
+                            uint8_t* o, int64_t o_stride, bool from_memory) {
   uint8_t* o1 = o + 16 * o_stride;
-  if (Dots::kFromMemory) {
+  if (from_memory) {
     LoadTile<4>(o, o_stride);
     if (kPair) LoadTile<5>(o + 64, o_stride);
     if (kBoth) LoadTile<6>(o1, o_stride);
@@ -79,10 +79,11 @@ SAGE_INLINE void ForEachValuePanel(int v_dims, const Fn& fn) {
   for (int t = 0; t < tiles; t += 2) fn(t, t + 2 <= tiles ? 2 : 1);
 }
 
-// All panels: sums over keys [j0, j0 + count) into o (float or int32), [rows][v_dims].
+// All panels: sums over keys [j0, j0 + count) into o (float or int32), [rows][v_dims], on top of
+// what it holds or instead.
 template <class Values, bool kBoth>
 SAGE_INLINE void ValuePanels(const Plan& plan, const Head& head, const float* p, int64_t j0,
-                             int count, void* o) {
+                             int count, void* o, bool from_memory) {
   const uint8_t* weights = reinterpret_cast<const uint8_t*>(p);
   const int64_t o_stride = int64_t{plan.v_dims} * 4;
   const int steps = count / Values::kStep;
@@ -90,9 +91,11 @@ SAGE_INLINE void ValuePanels(const Plan& plan, const Head& head, const float* p,
     const uint8_t* panel = head.v + (t * plan.keys + j0 * width) * 16 * Values::kBytes;
     uint8_t* out = static_cast<uint8_t*>(o) + 64 * t;
     if (width == 2) {
-      ValuePanel<Values, kBoth, true>(weights, panel, 2 * kTileBytes, steps, out, o_stride);
+      ValuePanel<Values, kBoth, true>(weights, panel, 2 * kTileBytes, steps, out, o_stride,
+                                      from_memory);
     } else {
-      ValuePanel<Values, kBoth, false>(weights, panel, kTileBytes, steps, out, o_stride);
+      ValuePanel<Values, kBoth, false>(weights, panel, kTileBytes, steps, out, o_stride,
+                                       from_memory);
     }
   });
 }
@@ -103,7 +106,6 @@ struct ValuesBf16 {
   static constexpr int kStep = 32;
   static constexpr bool kRoundedSum = false;
 
-  static constexpr bool kFromMemory = true;
   template <int kC, int kA, int kB>
   SAGE_INLINE void Dot() {
     DotBf16<kC, kA, kB>();
@@ -119,6 +121,18 @@ struct ValuesBf16 {
       const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(low, 16), high);
       _mm512_storeu_si512(out + j / kStep * v_stride + j % kStep / 2 * 64, pair);
     }
+  }
+
+  // 16 dims of two keys, in float32, to one line of a tile.
+  static constexpr int kGroup = 2;
+  SAGE_INLINE __m512i Group(const F32 x[2], const float* /*inverse*/) {
+    alignas(64) static constexpr uint16_t kInterleave[32] = {
+        0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512bh pair = _mm512_cvtne2ps_pbh(x[1].r, x[0].r);
+    __m512i words;
+    memcpy(&words, &pair, 64);
+    return _mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), words);
   }
 
   // Keys [first, end) of one row; the sum of the unrounded p by lane.
@@ -139,16 +153,21 @@ struct ValuesBf16 {
 
   template <bool kBoth>
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* p, int64_t j0,
-                                int count, float* o, const float* alpha, float* /*partial*/) {
+                                int count, bool first, float* o, const float* alpha,
+                                float* /*partial*/) {
     const int v_dims = plan.v_dims;
-    for (int r = 0; r < (kBoth ? 32 : 16); ++r) {
+    for (int r0 = 0; !first && r0 < (kBoth ? 32 : 16); r0 += 16) {
       // The maximum of most rows stands after a few blocks.
-      if (alpha[r] == 1.0f) continue;
-      const F32 a = Set1(alpha[r]);
-      float* row = o + r * v_dims;
-      for (int d = 0; d < v_dims; d += 16) Store(row + d, Mul(a, Load(row + d)));
+      unsigned moved =
+          _mm512_cmp_ps_mask(_mm512_load_ps(alpha + r0), _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
+      for (; moved != 0; moved &= moved - 1) {
+        const int r = r0 + __builtin_ctz(moved);
+        const F32 a = Set1(alpha[r]);
+        float* row = o + r * v_dims;
+        for (int d = 0; d < v_dims; d += 16) Store(row + d, Mul(a, Load(row + d)));
+      }
     }
-    ValuePanels<ValuesBf16, kBoth>(plan, head, p, j0, count, o);
+    ValuePanels<ValuesBf16, kBoth>(plan, head, p, j0, count, o, !first);
   }
 };
 
@@ -158,7 +177,6 @@ struct ValuesBytes {
   static constexpr int kStep = 64;
   static constexpr bool kRoundedSum = true;
 
-  static constexpr bool kFromMemory = false;
   template <int kC, int kA, int kB>
   SAGE_INLINE void Dot() {
     DotUint8<kC, kA, kB>();
@@ -177,6 +195,20 @@ struct ValuesBytes {
       }
       _mm512_storeu_si512(out + j / kStep * v_stride + j % kStep / 4 * 64, quad);
     }
+  }
+
+  // 16 dims of four keys, rounded to the codes of their channels, to one line of a tile.
+  static constexpr int kGroup = 4;
+  SAGE_INLINE __m512i Group(const F32 x[4], const float* inverse) {
+    const F32 by = Load(inverse);
+    __m512i code[4];
+#pragma GCC unroll 4
+    for (int e = 0; e < 4; ++e) code[e] = _mm512_cvtps_epi32(Mul(x[e], by).r);
+    // Each 128 bits now hold four dims of the four keys; a dim's four go together.
+    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(code[0], code[1]),
+                                             _mm512_packs_epi32(code[2], code[3]));
+    return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi8(
+                                          0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
   }
 
   // Sums of the rounded p, and of the unrounded in *exact where that is wanted; both in units of
@@ -201,9 +233,10 @@ struct ValuesBytes {
 
   template <bool kBoth>
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* p, int64_t j0,
-                                int count, float* o, const float* alpha, float* partial) {
+                                int count, bool /*first*/, float* o, const float* alpha,
+                                float* partial) {
     const int v_dims = plan.v_dims;
-    ValuePanels<ValuesBytes, kBoth>(plan, head, p, j0, count, partial);
+    ValuePanels<ValuesBytes, kBoth>(plan, head, p, j0, count, partial, false);
     for (int r = 0; r < (kBoth ? 32 : 16); ++r) {
       const F32 a = Set1(alpha[r]);
       float* row = o + r * v_dims;

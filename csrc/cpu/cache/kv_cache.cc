@@ -201,7 +201,7 @@ Status KvCache::Attend(const Problem& problem, const ForwardBuffers& buffers,
   const CacheView view = {&shape_, pages_->list.data(), k_mean_.data()};
   const Status status =
       CacheFunctionsOf(options.isa).attend(view, problem, buffers, options, &workspace);
-  workspace.Trim();
+  workspace.Trim(options.threads);
   return status;
 }
 

@@ -18,6 +18,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/forward/fetch_ahead.h"
 #include "cpu/forward/mask_row.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/prepass.h"
@@ -79,6 +80,21 @@ SAGE_INLINE float FactorOf(float c) { return c == 0.0f ? 1e-30f : c; }
 // Row r of the group whose first row is row0 + r0: rows of padding repeat the task's last one.
 SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
   return row0 + MinOf(r0 + r, rows - 1);
+}
+
+// Rows of a task one after the other, as query i of query head g of the group (a division for each
+// row would cost as much as copying it).
+struct RowWalk {
+  int64_t i, g;
+  void Next(const Plan& plan) {
+    if (++g < plan.group) return;
+    g = 0;
+    ++i;
+  }
+};
+
+SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
+  return {row / plan.group, row % plan.group};
 }
 
 // Quantises row r of the task and packs it; returns whether every value was finite.
@@ -154,28 +170,29 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
   const bool by_row = recipe.qk == QkFormat::kInt8 && recipe.q_group == TokenGroup::kToken &&
                       recipe.rounding == Rounding::kEven;
-  const bool together = (by_norm || by_row) && recipe.smooth_q == 0 && plan.inspect == nullptr;
+  const bool together = (by_norm || by_row || recipe.qk == QkFormat::kFloat32) &&
+                        recipe.smooth_q == 0 && plan.inspect == nullptr;
   if (together) {
     const int dims = plan.qk_dims;
     F32 all = Zero();
+    RowWalk at = WalkFrom(plan, row0 + r0);
     for (int r = 0; r < kRows; ++r) {
-      const int64_t row = RowOfGroup(row0, rows, r0, r);
-      const Source source = QSource(plan, head, row % plan.group, row / plan.group, 1);
+      const Source source = QSource(plan, head, at.g, at.i, 1);
       all = LoadRow(source.base, source.dim, dims, all, scratch.x + r * dims,
                     [](F32 value, int, int) { return value; });
+      if (r0 + r + 1 < rows) at.Next(plan);
     }
     if (ReduceMaxBits(all) < kInfBits) {
       float scale[kRows];
       if (by_norm) {
         QuantizeByNorm(scratch.x, kRows, dims,
                        recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ, scale);
+      } else if (by_row) {
+        float inverse[kRows];
+        TokenScales(scratch.x, kRows, dims, 127.0f, scale, inverse);
+        for (int r = 0; r < kRows; ++r) RoundCodes(scratch.x + r * dims, dims, inverse[r]);
       } else {
-        RowMaxima(scratch.x, kRows, dims, scale);
-        for (int r = 0; r < kRows; ++r) {
-          const ScalePair pair = ScaleOf(MagnitudeBits(scale[r]), 127.0f);
-          RoundCodes(scratch.x + r * dims, dims, pair.inverse);
-          scale[r] = pair.scale;
-        }
+        for (int r = 0; r < kRows; ++r) scale[r] = 1.0f;
       }
       for (int r = 0; r < kRows; ++r) {
         const float* x = scratch.x + r * dims;
@@ -214,6 +231,17 @@ SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_
   }
 }
 
+// o = acc · code · V's scales.
+SAGE_INLINE void ScaleOutputs(const float* acc, float code, const float* v_scale, int64_t v_dim,
+                              float* o) {
+  const F32 codes = Set1(code);
+  int64_t d0 = 0;
+  for (; d0 + kLanes <= v_dim; d0 += kLanes) {
+    StoreU(o + d0, Mul(Load(acc + d0), Mul(codes, Load(v_scale + d0))));
+  }
+  for (; d0 < v_dim; ++d0) o[d0] = acc[d0] * (code * v_scale[d0]);
+}
+
 // o / l with V's scale and mean, and lse, for row r of the task.
 SAGE_NOINLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
                              const AttendScratch& scratch) {
@@ -233,13 +261,7 @@ SAGE_NOINLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, in
   const bool rounded_sum = recipe.row_sum == RowSum::kQuantized;
   const float inverse = 1.0f / l;
   const float code = rounded_sum ? inverse : inverse / recipe.p_top;
-  const float* acc = scratch.o + r * plan.v_dims;
-  const F32 codes = Set1(code);
-  int64_t d0 = 0;
-  for (; d0 + kLanes <= p.v_dim; d0 += kLanes) {
-    StoreU(o + d0, Mul(Load(acc + d0), Mul(codes, Load(head.v_scale + d0))));
-  }
-  for (; d0 < p.v_dim; ++d0) o[d0] = acc[d0] * (code * head.v_scale[d0]);
+  ScaleOutputs(scratch.o + r * plan.v_dims, code, head.v_scale, p.v_dim, o);
   if (recipe.smooth_v > 0) {
     const float* mean = scratch.o_mean + r * plan.v_dims;
     for (int64_t d = 0; d < p.v_dim; ++d) o[d] = o[d] + mean[d] * inverse;
@@ -264,30 +286,57 @@ SAGE_NOINLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, in
   }
 }
 
+// FinishRow for a group: rows without lse, means and values that are not finite, by far the most
+// common ones, take few instructions.
 SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                              int64_t g, const AttendScratch& scratch) {
-  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r) {
-    FinishRow(plan, head, row0 + r, r, scratch);
+  const Problem& p = *plan.problem;
+  const bool plain =
+      plan.buffers->lse == nullptr && p.recipe.smooth_v == 0 && head.any_not_finite == 0;
+  const float top = p.recipe.row_sum == RowSum::kQuantized ? 1.0f : p.recipe.p_top;
+  float* o_head = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
+  RowWalk at = WalkFrom(plan, row0 + g * kRows);
+  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r, at.Next(plan)) {
+    const float l = scratch.l[LaneOf(r)];
+    if (!plain || l == 0.0f || scratch.bad[r]) {
+      FinishRow(plan, head, row0 + r, r, scratch);
+      continue;
+    }
+    ScaleOutputs(scratch.o + r * plan.v_dims, (1.0f / l) / top, head.v_scale, p.v_dim,
+                 o_head + at.g * p.o.head + at.i * p.o.token);
   }
 }
 
 // Brings group `g` of the task that starts at row0 into L2: reading q costs a worker more than
 // quantising it.
 SAGE_INLINE void PrefetchGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g) {
+  RowWalk at = WalkFrom(plan, row0 + g * kRows);
+  for (int64_t r = 0; r < kRows; ++r, at.Next(plan)) {
+    const Source source = QSource(plan, head, at.g, at.i, 1);
+    PrefetchRow(source.base, source.dim);
+  }
+}
+
+// Brings the outputs of group `g` into the cache, to be written: else the writes wait for memory.
+SAGE_INLINE void PrefetchOutputs(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                                 int64_t g) {
+  const Problem& p = *plan.problem;
   constexpr int64_t kLineFloats = 16;
-  for (int64_t r = 0; r < kRows; ++r) {
-    const int64_t row = row0 + g * kRows + r;
-    const Source source = QSource(plan, head, row % plan.group, row / plan.group, 1);
-    for (int64_t d = 0; d < source.dim; d += kLineFloats) Prefetch(source.base + d);
+  RowWalk at = WalkFrom(plan, row0 + g * kRows);
+  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r, at.Next(plan)) {
+    const int64_t q_head = head.kv_head * plan.group + at.g;
+    const float* o =
+        plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + at.i * p.o.token;
+    for (int64_t d = 0; d < p.v_dim; d += kLineFloats) __builtin_prefetch(o + d, 1);
   }
 }
 
 // The `seen` keys from j0 on that 6 rows see, `count` with padding: scores, masking, softmax,
-// outputs.
+// outputs. fresh: these are the first keys, and outputs begin with them.
 template <class Kernels>
 SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                             int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
-                            const AttendScratch& scratch) {
+                            bool fresh, const AttendScratch& scratch) {
   static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
   const Problem& p = *plan.problem;
   float* s = scratch.s;
@@ -340,8 +389,8 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
     float* unrounded = scratch.exact + g * kLanes;
     Store(unrounded, Add(Mul(Load(unrounded), ratio), SumOfSix(exact)));
   }
-  Kernels::Accumulate(plan, head, s, scratch.p, j0, multiplied, scratch.o + r0 * plan.v_dims, alpha,
-                      scratch.partial);
+  Kernels::Accumulate(plan, head, s, scratch.p, j0, multiplied, scratch.o + r0 * plan.v_dims,
+                      fresh ? nullptr : alpha, scratch.partial);
   if (p.recipe.smooth_v > 0) {
     alignas(64) float weight[2][kLanes];
     Store(weight[0], first);
@@ -358,7 +407,7 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
 
 template <class Kernels>
 SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
-                              const AttendScratch& scratch) {
+                              const AttendScratch& scratch, FetchAhead* fetch) {
   // Longest rows first: under causality the last block of rows sees the most keys.
   const int64_t block = plan.row_blocks - 1 - task;
   const int64_t row0 = block * plan.row_block;
@@ -375,13 +424,13 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
     for (int r = 0; r < kRows; ++r) scratch.m[g * kGroupLanes + r] = kMinusInf;
   }
   const size_t o_bytes = sizeof(float) * static_cast<size_t>(groups * kRows * plan.v_dims);
-  memset(scratch.o, 0, o_bytes);
+  if (!Kernels::kBeginsOutputs) memset(scratch.o, 0, o_bytes);
   if (plan.problem->recipe.smooth_v > 0) memset(scratch.o_mean, 0, o_bytes);
 
   const int64_t first_i = row0 / plan.group, last_i = (row0 + rows - 1) / plan.group;
   const int64_t end = EndKey(plan, last_i);
   const int64_t start = FirstKey(plan, first_i) / kScoreStride * kScoreStride;
-  uint64_t finished = 0;  // a bit for each group: kRowsPerTask allows 64
+  uint64_t begun = 0, finished = 0;  // a bit for each group: kRowsPerTask allows 64
   for (int64_t j0 = start; j0 < end; j0 += kScoreStride) {
     if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
     for (int64_t g = 0; g < groups; ++g) {
@@ -395,14 +444,20 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const int padded = static_cast<int>(RoundUp(count, kKeyMultiple<Kernels>));
       const int64_t at = j0 + skip;
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
-      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, scratch);
-      if (j0 + kScoreStride >= to) {
+      const bool last = j0 + kScoreStride >= to;
+      if (last) PrefetchOutputs(plan, head, row0, rows, g);
+      FetchStep(fetch);
+      const uint64_t bit = uint64_t{1} << g;
+      const bool fresh = (begun & bit) == 0;
+      begun |= bit;
+      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch);
+      if (last) {
         // Tasks of a head come in descending order.
         if (block > 0) PrefetchGroup(plan, head, row0 - plan.row_block, g);
         // At once, while the outputs are in L1, and so that the writes of one group go to memory
         // while the next computes.
         FinishGroup(plan, head, row0, rows, g, scratch);
-        finished |= uint64_t{1} << g;
+        finished |= bit;
       }
     }
   }

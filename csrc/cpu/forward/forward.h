@@ -18,8 +18,8 @@ class Workspace {
  public:
   // 64-byte aligned, at least `bytes`; null when memory is out. Earlier pointers become invalid.
   uint8_t* Reserve(size_t bytes);
-  // Gives memory back that only unusually large calls need.
-  void Trim();
+  // Gives memory back that only unusually large calls of that many threads need.
+  void Trim(int threads);
   ~Workspace();
 
  private:

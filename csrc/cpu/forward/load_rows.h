@@ -20,18 +20,19 @@ struct Source {
   int dim;
 };
 
-SAGE_INLINE Source KSource(const Plan& plan, const Head& head, int64_t block) {
+// Up to `most` tokens from `first` on; none where that is padding.
+SAGE_INLINE Source KSource(const Plan& plan, const Head& head, int64_t first, int64_t most) {
   const Problem& p = *plan.problem;
-  const int64_t first = block * kBlock;
   return {plan.buffers->k + head.batch * p.k.batch + head.kv_head * p.k.head + first * p.k.token,
-          p.k.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.qk_dim)};
+          p.k.token, static_cast<int>(MaxOf(0, MinOf(most, p.kv_len - first))),
+          static_cast<int>(p.qk_dim)};
 }
 
-SAGE_INLINE Source VSource(const Plan& plan, const Head& head, int64_t block) {
+SAGE_INLINE Source VSource(const Plan& plan, const Head& head, int64_t first, int64_t most) {
   const Problem& p = *plan.problem;
-  const int64_t first = block * kBlock;
   return {plan.buffers->v + head.batch * p.v.batch + head.kv_head * p.v.head + first * p.v.token,
-          p.v.token, static_cast<int>(MinOf(kBlock, p.kv_len - first)), static_cast<int>(p.v_dim)};
+          p.v.token, static_cast<int>(MaxOf(0, MinOf(most, p.kv_len - first))),
+          static_cast<int>(p.v_dim)};
 }
 
 SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_t first,

@@ -47,6 +47,14 @@ constexpr int32_t kInfBits = 0x7f800000;
 template <class Kernels>
 constexpr int kKeyMultiple = Kernels::kKeyTile > 16 ? Kernels::kKeyTile : 16;
 
+// Tokens of K and V that are loaded, quantised and packed together: their float32 values (4 KiB at
+// head_dim 64) are still in L1 at each step. AMX packs whole blocks.
+#if defined(SAGE_ISA_AMX)
+constexpr int kPackTokens = kBlock;
+#else
+constexpr int kPackTokens = 16;
+#endif
+
 SAGE_INLINE int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 SAGE_INLINE int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
 SAGE_INLINE int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -72,6 +80,7 @@ struct Plan {
                   // (tile_float.h)
   int v_dims;     // v_dim padded to whole vectors
   int rotation;   // block size of the Hadamard rotation, 0 = none
+  int pack_tokens;  // tokens packed at a time: kPackTokens, or a block where scales span tokens
 
   bool q_stats, kv_stats;  // whether means, channel maxima or head exponents are needed first
   bool softmax_scaled;     // scores carry the mask: they are scaled before the softmax

@@ -84,7 +84,7 @@ SAGE_INLINE PrepassScratch CarvePrepass(const Plan& plan, Carver* carver) {
 SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
                                 const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
-  const Source k = KSource(plan, *head, block);
+  const Source k = KSource(plan, *head, block * kBlock, kBlock);
   if (recipe.smooth_k || recipe.head_exponent) {
     double* sum = head->k_sum + block * k.dim;
     double* count = head->k_count + block * k.dim;
@@ -98,7 +98,7 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
         bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
   }
   if (recipe.v_scale != VScale::kChannel && recipe.smooth_v == 0 && !recipe.head_exponent) return;
-  const Source v = VSource(plan, *head, block);
+  const Source v = VSource(plan, *head, block * kBlock, kBlock);
   int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
   for (int d = 0; d < plan.v_dims; ++d) most[d] = 0;
   const int32_t bits = ColumnMaxima(v.base, v.stride, v.rows, v.dim, most);
@@ -213,14 +213,14 @@ SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
   }
 }
 
-// Quantised K of one block in scratch.x, which holds k' (zeros from its rows up to `padded`), its
-// scales per token, and k' in scratch.copy where the Q mean needs it.
+// Quantised K of the tokens from `first` on in scratch.x, which holds k' (zeros from its rows up to
+// `padded`), their scales, and k' in scratch.copy where the Q mean needs it.
 SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, bool finite,
-                           int64_t block, int padded, const PrepassScratch& scratch) {
+                           int64_t first, int padded, const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
   const int dims = plan.qk_dims;
   float* x = scratch.x;
-  float* scale = head.k_scale + block * kBlock;
+  float* scale = head.k_scale + first;
   if (!finite) ScrubRows(k, dims, x);
   if (recipe.smooth_q > 0)
     memcpy(scratch.copy, x, sizeof(float) * static_cast<size_t>(k.rows) * dims);
@@ -262,13 +262,15 @@ SAGE_INLINE bool VCodesAreIntegers(const Recipe& recipe) {
          recipe.smooth_v == 0;
 }
 
-// Quantised V of one block in scratch.x (code values).
+// Quantised V of the tokens from `first` on in scratch.x (code values).
 SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, bool finite,
-                           int64_t block, int padded, const PrepassScratch& scratch) {
+                           int64_t first, int padded, const PrepassScratch& scratch) {
   const Recipe& recipe = plan.problem->recipe;
   const int dims = plan.v_dims;
   float* x = scratch.x;
-  if (recipe.smooth_v > 0) SubtractMean(x, v.rows, v.dim, dims, head.v_mean + block * dims);
+  if (recipe.smooth_v > 0) {
+    SubtractMean(x, v.rows, v.dim, dims, head.v_mean + first / kBlock * dims);
+  }
   if (!finite) ScrubRows(v, dims, x);
   memset(x + v.rows * dims, 0, sizeof(float) * static_cast<size_t>(padded - v.rows) * dims);
   const float* inverse = head.v_inverse;
@@ -336,21 +338,20 @@ SAGE_NOINLINE void MarkTokens(const Source& source, uint8_t bit, uint8_t* marks,
   __atomic_fetch_or(any, bit, __ATOMIC_RELAXED);
 }
 
-// Phase 3: quantises one block of K and V and hands it to the kernels' packing.
+// Quantises up to plan.pack_tokens tokens of K and V from `first` on, `padded` with padding, and
+// hands them to the kernels' packing.
 template <class Kernels>
-SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
-                             const PrepassScratch& scratch) {
+SAGE_INLINE void PackTokens(const Plan& plan, Head* head, int64_t first, int padded,
+                            const PrepassScratch& scratch) {
   const Problem& p = *plan.problem;
-  uint8_t* marks = head->not_finite + block * kBlock;
-  memset(marks, 0, kBlock);
-  const Source k = KSource(plan, *head, block);
+  uint8_t* marks = head->not_finite + first;
+  const Source k = KSource(plan, *head, first, plan.pack_tokens);
   const float* k_mean = p.recipe.smooth_k ? head->k_mean : nullptr;
   bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
   if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
-  const int padded = static_cast<int>(RoundUp(k.rows, kKeyMultiple<Kernels>));
-  QuantizeK(plan, *head, k, finite, block, padded, scratch);
+  QuantizeK(plan, *head, k, finite, first, padded, scratch);
   const InspectionBuffers* inspect = plan.inspect;
-  const int64_t kv_at = (head->batch * p.kv_heads + head->kv_head) * p.kv_len + block * kBlock;
+  const int64_t kv_at = (head->batch * p.kv_heads + head->kv_head) * p.kv_len + first;
   if (inspect != nullptr && inspect->k_codes != nullptr) {
     for (int t = 0; t < k.rows; ++t) {
       memcpy(inspect->k_codes + (kv_at + t) * plan.code_dims, scratch.x + t * plan.qk_dims,
@@ -358,21 +359,21 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
     }
   }
   if (inspect != nullptr && inspect->k_scale != nullptr) {
-    memcpy(inspect->k_scale + kv_at, head->k_scale + block * kBlock,
+    memcpy(inspect->k_scale + kv_at, head->k_scale + first,
            sizeof(float) * static_cast<size_t>(k.rows));
   }
   if (plan.k_sign < 0.0f) {
-    for (int t = 0; t < padded; ++t) head->k_scale[block * kBlock + t] *= plan.k_sign;
+    for (int t = 0; t < padded; ++t) head->k_scale[first + t] *= plan.k_sign;
   }
-  Kernels::PackK(plan, *head, block, k.rows, padded, scratch.x, scratch.copy);
+  Kernels::PackK(plan, *head, first, k.rows, padded, scratch.x, scratch.copy);
 
-  const Source v = VSource(plan, *head, block);
+  const Source v = VSource(plan, *head, first, plan.pack_tokens);
   finite = VCodesAreIntegers(p.recipe) &&
            LoadCodes(v, plan.v_dims, head->v_inverse, padded, scratch.x) < kInfBits;
   if (!finite) {
     finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
     if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
-    QuantizeV(plan, *head, v, finite, block, padded, scratch);
+    QuantizeV(plan, *head, v, finite, first, padded, scratch);
   }
   if (inspect != nullptr && inspect->v_codes != nullptr) {
     for (int t = 0; t < v.rows; ++t) {
@@ -380,11 +381,27 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
              sizeof(float) * static_cast<size_t>(p.v_dim));
     }
   }
-  if (inspect != nullptr && inspect->v_scale != nullptr && block == 0) {
+  if (inspect != nullptr && inspect->v_scale != nullptr && first == 0) {
     memcpy(inspect->v_scale + (head->batch * p.kv_heads + head->kv_head) * p.v_dim, head->v_scale,
            sizeof(float) * static_cast<size_t>(p.v_dim));
   }
-  Kernels::PackV(plan, *head, block, padded, scratch.x);
+  Kernels::PackV(plan, *head, first, padded, scratch.x);
+}
+
+// Phase 3: one block of K and V, packed.
+template <class Kernels>
+SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
+                             const PrepassScratch& scratch) {
+  const int64_t begin = block * kBlock;
+  memset(head->not_finite + begin, 0, kBlock);
+  const int64_t tokens = MinOf(kBlock, plan.problem->kv_len - begin);
+  // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is never
+  // read.
+  const int64_t end = begin + RoundUp(tokens, kPackTokens == 16 ? 16 : kKeyMultiple<Kernels>);
+  for (int64_t first = begin; first < end; first += plan.pack_tokens) {
+    const int padded = static_cast<int>(MinOf(plan.pack_tokens, end - first));
+    PackTokens<Kernels>(plan, head, first, padded, scratch);
+  }
 }
 
 }  // namespace

@@ -4,17 +4,22 @@
 #define SAGE_CPU_FORWARD_SCHEDULE_H_
 
 #include "cpu/forward/attend.h"
+#include "cpu/forward/head_stages.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/prepass.h"
-#include "cpu/forward/row_blocks.h"
 #include "cpu/thread_pool.h"
 
 namespace sage {
 namespace {
 
 // Packed operands of a wave: large enough to feed every core, small enough to stay out of the way
-// of the caller's memory.
+// of the caller's memory. Many threads get room for a head of 4,096 tokens each (head_dim 128:
+// 1.6 MiB), the L2 that such processors have.
 constexpr int64_t kWaveBytes = int64_t{20} << 20;
+constexpr int64_t kWaveBytesPerThread = int64_t{2} << 20;
+SAGE_INLINE int64_t WaveBytes(int64_t threads) {
+  return MaxOf(kWaveBytes, threads * kWaveBytesPerThread);
+}
 
 // Tiles of rows that share one pass over a block of keys: K and V stay in L2 meanwhile.
 constexpr int64_t kRowsPerTask = kRows == 32 ? 128 : 96;
@@ -67,6 +72,9 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
                                                                                       : 1));
   plan.pack_dims = plan.qk_dims + (recipe.smooth_q > 0 ? static_cast<int>(p.qk_dim) : 0);
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, MaxOf(kLanes, 16)));
+  plan.pack_tokens = recipe.k_group == TokenGroup::kToken && recipe.v_scale != VScale::kBlock64
+                         ? kPackTokens
+                         : kBlock;
   plan.rotation = recipe.rotate ? LargestPowerOfTwoDividing(plan.qk_dims) : 0;
   plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel ||
                   recipe.head_exponent;
@@ -156,9 +164,10 @@ SAGE_INLINE bool IsCancelled(const Plan& plan) {
   return plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed);
 }
 
-// One worker computes a head from beginning to end.
+// One worker computes a head from beginning to end, and fetches the operands of head `next`, if
+// that is a head.
 template <class Kernels>
-SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, uint8_t* head_memory,
+SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, int64_t next, uint8_t* head_memory,
                            uint8_t* scratch_memory) {
   Head head = HeadAt<Kernels>(plan, number, head_memory);
   const PrepassScratch prepass = PrepassScratchAt(plan, scratch_memory);
@@ -178,8 +187,12 @@ SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, uint8_t* head_memor
   }
   const AttendScratch scratch = AttendScratchAt<Kernels>(plan, scratch_memory);
   [[maybe_unused]] const TaskScope<Kernels> scope;
+  FetchAhead fetch = {};
+  if (next < plan.problem->batch * plan.problem->kv_heads) {
+    fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory));
+  }
   for (int64_t task = 0; task < plan.row_blocks; ++task) {
-    AttendTask<Kernels>(plan, head, task, scratch);
+    AttendTask<Kernels>(plan, head, task, scratch, &fetch);
   }
 }
 
@@ -193,59 +206,85 @@ SAGE_INLINE Status RunHeads(const Plan& plan, const Footprint& bytes, int64_t he
   ParallelFor(heads, workers, [&](int64_t task, int worker) {
     if (IsCancelled(plan)) return;
     uint8_t* own = memory + worker * each;
-    RunHead<Kernels>(plan, task, own, own + bytes.head);
+    // Workers take heads in turns, more or less.
+    RunHead<Kernels>(plan, task, task + workers, own, own + bytes.head);
   });
   return IsCancelled(plan) ? kCancelled : Status{};
 }
 
-// All workers in every phase of a wave of heads.
+// The stages of a wave of heads, as the workers of one call see them.
+template <class Kernels>
+struct Wave {
+  const Plan* plan;
+  Head* heads;
+  HeadStages stages;
+  int64_t kv_tasks;  // statistics of K and V come first, then those of Q
+
+  void Run(int64_t worker, uint8_t* scratch) const {
+    const Piece piece = stages.Take(worker);
+    Head* head = &heads[piece.head];
+    switch (piece.stage) {
+      case Stage::kStatistics: {
+        const PrepassScratch prepass = PrepassScratchAt(*plan, scratch);
+        if (piece.at < kv_tasks) {
+          KvStatistics(*plan, head, piece.at, prepass);
+        } else {
+          const int64_t at = piece.at - kv_tasks;
+          QStatistics(*plan, head, at / plan->q_blocks, at % plan->q_blocks, prepass);
+        }
+        if (stages.Finish(piece)) {
+          ReduceStatistics(*plan, head);
+          stages.Open(piece.head, Stage::kPacking);
+        }
+        break;
+      }
+      case Stage::kPacking:
+        PackBlock<Kernels>(*plan, head, piece.at, PrepassScratchAt(*plan, scratch));
+        if (stages.Finish(piece)) stages.Open(piece.head, Stage::kRows);
+        break;
+      case Stage::kRows: {
+        [[maybe_unused]] const TaskScope<Kernels> scope;
+        FetchAhead none = {};
+        AttendTask<Kernels>(*plan, *head, piece.at, AttendScratchAt<Kernels>(*plan, scratch),
+                            &none);
+        break;
+      }
+    }
+  }
+};
+
+// All workers share the work of a wave of heads.
 template <class Kernels>
 SAGE_INLINE Status RunWaves(const Plan& plan, const Footprint& bytes, int64_t heads,
                             int most_threads, Workspace* workspace) {
-  const int64_t wave = MinOf(heads, MaxOf(1, kWaveBytes / bytes.head));
+  // Waves of one size: a last wave of few heads would be read into many caches.
+  const int64_t fitting = MaxOf(1, WaveBytes(most_threads) / bytes.head);
+  const int64_t waves = (heads + fitting - 1) / fitting;
+  const int64_t wave = (heads + waves - 1) / waves;
   const int threads =
       static_cast<int>(MinOf(most_threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
-  const int64_t take_bytes = RowBlocks::Bytes(wave, threads);
+  const int64_t stage_bytes = HeadStages::Bytes(wave, threads);
   const int64_t list_bytes = RoundUp(wave * static_cast<int64_t>(sizeof(Head)), 64);
   uint8_t* memory = workspace->Reserve(
-      static_cast<size_t>(take_bytes + list_bytes + wave * bytes.head + threads * bytes.worker));
+      static_cast<size_t>(stage_bytes + list_bytes + wave * bytes.head + threads * bytes.worker));
   if (memory == nullptr) return kNoMemory;
-  Head* list = reinterpret_cast<Head*>(memory + take_bytes);
-  uint8_t* head_memory = memory + take_bytes + list_bytes;
+  Head* list = reinterpret_cast<Head*>(memory + stage_bytes);
+  uint8_t* head_memory = memory + stage_bytes + list_bytes;
   uint8_t* worker_memory = head_memory + wave * bytes.head;
-  const auto prepass_scratch = [&](int worker) {
-    return PrepassScratchAt(plan, worker_memory + worker * bytes.worker);
-  };
+  const int64_t kv_tasks = plan.kv_stats ? plan.blocks : 0;
+  const int64_t q_tasks = plan.q_stats ? plan.group * plan.q_blocks : 0;
+  const int64_t pieces[kStages] = {kv_tasks + q_tasks, plan.blocks, plan.row_blocks};
   for (int64_t first = 0; first < heads; first += wave) {
     const int64_t count = MinOf(wave, heads - first);
+    const Wave<Kernels> work = {&plan, list, {memory, count, pieces, threads}, kv_tasks};
     for (int64_t h = 0; h < count; ++h) {
       list[h] = HeadAt<Kernels>(plan, first + h, head_memory + h * bytes.head);
+      if (pieces[0] > 0) continue;
+      ReduceStatistics(plan, &list[h]);
+      work.stages.Open(h, Stage::kPacking);
     }
-    if (plan.kv_stats) {
-      ParallelFor(count * plan.blocks, threads, [&](int64_t task, int worker) {
-        KvStatistics(plan, &list[task / plan.blocks], task % plan.blocks, prepass_scratch(worker));
-      });
-    }
-    if (plan.q_stats) {
-      const int64_t per_head = plan.group * plan.q_blocks;
-      ParallelFor(count * per_head, threads, [&](int64_t task, int worker) {
-        const int64_t at = task % per_head;
-        QStatistics(plan, &list[task / per_head], at / plan.q_blocks, at % plan.q_blocks,
-                    prepass_scratch(worker));
-      });
-    }
-    for (int64_t h = 0; h < count; ++h) ReduceStatistics(plan, &list[h]);
-    ParallelFor(count * plan.blocks, threads, [&](int64_t task, int worker) {
-      PackBlock<Kernels>(plan, &list[task / plan.blocks], task % plan.blocks,
-                         prepass_scratch(worker));
-    });
-    const RowBlocks row_blocks(memory, count, plan.row_blocks, threads);
-    ParallelFor(count * plan.row_blocks, threads, [&](int64_t /*task*/, int worker) {
-      const AttendScratch scratch =
-          AttendScratchAt<Kernels>(plan, worker_memory + worker * bytes.worker);
-      [[maybe_unused]] const TaskScope<Kernels> scope;
-      const RowBlock at = row_blocks.Take(worker);
-      AttendTask<Kernels>(plan, list[at.head], at.block, scratch);
+    ParallelFor(work.stages.Pieces(), threads, [&](int64_t /*task*/, int worker) {
+      work.Run(worker, worker_memory + worker * bytes.worker);
     });
     if (IsCancelled(plan)) return kCancelled;
   }

@@ -57,6 +57,27 @@ SAGE_INLINE void StoreScores(__m256i a0, __m256i a1, __m256 scale0, __m256 scale
   most->r = _mm256_max_ps(most->r, _mm256_max_ps(s0, s1));
 }
 
+// 16 rows of codes as columns of dwords of a tile of 16 keys: pack(row) makes 8 dwords of
+// `line_dims` dims.
+template <class Pack>
+SAGE_INLINE void StoreKeyColumns(const float* x, int dims, int line_dims, uint8_t* tile,
+                                 const Pack& pack) {
+  for (int d = 0; d < dims; d += line_dims, tile += 8 * 64) {
+    for (int half = 0; half < 2; ++half) {
+      F32 line[8];
+#pragma GCC unroll 8
+      for (int t = 0; t < 8; ++t) {
+        line[t].r = _mm256_castsi256_ps(pack(x + (8 * half + t) * dims + d));
+      }
+      Transpose(line);
+#pragma GCC unroll 8
+      for (int w = 0; w < 8; ++w) {
+        _mm256_store_ps(reinterpret_cast<float*>(tile + w * 64 + half * 32), line[w].r);
+      }
+    }
+  }
+}
+
 struct QkPairBytes256 {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 32;
@@ -79,12 +100,10 @@ struct QkPairBytes256 {
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   }
 
-  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
-    for (int d = 0; d < dims; d += 32) {
-      uint32_t words[8];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), Bytes(x + d, kOffset));
-      for (int w = 0; w < 8; ++w) memcpy(tile + (d / 4 + w) * 64 + key * 4, &words[w], 4);
-    }
+  static constexpr int QueryBytes(int dims) { return dims; }
+
+  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile) {
+    StoreKeyColumns(x, dims, 32, tile, [](const float* row) { return Bytes(row, kOffset); });
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections) {
@@ -165,20 +184,25 @@ struct QkWords256 {
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }
 
-  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
-    for (int d = 0; d < dims; d += 2) {
-      const int16_t word[2] = {static_cast<int16_t>(static_cast<int>(x[d])),
-                               static_cast<int16_t>(static_cast<int>(x[d + 1]))};
-      memcpy(tile + d / 2 * 64 + key * 4, word, 4);
-    }
+  static constexpr int QueryBytes(int dims) { return 2 * dims; }
+
+  // 16 codes as words, in order.
+  SAGE_INLINE __m256i Words(const float* x) {
+    const __m256i low = _mm256_cvtps_epi32(_mm256_loadu_ps(x));
+    const __m256i high = _mm256_cvtps_epi32(_mm256_loadu_ps(x + 8));
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+  }
+
+  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile) {
+    StoreKeyColumns(x, dims, 16, tile, [](const float* row) { return Words(row); });
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
                          int32_t* /*corrections*/) {
-    for (int d = 0; d < dims; d += 2) {
-      const int16_t word[2] = {static_cast<int16_t>(static_cast<int>(x[d])),
-                               static_cast<int16_t>(static_cast<int>(x[d + 1]))};
-      memcpy(group + d / 2 * 4 * kRows + r * 4, word, 4);
+    for (int d = 0; d < dims; d += 16) {
+      uint32_t words[8];
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), Words(x + d));
+      for (int w = 0; w < 8; ++w) memcpy(group + (d / 2 + w) * 4 * kRows + r * 4, &words[w], 4);
     }
   }
 
@@ -285,12 +309,13 @@ struct PvWords256 {
       }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
-        const __m256 a = _mm256_set1_ps(first == 0 ? alpha[r] : 1.0f);
+        const bool fresh = first == 0 && alpha == nullptr;
+        const __m256 a = _mm256_set1_ps(first > 0 || fresh ? 1.0f : alpha[r]);
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) {
           float* out = o + r * stride + 8 * t;
-          _mm256_store_ps(out,
-                          _mm256_fmadd_ps(a, _mm256_load_ps(out), _mm256_cvtepi32_ps(acc[r][t])));
+          const __m256 sum = _mm256_cvtepi32_ps(acc[r][t]);
+          _mm256_store_ps(out, fresh ? sum : _mm256_fmadd_ps(a, _mm256_load_ps(out), sum));
         }
       }
     }

@@ -5,8 +5,8 @@
 //   dims, a query is broadcast outputs  6 rows x 64 dims = 24 accumulators; a value vector holds 16
 //   dims x 4 or 2 keys, a probability is broadcast
 //
-// Layouts: K int8 [tile][dims/4][64][4], int16 [tile][dims/2][64][2]; Q [group][dims/4][6][4],
-// [group][dims/2][6][2];
+// Layouts: K int8 [tile][dims/4][64][4], int16 [tile][dims/2][64][2];
+//          Q [group][line][6][64 bytes], zeros up to a whole line of 64 dims or 32;
 //          V [panel of <= 4 vectors][keys/4 or /2][vectors][16][4 or 2].
 // vpdpbusd multiplies unsigned by signed: K is stored as code + offset, and -offset · sum(q) starts
 // the accumulator.
@@ -18,6 +18,7 @@
 
 #include "cpu/forward/tile_integer.h"
 #include "cpu/simd/dot_avx512.h"
+#include "cpu/simd/simd_shuffle.h"
 
 namespace sage {
 namespace {
@@ -36,15 +37,72 @@ SAGE_INLINE void StoreScores(const __m512i acc[kVectors], const __m512 scale[kVe
   most->r = _mm512_max_ps(high[0], high[1]);
 }
 
+// 16 codes held as floats; zeros where `there` is false.
+SAGE_INLINE __m512i LoadCodes(const float* x, bool there) {
+  return there ? _mm512_cvtps_epi32(_mm512_loadu_ps(x)) : _mm512_setzero_si512();
+}
+
 // What one dword of K, V, Q or P holds: 4 bytes or 2 words, and how two vectors of them multiply.
+// Line: the first 16 dwords of a row with `left` dims, with zeros beyond these. Packing works in
+// 128-bit lanes, so dword w of the row is in lane LaneOfDword(w).
 struct ByteDwords {
   static constexpr int kElements = 4;
   SAGE_INLINE __m512i Dot(__m512i acc, __m512i a, __m512i b) { return DotBytes(acc, a, b); }
+  SAGE_INLINE __m512i Line(const float* x, int left) {
+    const __m512i low = _mm512_packs_epi32(LoadCodes(x, left > 0), LoadCodes(x + 16, left > 16));
+    const __m512i high =
+        _mm512_packs_epi32(LoadCodes(x + 32, left > 32), LoadCodes(x + 48, left > 48));
+    return _mm512_packs_epi16(low, high);
+  }
+  static constexpr int LaneOfDword(int w) { return w % 4 * 4 + w / 4; }
 };
 struct WordDwords {
   static constexpr int kElements = 2;
   SAGE_INLINE __m512i Dot(__m512i acc, __m512i a, __m512i b) { return DotWords(acc, a, b); }
+  SAGE_INLINE __m512i Line(const float* x, int left) {
+    return _mm512_packs_epi32(LoadCodes(x, left > 0), LoadCodes(x + 16, left > 16));
+  }
+  static constexpr int LaneOfDword(int w) { return w % 8 / 2 * 4 + w / 8 * 2 + w % 2; }
 };
+
+constexpr int kLineBytes = 64;
+constexpr int LinesBytes(int bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
+
+// 16 rows of codes, plus kOffset, as columns of dwords of a tile; `tile` is that of the first row.
+template <class Dwords, int kOffset>
+SAGE_INLINE void StoreKeyColumns(const float* x, int dims, uint8_t* tile) {
+  constexpr int kDims = 16 * Dwords::kElements;
+  for (int d = 0; d < dims; d += kDims, tile += 16 * 256) {
+    F32 line[16];
+#pragma GCC unroll 16
+    for (int t = 0; t < 16; ++t) {
+      __m512i codes = Dwords::Line(x + t * dims + d, dims - d);
+      if (kOffset != 0)
+        codes = _mm512_add_epi8(codes, _mm512_set1_epi8(static_cast<char>(kOffset)));
+      line[t].r = _mm512_castsi512_ps(codes);
+    }
+    Transpose(line);
+#pragma GCC unroll 16
+    for (int w = 0; w < 16; ++w) {
+      if (w * Dwords::kElements >= dims - d) return;
+      _mm512_store_ps(tile + w * 256, line[Dwords::LaneOfDword(w)].r);
+    }
+  }
+}
+
+// Row r of a group as lines; each line goes to fn as well.
+template <class Dwords, class Fn>
+SAGE_INLINE void StoreQueryLines(const float* x, int dims, int r, uint8_t* group, const Fn& fn) {
+  constexpr int kDims = 16 * Dwords::kElements;
+  alignas(64) int32_t lane[16];
+  for (int w = 0; w < 16; ++w) lane[w] = Dwords::LaneOfDword(w);
+  const __m512i order = _mm512_load_si512(lane);
+  for (int d = 0; d < dims; d += kDims, group += kRows * kLineBytes) {
+    const __m512i line = Dwords::Line(x + d, dims - d);
+    fn(line);
+    _mm512_store_si512(group + r * kLineBytes, _mm512_permutexvar_epi32(order, line));
+  }
+}
 
 // Scores of 6 rows and the first kVectors * 16 keys of a tile of 64; `start` holds the rows' first
 // sums, or is null for zero.
@@ -58,22 +116,26 @@ SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const 
 #pragma GCC unroll 4
     for (int t = 0; t < kVectors; ++t) acc[r][t] = first;
   }
-  for (int d = 0; d < dims; d += 4 * Dwords::kElements) {
+  constexpr int kLineDims = 16 * Dwords::kElements, kStepDims = 4 * Dwords::kElements;
+  for (int line = 0; line < dims; line += kLineDims, q += kRows * kLineBytes) {
+    const uint8_t* query = q;
+    for (int d = line; d < MinOf(line + kLineDims, dims); d += kStepDims) {
 #pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
-      const __m512i* keys = reinterpret_cast<const __m512i*>(k + u * 256);
-      __m512i key[kVectors];
+      for (int u = 0; u < 4; ++u) {
+        const __m512i* keys = reinterpret_cast<const __m512i*>(k + u * 256);
+        __m512i key[kVectors];
 #pragma GCC unroll 4
-      for (int t = 0; t < kVectors; ++t) key[t] = keys[t];
+        for (int t = 0; t < kVectors; ++t) key[t] = keys[t];
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i query = Broadcast4(q + (u * kRows + r) * 4);
+        for (int r = 0; r < kRows; ++r) {
+          const __m512i a = Broadcast4(query + r * kLineBytes + u * 4);
 #pragma GCC unroll 4
-        for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], query);
+          for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], a);
+        }
       }
+      k += 4 * 256;
+      query += 16;
     }
-    k += 4 * 256;
-    q += 4 * 4 * kRows;
   }
   __m512 scale[kVectors];
 #pragma GCC unroll 4
@@ -93,26 +155,16 @@ struct QkBytes512 {
   static constexpr int kBytes = 1;
   static constexpr int Corrections(int /*dims*/) { return 1; }
 
-  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
-    for (int d = 0; d < dims; d += 16) {
-      const __m512i codes = _mm512_cvtps_epi32(_mm512_loadu_ps(x + d));
-      const __m128i bytes =
-          _mm512_cvtepi32_epi8(_mm512_add_epi32(codes, _mm512_set1_epi32(kOffset)));
-      uint32_t words[4];
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(words), bytes);
-      for (int w = 0; w < 4; ++w) memcpy(tile + (d / 4 + w) * 256 + key * 4, &words[w], 4);
-    }
+  static constexpr int QueryBytes(int dims) { return LinesBytes(dims); }
+
+  static void StoreKeys(const float* x, int dims, int key, uint8_t* tile) {
+    StoreKeyColumns<ByteDwords, kOffset>(x, dims, tile + key * 4);
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections) {
     __m512i sum = _mm512_setzero_si512();
-    for (int d = 0; d < dims; d += 16) {
-      const __m512i codes = _mm512_cvtps_epi32(_mm512_loadu_ps(x + d));
-      sum = _mm512_add_epi32(sum, codes);
-      uint32_t words[4];
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(codes));
-      for (int w = 0; w < 4; ++w) memcpy(group + (d / 4 + w) * 4 * kRows + r * 4, &words[w], 4);
-    }
+    StoreQueryLines<ByteDwords>(
+        x, dims, r, group, [&](__m512i line) { sum = DotBytes(sum, _mm512_set1_epi8(1), line); });
     corrections[r] = -kOffset * _mm512_reduce_add_epi32(sum);
   }
 
@@ -129,23 +181,15 @@ struct QkWords512 {
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }
 
-  // Dwords of 2 dims each, `stride` bytes apart.
-  SAGE_INLINE void StoreDwords(const float* x, int dims, int stride, uint8_t* out) {
-    for (int d = 0; d < dims; d += 16) {
-      const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_loadu_ps(x + d)));
-      uint32_t words[8];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), codes);
-      for (int w = 0; w < 8; ++w) memcpy(out + (d / 2 + w) * stride, &words[w], 4);
-    }
-  }
+  static constexpr int QueryBytes(int dims) { return LinesBytes(2 * dims); }
 
-  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
-    StoreDwords(x, dims, 256, tile + key * 4);
+  static void StoreKeys(const float* x, int dims, int key, uint8_t* tile) {
+    StoreKeyColumns<WordDwords, 0>(x, dims, tile + key * 4);
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
                          int32_t* /*corrections*/) {
-    StoreDwords(x, dims, 4 * kRows, group + r * 4);
+    StoreQueryLines<WordDwords>(x, dims, r, group, [](__m512i) {});
   }
 
   template <int kVectors>
@@ -155,8 +199,8 @@ struct QkWords512 {
   }
 };
 
-// o = alpha o + p v over keys [first, end) in integers; one panel of kCount vectors. The unsigned
-// operand of a byte product is p.
+// o = alpha o + p v (p v without alpha) over keys [first, end) in integers; one panel of kCount
+// vectors. The unsigned operand of a byte product is p.
 template <class Dwords, int kCount>
 SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first, int end, float* o,
                                    int64_t stride, const float* alpha) {
@@ -188,11 +232,12 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
-    const __m512 a = _mm512_set1_ps(alpha[r]);
+    const __m512 a = alpha == nullptr ? _mm512_setzero_ps() : _mm512_set1_ps(alpha[r]);
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) {
       float* out = o + r * stride + 16 * t;
-      _mm512_store_ps(out, _mm512_fmadd_ps(a, _mm512_load_ps(out), _mm512_cvtepi32_ps(acc[r][t])));
+      const __m512 sum = _mm512_cvtepi32_ps(acc[r][t]);
+      _mm512_store_ps(out, alpha == nullptr ? sum : _mm512_fmadd_ps(a, _mm512_load_ps(out), sum));
     }
   }
 }
@@ -348,10 +393,18 @@ struct PvBf16 {
     __m512 acc[kRows][kCount];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      const __m512 a = _mm512_set1_ps(alpha[r]);
 #pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t)
-        acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
+      for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_ps();
+    }
+    if (alpha != nullptr) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m512 a = _mm512_set1_ps(alpha[r]);
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) {
+          acc[r][t] = _mm512_mul_ps(a, _mm512_load_ps(o + r * stride + 16 * t));
+        }
+      }
     }
     const __m512i* values = reinterpret_cast<const __m512i*>(v);
     for (int j = 0; j < count; j += 8) {

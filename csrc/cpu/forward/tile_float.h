@@ -6,7 +6,7 @@
 // taken out, its term mean·k' rides along as further dims: q = [codes, mean], k = [codes, k'].
 //
 // Layouts (T = keys of a register tile, W = lanes of a panel):
-//   K  [key tile][dim][T]        Q  [row group][dim][6]        V  [panel of <= kPanel
+//   K  [key tile][dim][T]        Q  [row][dim]        V  [panel of <= kPanel
 //   vectors][key][W]
 // Register tile of scores: 6 rows x T keys; of outputs: 6 rows x W dims.
 #ifndef SAGE_CPU_FORWARD_TILE_FLOAT_H_
@@ -59,6 +59,7 @@ SAGE_INLINE void ForEachKeyTile(int count, const Fn& fn) {
 template <int kVectors>
 SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float* s,
                                 F32 most[kRows]) {
+  const int64_t stride = dims;
   constexpr int kTile = kFloatVectors * kLanes;
   F32 acc[kRows][kVectors];
 #pragma GCC unroll 6
@@ -73,12 +74,12 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
     for (int t = 0; t < kVectors; ++t) key[t] = Load(k + t * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
-      const F32 a = Set1(q[r]);
+      const F32 a = Set1(q[r * stride]);
 #pragma GCC unroll 4
       for (int t = 0; t < kVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
     }
     k += kTile;
-    q += kRows;
+    ++q;
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -93,16 +94,23 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
   }
 }
 
-// o[6][width] = alpha o + p v over `count` keys; one panel of kCount vectors.
+// o[6][width] = alpha o + p v (p v without alpha) over `count` keys; one panel of kCount vectors.
 template <int kCount>
 SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, float* o,
                                    int64_t o_stride, const float* alpha) {
   F32 acc[kRows][kCount];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
-    const F32 a = Set1(alpha[r]);
 #pragma GCC unroll 4
-    for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
+    for (int t = 0; t < kCount; ++t) acc[r][t] = Zero();
+  }
+  if (alpha != nullptr) {
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const F32 a = Set1(alpha[r]);
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
+    }
   }
 #pragma GCC unroll 4
   for (int j = 0; j < count; ++j) {
@@ -136,50 +144,47 @@ SAGE_INLINE void ForEachPanel(int v_dims, const Fn& fn) {
 struct FloatKernels {
   static constexpr int kKeyTile = kFloatVectors * kLanes;
   static constexpr int kDimsMultiple = 1;
-  static constexpr bool kIntegerRowSum = false;
+  static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.pack_dims * 4; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * 4; }
   static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.pack_dims * 4; }
   static int64_t PBytes() { return 64; }  // P overwrites the scores
 
-  static void PackK(const Plan& plan, const Head& head, int64_t block, int rows, int padded,
+  static void PackK(const Plan& plan, const Head& head, int64_t first, int rows, int padded,
                     const float* x, const float* copy) {
     const int dims = plan.qk_dims, extra = plan.pack_dims - plan.qk_dims;
-    const float* scale = head.k_scale + block * kBlock;
-    float* base = reinterpret_cast<float*>(head.k) + block * kBlock * plan.pack_dims;
-    for (int t0 = 0; t0 < padded; t0 += kKeyTile) {
-      float* tile = base + t0 * plan.pack_dims;
-      const int whole = dims / kLanes * kLanes;
-      for (int t = 0; t < kKeyTile; t += kLanes) {
-        for (int d = 0; d < whole; d += kLanes) {
-          F32 block[kLanes];
-          for (int i = 0; i < kLanes; ++i) {
-            const int row = t0 + t + i;
-            block[i] = Mul(LoadU(x + row * dims + d), Set1(row < rows ? scale[row] : 0.0f));
-          }
-          Transpose(block);
-          for (int i = 0; i < kLanes; ++i) Store(tile + (d + i) * kKeyTile + t, block[i]);
+    const float* scale = head.k_scale + first;
+    const int whole = dims / kLanes * kLanes;
+    for (int t = 0; t < padded; t += kLanes) {
+      const int64_t at = (first + t) % kKeyTile;
+      float* tile = reinterpret_cast<float*>(head.k) + (first + t - at) * plan.pack_dims + at;
+      for (int d = 0; d < whole; d += kLanes) {
+        F32 part[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          const int row = t + i;
+          part[i] = Mul(LoadU(x + row * dims + d), Set1(row < rows ? scale[row] : 0.0f));
         }
+        Transpose(part);
+        for (int i = 0; i < kLanes; ++i) Store(tile + (d + i) * kKeyTile, part[i]);
       }
-      for (int t = 0; t < kKeyTile; ++t) {
-        const float* row = x + (t0 + t) * dims;
-        const float factor = t0 + t < rows ? scale[t0 + t] : 0.0f;
-        for (int d = whole; d < dims; ++d) tile[d * kKeyTile + t] = row[d] * factor;
-        const float* mean_row = copy + (t0 + t) * dims;
+      for (int i = 0; i < kLanes; ++i) {
+        const int row = t + i;
+        const float factor = row < rows ? scale[row] : 0.0f;
+        for (int d = whole; d < dims; ++d) tile[d * kKeyTile + i] = x[row * dims + d] * factor;
         for (int d = 0; d < extra; ++d) {
-          tile[(dims + d) * kKeyTile + t] = t0 + t < rows ? mean_row[d] * plan.k_sign : 0.0f;
+          tile[(dims + d) * kKeyTile + i] = row < rows ? copy[row * dims + d] * plan.k_sign : 0.0f;
         }
       }
     }
   }
 
-  static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
+  static void PackV(const Plan& plan, const Head& head, int64_t first, int padded, const float* x) {
     float* v = reinterpret_cast<float*>(head.v);
-    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int count) {
-      float* panel = v + first * kLanes * plan.keys + block * kBlock * count * kLanes;
+    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int vector, int count) {
+      float* panel = v + (vector * plan.keys + first * count) * kLanes;
       for (int j = 0; j < padded; ++j) {
-        memcpy(panel + j * count * kLanes, x + j * plan.v_dims + first * kLanes,
+        memcpy(panel + j * count * kLanes, x + j * plan.v_dims + vector * kLanes,
                sizeof(float) * static_cast<size_t>(count * kLanes));
       }
     });
@@ -189,10 +194,11 @@ struct FloatKernels {
   // factor is folded in.
   static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
                      const float* mean) {
-    float* out = reinterpret_cast<float*>(q) + r / kRows * kRows * plan.pack_dims + r % kRows;
-    for (int d = 0; d < plan.qk_dims; ++d) out[d * kRows] = (x[d] * scale) * plan.q_factor;
-    for (int d = plan.qk_dims; d < plan.pack_dims; ++d)
-      out[d * kRows] = mean[d - plan.qk_dims] * plan.q_factor;
+    float* out = reinterpret_cast<float*>(q) + r * plan.pack_dims;
+    for (int d = 0; d < plan.qk_dims; ++d) out[d] = (x[d] * scale) * plan.q_factor;
+    for (int d = plan.qk_dims; d < plan.pack_dims; ++d) {
+      out[d] = mean[d - plan.qk_dims] * plan.q_factor;
+    }
     return 1.0f;
   }
 
@@ -279,7 +285,8 @@ struct FloatKernels {
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
     const int64_t size = kRows * plan.v_dims;
     for (int r = 0; r < kRows; ++r) {
-      for (int d = 0; d < plan.v_dims; ++d) o[r * plan.v_dims + d] *= alpha[r];
+      float* row = o + r * plan.v_dims;
+      for (int d = 0; d < plan.v_dims; ++d) row[d] = alpha == nullptr ? 0.0f : row[d] * alpha[r];
     }
     if (!model.per_64_keys) RoundAccumulator(model, o, size);
     for (int first = 0; first < count; first += 64) {

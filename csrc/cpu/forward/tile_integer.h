@@ -4,8 +4,8 @@
 // Scores: integer dot · k_scale per key; the row's own factor waits for the softmax. Row maxima are
 // taken on the way. A Qk half supplies: kKeyTile, kDims (padding of head_dim), kBytes per element,
 // kOffset (K is stored unsigned as code + kOffset),
-//   StoreKey, StoreQuery, Tile.   A Pv half supplies: kBytes, kProbabilityBytes, StoreValues, Row
-//   (softmax), Panel<vectors>.
+//   QueryBytes (of a packed row), StoreKeys (16 of them), StoreQuery, Tile.   A Pv half supplies:
+//   kBytes, kProbabilityBytes, StoreValues, Row (softmax), Panel<vectors>.
 #ifndef SAGE_CPU_FORWARD_TILE_INTEGER_H_
 #define SAGE_CPU_FORWARD_TILE_INTEGER_H_
 
@@ -19,39 +19,41 @@ template <class Qk, class Pv>
 struct IntegerKernels {
   static constexpr int kKeyTile = Qk::kKeyTile;
   static constexpr int kDimsMultiple = Qk::kDims;
+  static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims * Qk::kBytes; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Pv::kBytes; }
   // Codes, then the corrections of the unsigned K: Qk::Corrections(dims) words for each row.
   static int64_t QBytes(const Plan& plan) {
-    return RoundUp(plan.row_block * plan.qk_dims * Qk::kBytes, 64) +
+    return RoundUp(plan.row_block * Qk::QueryBytes(plan.qk_dims), 64) +
            plan.row_block * Qk::Corrections(plan.qk_dims) * 4;
   }
   static int64_t PBytes() { return kRows * kScoreStride * Pv::kProbabilityBytes; }
 
   SAGE_INLINE int32_t* CorrectionsOf(const Plan& plan, uint8_t* q) {
-    return reinterpret_cast<int32_t*>(q + RoundUp(plan.row_block * plan.qk_dims * Qk::kBytes, 64));
+    return reinterpret_cast<int32_t*>(q +
+                                      RoundUp(plan.row_block * Qk::QueryBytes(plan.qk_dims), 64));
   }
 
-  static void PackK(const Plan& plan, const Head& head, int64_t block, int /*rows*/, int padded,
+  static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
                     const float* x, const float* /*copy*/) {
-    uint8_t* base = head.k + block * kBlock * plan.qk_dims * Qk::kBytes;
-    for (int t = 0; t < padded; ++t) {
-      uint8_t* tile = base + t / kKeyTile * kKeyTile * plan.qk_dims * Qk::kBytes;
-      Qk::StoreKey(x + t * plan.qk_dims, plan.qk_dims, t % kKeyTile, tile);
+    for (int t = 0; t < padded; t += 16) {
+      const int64_t at = (first + t) % kKeyTile;
+      uint8_t* tile = head.k + (first + t - at) * plan.qk_dims * Qk::kBytes;
+      Qk::StoreKeys(x + t * plan.qk_dims, plan.qk_dims, static_cast<int>(at), tile);
     }
   }
 
-  static void PackV(const Plan& plan, const Head& head, int64_t block, int padded, const float* x) {
-    ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int count) {
-      uint8_t* panel = head.v + (first * plan.keys + block * kBlock * count) * kLanes * Pv::kBytes;
-      Pv::StoreValues(x + first * kLanes, plan.v_dims, count, padded, panel);
+  static void PackV(const Plan& plan, const Head& head, int64_t first, int padded, const float* x) {
+    ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int vector, int count) {
+      uint8_t* panel = head.v + (vector * plan.keys + first * count) * kLanes * Pv::kBytes;
+      Pv::StoreValues(x + vector * kLanes, plan.v_dims, count, padded, panel);
     });
   }
 
   static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
                      const float* /*mean*/) {
-    uint8_t* group = q + r / kRows * kRows * plan.qk_dims * Qk::kBytes;
+    uint8_t* group = q + r / kRows * kRows * Qk::QueryBytes(plan.qk_dims);
     int32_t* corrections =
         CorrectionsOf(plan, q) + r / kRows * kRows * Qk::Corrections(plan.qk_dims);
     Qk::StoreQuery(x, plan.qk_dims, static_cast<int>(r % kRows), group, corrections);
@@ -60,7 +62,7 @@ struct IntegerKernels {
 
   SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
                             int count, float* s, F32 most[kRows]) {
-    const uint8_t* rows = q + g * kRows * plan.qk_dims * Qk::kBytes;
+    const uint8_t* rows = q + g * kRows * Qk::QueryBytes(plan.qk_dims);
     const int32_t* corrections = CorrectionsOf(plan, q) + g * kRows * Qk::Corrections(plan.qk_dims);
     const uint8_t* k = head.k + j0 * plan.qk_dims * Qk::kBytes;
     if constexpr (kKeyTile == 16) {

@@ -41,8 +41,12 @@ struct QkBytesDot {
     memcpy(out, codes, 4);
   }
 
-  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
-    for (int d = 0; d < dims; d += 4) StoreFour(x + d, tile + d / 4 * 64 + key * 4);
+  static constexpr int QueryBytes(int dims) { return dims; }
+
+  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile) {
+    for (int t = 0; t < 16; ++t) {
+      for (int d = 0; d < dims; d += 4) StoreFour(x + t * dims + d, tile + d / 4 * 64 + t * 4);
+    }
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
@@ -92,9 +96,13 @@ struct QkWordsNeon {
 
   SAGE_INLINE int16_t Word(float x) { return static_cast<int16_t>(static_cast<int>(x)); }
 
-  static void StoreKey(const float* x, int dims, int key, uint8_t* tile) {
+  static constexpr int QueryBytes(int dims) { return 2 * dims; }
+
+  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile) {
     int16_t* words = reinterpret_cast<int16_t*>(tile);
-    for (int d = 0; d < dims; ++d) words[d * 16 + key] = Word(x[d]);
+    for (int t = 0; t < 16; ++t) {
+      for (int d = 0; d < dims; ++d) words[d * 16 + t] = Word(x[t * dims + d]);
+    }
   }
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
@@ -207,12 +215,13 @@ struct PvWordsNeon {
       }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
-        const F32 a = Set1(first == 0 ? alpha[r] : 1.0f);
+        const bool fresh = first == 0 && alpha == nullptr;
+        const F32 a = Set1(first > 0 || fresh ? 1.0f : alpha[r]);
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) {
           float* out = o + r * stride + 8 * t;
           const F32 sums = {vcvtq_f32_s32(acc[r][2 * t]), vcvtq_f32_s32(acc[r][2 * t + 1])};
-          Store(out, Fma(a, Load(out), sums));
+          Store(out, fresh ? sums : Fma(a, Load(out), sums));
         }
       }
     }

@@ -49,6 +49,17 @@ SAGE_INLINE __m512 Max4(F32 x0, F32 x1, F32 x2, F32 x3) {
   return _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
 }
 
+// Lane i of the result is the largest lane of x[i].
+SAGE_INLINE F32 MaxEach(const F32 x[kLanes]) {
+  const __m512 a = Max4(x[0], x[1], x[2], x[3]), b = Max4(x[4], x[5], x[6], x[7]);
+  const __m512 c = Max4(x[8], x[9], x[10], x[11]), d = Max4(x[12], x[13], x[14], x[15]);
+  const __m512 ab =
+      _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const __m512 cd =
+      _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+  return {_mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd))};
+}
+
 // Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
 SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
   const F32 rest[4] = {x[4], x[5], Zero(), Zero()};
@@ -126,6 +137,12 @@ SAGE_INLINE __m256 Max4(F32 x0, F32 x1, F32 x2, F32 x3) {
   return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
 }
 
+// Lane i of the result is the largest lane of x[i].
+SAGE_INLINE F32 MaxEach(const F32 x[kLanes]) {
+  const __m256 a = Max4(x[0], x[1], x[2], x[3]), b = Max4(x[4], x[5], x[6], x[7]);
+  return {_mm256_max_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
+}
+
 // Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
 SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
   const F32 rest[4] = {x[4], x[5], Zero(), Zero()};
@@ -189,6 +206,18 @@ SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
 // The larger lane; NaN where either is.
 SAGE_INLINE float32x4_t MaxHalves(F32 x) { return vmaxq_f32(x.low, x.high); }
 
+// Lane i of the result is the largest lane of x[i].
+SAGE_INLINE F32 MaxEach(const F32 x[kLanes]) {
+  F32 out;
+  for (int half = 0; half < 2; ++half) {
+    const F32* y = x + 4 * half;
+    const float32x4_t ab = vpmaxq_f32(MaxHalves(y[0]), MaxHalves(y[1]));
+    const float32x4_t cd = vpmaxq_f32(MaxHalves(y[2]), MaxHalves(y[3]));
+    (half == 0 ? out.low : out.high) = vpmaxq_f32(ab, cd);
+  }
+  return out;
+}
+
 // Lane i < 6 of the result is the largest lane of x[i]; the others are 0.
 SAGE_INLINE F32 MaxOfSix(const F32 x[6]) {
   const float32x4_t ab = vpmaxq_f32(MaxHalves(x[0]), MaxHalves(x[1]));
@@ -243,6 +272,13 @@ SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
 SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
   F32 out = Zero();
   for (int i = 0; i < 6; ++i) out.r[i] = ReduceAdd(x[i]);
+  return out;
+}
+
+// Lane i of the result is the largest lane of x[i].
+SAGE_INLINE F32 MaxEach(const F32 x[kLanes]) {
+  F32 out;
+  for (int i = 0; i < kLanes; ++i) out.r[i] = ReduceMax(x[i]);
   return out;
 }
 

@@ -1,0 +1,59 @@
+// Brings the operands of the head that a worker takes next into L2 while it attends to the present
+// one: attention reads little from memory, and the passes that prepare a head wait for nothing
+// else.
+#ifndef SAGE_CPU_FORWARD_FETCH_AHEAD_H_
+#define SAGE_CPU_FORWARD_FETCH_AHEAD_H_
+
+#include "cpu/forward/load_rows.h"
+#include "cpu/forward/plan.h"
+#include "cpu/simd/simd_shuffle.h"
+
+namespace sage {
+namespace {
+
+// Half of the smallest L2 of a processor with AVX-512, all of it with AVX2 alone; the rest holds
+// what the present head works on.
+constexpr int64_t kFetchedBytes = int64_t{512} << 10;
+
+struct FetchAhead {
+  Source k, v;
+  int64_t row;       // next row of K and V to fetch
+  int64_t rows;      // where to stop; 0 where there is no next head
+  int64_t per_step;  // rows for each tile of attention
+};
+
+SAGE_INLINE void PrefetchRow(const float* row, int dim) {
+  constexpr int kLineFloats = 16;
+  for (int d = 0; d < dim; d += kLineFloats) Prefetch(row + d);
+}
+
+// Fetches `head` evenly over the tiles of a head.
+SAGE_INLINE FetchAhead MakeFetchAhead(const Plan& plan, const Head& head) {
+  const Problem& p = *plan.problem;
+  FetchAhead fetch;
+  fetch.k = KSource(plan, head, 0, p.kv_len);
+  fetch.v = VSource(plan, head, 0, p.kv_len);
+  fetch.row = 0;
+  fetch.rows =
+      MinOf(p.kv_len, kFetchedBytes / ((p.qk_dim + p.v_dim) * static_cast<int64_t>(sizeof(float))));
+  // Causality and windows leave fewer tiles than these; half of them are counted, so that the fetch
+  // is done in time.
+  const int64_t tiles =
+      (plan.rows + kRows - 1) / kRows * ((p.kv_len + kScoreStride - 1) / kScoreStride);
+  const int64_t counted = p.window_right < 0 && p.window_left < 0 ? tiles : (tiles + 1) / 2;
+  fetch.per_step = (fetch.rows + counted - 1) / counted;
+  return fetch;
+}
+
+SAGE_INLINE void FetchStep(FetchAhead* fetch) {
+  const int64_t end = MinOf(fetch->rows, fetch->row + fetch->per_step);
+  for (; fetch->row < end; ++fetch->row) {
+    PrefetchRow(fetch->k.base + fetch->row * fetch->k.stride, fetch->k.dim);
+    PrefetchRow(fetch->v.base + fetch->row * fetch->v.stride, fetch->v.dim);
+  }
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_FETCH_AHEAD_H_
