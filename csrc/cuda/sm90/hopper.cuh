@@ -134,14 +134,13 @@ __host__ __device__ constexpr int SwizzledChunk(int row, int chunk) {
   return kRowBytes == 128 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
 }
 
-// Where element d of a row of D one-byte codes lies in an operand: rows of up to 128 bytes; of 256,
-// two such halves of `kBlockRows` rows each, block after block.
+// Where element d of a row of D one-byte codes lies in an operand of `kBlockRows` rows. Rows of 256
+// bytes are two operands of 128, one after the other.
 template <int D, int kBlockRows>
-__host__ __device__ constexpr int64_t OperandByte(int row, int d) {
+__host__ __device__ constexpr int OperandByte(int row, int d) {
   constexpr int kRowBytes = D < 128 ? D : 128;
-  const int64_t rows = row / kBlockRows * int64_t{kBlockRows * (D / kRowBytes)} +
-                       d / kRowBytes * kBlockRows + row % kBlockRows;
-  return rows * kRowBytes + SwizzledChunk<kRowBytes>(row, d % kRowBytes / 16) * 16 + d % 16;
+  return d / kRowBytes * (kBlockRows * kRowBytes) + row * kRowBytes +
+         SwizzledChunk<kRowBytes>(row, d % kRowBytes / 16) * 16 + d % 16;
 }
 
 // Descriptor of a K-major operand in swizzled rows of 64 or 128 bytes; `at` is aligned to 8 rows.
