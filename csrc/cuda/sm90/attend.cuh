@@ -120,7 +120,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     float m0 = -FLT_MAX, m1 = -FLT_MAX;
     bool mask_is_nan0 = false, mask_is_nan1 = false;
     int i = work.first + work.count - 1;  // the tile of keys at hand
-    StoreRecord(a, my_record, work, 64 * mine, 16 * static_cast<int>(my_warp));
+    StoreRecord(a, my_record, work, LoadSharedInt(shared + Map::kWork + slot * kWorkBytes + 16),
+                64 * mine, 16 * static_cast<int>(my_warp));
     StoreShared2(my_l, 0.0f, 0.0f);
     {
       const uint32_t q_scale =
@@ -135,9 +136,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     } else {
       int S[64];
       uint32_t P[16];
+      int ahead = 0;               // tiles that follow
+      int open = 0;                // all rows of this warp see all of this tile
       float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
                                    // Tiles above the last one have no row sums.
-#pragma unroll 1
+#pragma unroll
       for (int j = 0; j < kMeanTiles; ++j) StoreShared2(my_sums + j * kSumStride, 0.0f, 0.0f);
       const uint32_t q_tile = OperandLow(shared + slot * Map::kQBytes + mine * 64 * D);
       const auto issue_scores = [&](int s) {
@@ -156,7 +159,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         for (int k = 0; k < 4; ++k) WgmmaOutputs(T, P + 4 * k, v_tile + 2 * k);
         WgmmaCommit();
       };
-      const auto load_scales = [&](int s) {
+      // What the softmax of tile i needs, while its scores are computed.
+      const auto prepare = [&](int s) {
+        ahead = i - LoadSharedInt(my_record + kFirst);
+        const int2 tiles = LoadSharedInt2(my_record + kOpenTiles);
+        open = !kMasked && tiles.x <= i && i < tiles.y;
         const float scale = LoadSharedFloat(shared + Map::kKScale + 16 * s + 4 * (lane & 3));
         const float2 q_scale = LoadShared2(my_l + 256);
         s0 = q_scale.x * scale;
@@ -165,7 +172,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
 
       // Given this thread's largest scores of the two rows: moves the offsets if any P would pass
       // 448, and what was summed under the old ones.
-      const auto move_offsets = [&](float x0, float x1) {
+      const auto move_offsets = [&](int tile, float x0, float x1) {
         if (!__any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling)) return;
         x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 1));
         x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 1));
@@ -178,7 +185,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         const float2 l = LoadShared2(my_l);
         StoreShared2(my_l, l.x * a0, l.y * a1);
 #pragma unroll 1
-        for (int j = 0; j < kMeanTiles; ++j) {
+        for (int j = (tile & (kMeanTiles - 1)) + 1; j < kMeanTiles; ++j) {
           const uint32_t at = my_sums + j * kSumStride;
           const float2 r = LoadShared2(at);
           StoreShared2(at, r.x * a0, r.y * a1);
@@ -207,21 +214,24 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       };
       // A tile that all rows see: maxima on integers, since the scales are constant per thread.
       const auto softmax_open = [&](int tile) {
-        int most0[2], most1[2];
+        int most0[4], most1[4];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          most0[i] = max(S[4 * i], S[4 * i + 1]);
-          most1[i] = max(S[4 * i + 2], S[4 * i + 3]);
+        for (int j = 0; j < 4; ++j) {
+          most0[j] = max(S[4 * j], S[4 * j + 1]);
+          most1[j] = max(S[4 * j + 2], S[4 * j + 3]);
         }
 #pragma unroll
-        for (int j = 2; j < 16; ++j) {
-          most0[j & 1] = __vimax3_s32(most0[j & 1], S[4 * j], S[4 * j + 1]);
-          most1[j & 1] = __vimax3_s32(most1[j & 1], S[4 * j + 2], S[4 * j + 3]);
+        for (int j = 4; j < 16; ++j) {
+          most0[j & 3] = __vimax3_s32(most0[j & 3], S[4 * j], S[4 * j + 1]);
+          most1[j & 3] = __vimax3_s32(most1[j & 3], S[4 * j + 2], S[4 * j + 3]);
         }
-        move_offsets(static_cast<float>(max(most0[0], most0[1])) * s0,
-                     static_cast<float>(max(most1[0], most1[1])) * s1);
-        exponentiate(tile, [&](int i) {
-          return fmaf(static_cast<float>(S[i]), i & 2 ? s1 : s0, i & 2 ? -m1 : -m0);
+        const int top0 = max(__vimax3_s32(most0[0], most0[1], most0[2]), most0[3]);
+        const int top1 = max(__vimax3_s32(most1[0], most1[1], most1[2]), most1[3]);
+#pragma unroll
+        for (int n = 0; n < 64; ++n) S[n] = __float_as_int(IntToFloat(S[n]));
+        move_offsets(tile, static_cast<float>(top0) * s0, static_cast<float>(top1) * s1);
+        exponentiate(tile, [&](int n) {
+          return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0);
         });
       };
       // A tile that causality, the window, the end of the keys or a mask hides in part: scores
@@ -257,12 +267,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
             x0 = fmaxf(x0, x);
           }
         }
-        move_offsets(x0, x1);
+        move_offsets(tile, x0, x1);
         exponentiate(tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); });
       };
       const auto softmax = [&](int tile) {
-        const int2 open = LoadSharedInt2(my_record + kOpenTiles);
-        if (!kMasked && open.x <= tile && tile < open.y) {
+        if (__any_sync(~0u, open)) {
           softmax_open(tile);
         } else {
           softmax_hidden(tile);
@@ -326,14 +335,14 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       BarrierWait(bar.Full(stage(it)), parity(it));
       wait_turn();
       issue_scores(stage(it));
-      load_scales(stage(it));
+      prepare(stage(it));
       WgmmaWait<0>();
       pass_turn();
 #pragma unroll
       for (int j = 0; j < kSums; ++j) T[j] = O[j] = 0.0f;
       softmax(i);
 #pragma unroll 1
-      while (__any_sync(~0u, i > first())) {
+      while (__any_sync(~0u, ahead > 0)) {
         if ((i & (kMeanTiles - 1)) == 0) {
           const int group = i / kMeanTiles;
           const float4 r = end_group(i);
@@ -366,7 +375,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         WgmmaWait<0>();  // P leaves its registers to the scores
         BarrierWait(bar.Full(stage(it)), parity(it));
         issue_scores(stage(it));
-        load_scales(stage(it));
+        prepare(stage(it));
         WgmmaWait<0>();
         pass_turn();
         arrive(bar.Empty(stage(it - 1)));
@@ -413,25 +422,38 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     const int batch = head / a.q_heads, q_head = head % a.q_heads;
     float* o = a.o + batch * a.o_strides.batch + q_head * a.o_strides.head;
     const float* v_scale = a.v_scale + static_cast<int64_t>(kv_head) * D + 2 * c;
-#pragma unroll
-    for (int j = 0; j < D / 8; ++j) {
-      const int d = 8 * j + 2 * c;
-      float2 unit = __ldg(reinterpret_cast<const float2*>(v_scale + 8 * j));
+    const auto unit_of = [&](int j) {
+      float2 unit = LoadGlobal2(v_scale + 8 * j);
       // Channels without a scale have codes 0, and means in units of 1.
       unit.x = unit.x == 0.0f ? 1.0f : unit.x;
       unit.y = unit.y == 0.0f ? 1.0f : unit.y;
+      return unit;
+    };
+    float* o0 = o + static_cast<int64_t>(row) * a.o_strides.token + 2 * c;
+    float* o1 = o0 + 8 * a.o_strides.token;
+    if (a.o_pairs && a.v_dim == D && __all_sync(~0u, row + 8 < a.see.q_len)) {
+      float2 unit[D / 8];
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if (row + 8 * r >= a.see.q_len || d >= a.v_dim) continue;
-        const float inverse = r ? inverse1 : inverse0;
-        const float x = T[4 * j + 2 * r] * inverse * unit.x;
-        const float y = T[4 * j + 2 * r + 1] * inverse * unit.y;
-        float* at = o + static_cast<int64_t>(row + 8 * r) * a.o_strides.token + d;
-        if (a.o_pairs) {
-          *reinterpret_cast<float2*>(at) = make_float2(x, y);
-        } else {
-          at[0] = x;
-          if (d + 1 < a.v_dim) at[1] = y;
+      for (int j = 0; j < D / 8; ++j) unit[j] = unit_of(j);
+#pragma unroll
+      for (int j = 0; j < D / 8; ++j) {
+        *reinterpret_cast<float2*>(o0 + 8 * j) =
+            make_float2(T[4 * j] * inverse0 * unit[j].x, T[4 * j + 1] * inverse0 * unit[j].y);
+        *reinterpret_cast<float2*>(o1 + 8 * j) =
+            make_float2(T[4 * j + 2] * inverse1 * unit[j].x, T[4 * j + 3] * inverse1 * unit[j].y);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < D / 8; ++j) {
+        const int d = 8 * j + 2 * c;
+        const float2 unit = unit_of(j);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          if (row + 8 * r >= a.see.q_len || d >= a.v_dim) continue;
+          const float inverse = r ? inverse1 : inverse0;
+          float* at = (r ? o1 : o0) + 8 * j;
+          at[0] = T[4 * j + 2 * r] * inverse * unit.x;
+          if (d + 1 < a.v_dim) at[1] = T[4 * j + 2 * r + 1] * inverse * unit.y;
         }
       }
     }

@@ -155,7 +155,7 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
                                   : q_heads * WorkTiles(p);
   const int64_t warps = waits ? std::min<int64_t>(kMostBlocks, pieces) * (kMostRows / 16) : 0;
   w.spans = carver.Take<float>(warps * 16 * w.dim);
-  w.sums = carver.Take<float>(warps * kKeptFloats);
+  w.sums = carver.Take<float>(in_parts ? 0 : warps * kKeptFloats);
   const int slots = w.plan.Slots();
   const int64_t merged = slots > 1 ? slots * q_heads * p.q_len : 0;  // rows of all slots
   w.part_sums = carver.Take<float>(merged * w.dim);

@@ -88,6 +88,14 @@ SAGE_DEVICE void StoreSharedInt4(uint32_t at, int x, int y, int z, int w) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
+SAGE_DEVICE int4 LoadSharedInt4(uint32_t at) {
+  int4 x;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(at)
+               : "memory");
+  return x;
+}
 SAGE_DEVICE int2 LoadSharedInt2(uint32_t at) {
   int2 x;
   asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(at) : "memory");
@@ -99,7 +107,15 @@ SAGE_DEVICE int LoadSharedInt(uint32_t at) {
   return x;
 }
 
-// ---- float4 in global memory, through L2 ----
+// ---- global memory ----
+
+// Volatile: the place in the code is where the load should start.
+SAGE_DEVICE float2 LoadGlobal2(const float* at) {
+  float2 x;
+  asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(at));
+  return x;
+}
+// Through L2.
 
 SAGE_DEVICE void AddGlobal4(float* at, float x, float y, float z, float w) {
   asm volatile("red.global.relaxed.gpu.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(x),
@@ -134,14 +150,13 @@ __host__ __device__ constexpr int SwizzledChunk(int row, int chunk) {
   return kRowBytes == 128 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3);
 }
 
-// Where element d of a row of D one-byte codes lies in an operand: rows of up to 128 bytes; of 256,
-// two such halves of `kBlockRows` rows each, block after block.
+// Where element d of a row of D one-byte codes lies in an operand of `kBlockRows` rows. Rows of 256
+// bytes are two operands of 128, one after the other.
 template <int D, int kBlockRows>
-__host__ __device__ constexpr int64_t OperandByte(int row, int d) {
+__host__ __device__ constexpr int OperandByte(int row, int d) {
   constexpr int kRowBytes = D < 128 ? D : 128;
-  const int64_t rows = row / kBlockRows * int64_t{kBlockRows * (D / kRowBytes)} +
-                       d / kRowBytes * kBlockRows + row % kBlockRows;
-  return rows * kRowBytes + SwizzledChunk<kRowBytes>(row, d % kRowBytes / 16) * 16 + d % 16;
+  return d / kRowBytes * (kBlockRows * kRowBytes) + row * kRowBytes +
+         SwizzledChunk<kRowBytes>(row, d % kRowBytes / 16) * 16 + d % 16;
 }
 
 // Descriptor of a K-major operand in swizzled rows of 64 or 128 bytes; `at` is aligned to 8 rows.
@@ -240,6 +255,13 @@ SAGE_DEVICE void MmaTf32(float* o, const uint32_t (&a)[4], float b0, float b1) {
 SAGE_DEVICE float Exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Volatile: moved behind the next branch, conversions would wait for it.
+SAGE_DEVICE float IntToFloat(int x) {
+  float y;
+  asm volatile("cvt.rn.f32.s32 %0, %1;" : "=f"(y) : "r"(x));
   return y;
 }
 

@@ -3,6 +3,8 @@
 // k and v are read from memory once and found in L2 the second time. Traffic per element of k and
 // v: 4 (2) bytes read, as many from L2, 1 written; of q: 4 (2) read, 1 written.
 //
+// (16-bit inputs: all statistics come first, and k and v from memory twice.)
+//
 // Persistent blocks draw tickets in order:
 //
 //   0 .. lead        S S S S S ...          statistics of a tile each
@@ -114,7 +116,8 @@ Source SourceOf(const float* data, InputType input, const TokenStrides& strides,
            strides.head % elements == 0 && strides.token % elements == 0;
   };
   source.words = aligned(4);
-  source.vectors = dim % (padded / 32) == 0 && aligned(16);
+  source.pieces = dim % (padded / 32) == 0 && aligned(16);
+  source.vectors = source.pieces && dim == padded;
   return source;
 }
 
@@ -132,7 +135,9 @@ cudaError_t Launch(PrepassArguments a, cudaStream_t stream) {
   // rounding of the proportion. Where L2 does not hold so much, all statistics come first.
   const int64_t lead = s + 2 * blocks * s / (s + q) + 2;
   const int64_t bytes = lead * kStatisticsTiles<D, E> * kTile * D * (8 / E::kInWord);
-  a.lead = static_cast<int>(bytes > kLeadBytes ? a.kv_count * s : std::min(a.kv_count * s, lead));
+  // The second reading of 16 bits from memory costs less than waiting for a head.
+  const bool all_first = E::kInWord > 1 || bytes > kLeadBytes;
+  a.lead = static_cast<int>(all_first ? a.kv_count * s : std::min(a.kv_count * s, lead));
   PrepassKernel<D, E><<<static_cast<unsigned>(blocks), kPrepassThreads<D>, 0, stream>>>(a);
   return cudaGetLastError();
 }

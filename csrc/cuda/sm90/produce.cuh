@@ -24,8 +24,9 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
     BarrierWait(bar.QEmpty(slot), (round >> 1 & 1) ^ 1);
     if (index >= a.work) break;
     const Work work = WorkOf<kRows>(a, index);
+    const int kv_head = KvHead(a, work.head), last = work.first + work.count - 1;
     if (acts) {
-      StoreWork(shared + Map::kWork + slot * kWorkBytes, work);
+      StoreWork(shared + Map::kWork + slot * kWorkBytes, work, kv_head);
       const int64_t row = static_cast<int64_t>(work.head) * a.q_rows + work.row0;
       BarrierExpect(bar.QFull(slot), Map::kQBytes + Map::kQScaleBytes);
       BulkCopy(shared + slot * Map::kQBytes, a.q_codes + row * D, Map::kQBytes, bar.QFull(slot));
@@ -35,7 +36,6 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
     int drawn = 0;
     if (acts) drawn = static_cast<int>(atomicAdd(a.schedule, 1u));
     ++round;
-    const int kv_head = KvHead(a, work.head), last = work.first + work.count - 1;
     const int64_t tile0 = static_cast<int64_t>(kv_head) * a.tiles;
     for (int i = last; i >= work.first; --i, ++it) {
       const int s = it % Map::kStages;
@@ -54,7 +54,7 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
     index = gridDim.x + __shfl_sync(~0u, drawn, 0);
   }
   if (!acts) return;
-  StoreWork(shared + Map::kWork + (round & 1) * kWorkBytes, {-1, 0, 0, 0});
+  StoreWork(shared + Map::kWork + (round & 1) * kWorkBytes, {-1, 0, 0, 0}, 0);
   BarrierArrive(bar.QFull(round & 1));
   // The last block to finish leaves the counter ready for another pass.
   if (atomicAdd(a.schedule + 1, 1u) == gridDim.x - 1) {

@@ -41,20 +41,20 @@ SAGE_DEVICE void LoadRows(const Source& source, int batch_head, int token, int l
   const typename E::Storage* row = source.Row<E>(batch_head, token) + lane * kChannels;
   const int rows = source.tokens - token;
   if (source.vectors && rows >= kRows) {
-    const bool inside = lane * kChannels < source.dim;
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      if (inside) {
-        LoadElements<E>(row + i * source.strides.token, x[i]);
-      } else {
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) x[i][c] = 0.0f;
-      }
-    }
+    for (int i = 0; i < kRows; ++i) LoadElements<E>(row + i * source.strides.token, x[i]);
     return;
   }
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
+    if (source.pieces) {
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) x[i][c] = 0.0f;
+      if (i < rows && lane * kChannels < source.dim) {
+        LoadElements<E>(row + i * source.strides.token, x[i]);
+      }
+      continue;
+    }
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
       x[i][c] = i < rows && lane * kChannels + c < source.dim
@@ -108,9 +108,11 @@ SAGE_DEVICE void QuantiseQ(const PrepassArguments& a, int block) {
   const int head = block / a.q_blocks, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int first = block % a.q_blocks * kTile + warp * kRows;
   const int kv_head = head / a.group;  // the query heads of a group are next to each other
-  const int64_t head_row = static_cast<int64_t>(head) * a.space.q_rows;
-  const int64_t row0 = head_row + first;
-  uint8_t* codes = a.space.q_codes + head_row * D;
+  const int64_t row0 = static_cast<int64_t>(head) * a.space.q_rows + first;
+  // Rows of a warp are whole periods of the swizzle.
+  const int in_block = first % kQueryBlock;
+  uint8_t* codes =
+      a.space.q_codes + (row0 - in_block) * D + in_block * static_cast<int>(D < 128 ? D : 128);
   float x[kRows][kChannels];
   LoadRows<E>(a.q, head, first, lane, x);
   float mean[kChannels];
@@ -142,7 +144,7 @@ SAGE_DEVICE void QuantiseQ(const PrepassArguments& a, int block) {
       if (lane == i) my_shift = static_cast<float>(a.scale * shift);
     }
     const float2 pair = ScaleOf(most, kInt8Top);
-    StoreCodes<D, kQueryBlock>(codes, first + i, lane, x[i], a.sign * pair.y);
+    StoreCodes<D, kQueryBlock>(codes, i, lane, x[i], a.sign * pair.y);
     if (lane == i) my_scale = finite ? pair.x : __uint_as_float(0x7fc00000u);
   }
   if (lane >= kRows) return;

@@ -33,7 +33,8 @@ struct Source {
   TokenStrides strides;
   int heads, tokens, dim;
   bool words;    // rows are aligned to words
-  bool vectors;  // rows are whole pieces of D / 32 elements, aligned for the widest loads
+  bool pieces;   // rows are whole pieces of D / 32 elements, aligned for the widest loads
+  bool vectors;  // and have D of them
 
   template <class E>
   __device__ const typename E::Storage* Row(int batch_head, int token) const {
@@ -110,32 +111,44 @@ struct Channel {
 
 constexpr int kBatch = 32;  // loads in flight per thread
 
-// The next tokens of a channel, in order.
-template <bool kExtremes>
-SAGE_DEVICE void Absorb(Channel* c, const float (&x)[kBatch]) {
+// The next tokens of a word's channels, in order.
+template <bool kExtremes, class E>
+SAGE_DEVICE void Absorb(Channel (&channels)[E::kInWord], const uint32_t (&words)[kBatch]) {
   uint32_t most = 0;
 #pragma unroll
   for (int i = 0; i < kBatch; i += 2) {
-    most = __vimax3_u32(most, Magnitude(x[i]), Magnitude(x[i + 1]));
+#pragma unroll
+    for (int n = 0; n < E::kInWord; ++n) {
+      most = __vimax3_u32(most, Magnitude(E::At(words[i], n)), Magnitude(E::At(words[i + 1], n)));
+    }
   }
   if (most < kInfBits) {
-    c->count += kBatch;
+#pragma unroll
+    for (int n = 0; n < E::kInWord; ++n) channels[n].count += kBatch;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      c->sum += static_cast<double>(x[i]);
-      if constexpr (kExtremes) {
-        c->low = fminf(c->low, x[i]);
-        c->high = fmaxf(c->high, x[i]);
+#pragma unroll
+      for (int n = 0; n < E::kInWord; ++n) {
+        const float x = E::At(words[i], n);
+        channels[n].sum += static_cast<double>(x);
+        if constexpr (kExtremes) {
+          channels[n].low = fminf(channels[n].low, x);
+          channels[n].high = fmaxf(channels[n].high, x);
+        }
       }
     }
-  } else {
+    return;
+  }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (!Finite(x[i])) continue;
-      c->sum += static_cast<double>(x[i]);
-      ++c->count;
-      c->low = fminf(c->low, x[i]);
-      c->high = fmaxf(c->high, x[i]);
+  for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+    for (int n = 0; n < E::kInWord; ++n) {
+      const float x = E::At(words[i], n);
+      if (!Finite(x)) continue;
+      channels[n].sum += static_cast<double>(x);
+      ++channels[n].count;
+      channels[n].low = fminf(channels[n].low, x);
+      channels[n].high = fmaxf(channels[n].high, x);
     }
   }
 }
@@ -159,13 +172,7 @@ SAGE_DEVICE void ReadChannels(const typename E::Storage* at, int64_t stride, int
             t + i < rows ? LoadWord<E>(at + (t + i) * stride, whole, second) : E::kInfinities;
       }
     }
-#pragma unroll
-    for (int n = 0; n < E::kInWord; ++n) {
-      float x[kBatch];
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) x[i] = E::At(words[i], n);
-      Absorb<kExtremes>(channels + n, x);
-    }
+    Absorb<kExtremes, E>(channels, words);
   }
 }
 

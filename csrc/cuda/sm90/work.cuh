@@ -55,9 +55,10 @@ SAGE_DEVICE int KvHead(const AttendArguments& a, int head) {
 }
 
 // A tile of work as the copying warp hands it on.
-constexpr int kWorkBytes = 16;
-SAGE_DEVICE void StoreWork(uint32_t at, const Work& work) {
+constexpr int kWorkBytes = 32;
+SAGE_DEVICE void StoreWork(uint32_t at, const Work& work, int kv_head) {
   StoreSharedInt4(at, work.head, work.row0, work.first, work.count);
+  StoreSharedInt(at + 16, kv_head);
 }
 SAGE_DEVICE Work LoadWork(uint32_t at) {
   const int2 x = LoadSharedInt2(at), y = LoadSharedInt2(at + 8);
@@ -74,8 +75,8 @@ constexpr int kWorkFirst = 28;  // first tile of keys of the tile of work
 constexpr int kRecordBytes = 32;
 
 // For the 64 rows from `rows` on of a tile of work, and the 16 from `warp_rows` on.
-SAGE_DEVICE void StoreRecord(const AttendArguments& a, uint32_t record, const Work& work, int rows,
-                             int warp_rows) {
+SAGE_DEVICE void StoreRecord(const AttendArguments& a, uint32_t record, const Work& work,
+                             int kv_head, int rows, int warp_rows) {
   const int end_row = a.see.q_len - 1, row = work.row0 + rows, warp_row = work.row0 + warp_rows;
   int first = work.first + work.count - 1, last = first;  // at least one tile
   if (row <= end_row) {
@@ -90,7 +91,7 @@ SAGE_DEVICE void StoreRecord(const AttendArguments& a, uint32_t record, const Wo
   __syncwarp();
   if ((threadIdx.x & 31) == 0) {
     StoreSharedInt4(record, work.head, work.row0, first, last);
-    StoreSharedInt4(record + kOpenTiles, open_begin, open_end, KvHead(a, work.head), work.first);
+    StoreSharedInt4(record + kOpenTiles, open_begin, open_end, kv_head, work.first);
   }
   __syncwarp();
 }

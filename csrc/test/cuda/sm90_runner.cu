@@ -68,7 +68,7 @@ void Unpack(const Problem& p, const sage::sm90::Workspace& w, Operands* out) {
       out->q_scale.push_back(q_scale[row]);
       for (int d = 0; d < p.qk_dim; ++d) {
         const int8_t code = static_cast<int8_t>(
-            q[h * w.q_rows * D + OperandByte<D, sage::sm90::kQueryBlock>(static_cast<int>(i), d)]);
+            q[(row - i % 64) * D + OperandByte<D, 64>(static_cast<int>(i % 64), d)]);
         out->q_codes.push_back(sign * code + 0.0f);
       }
     }
