@@ -37,7 +37,7 @@ function cacheOps(store: CacheStore): NonNullable<TensorflowOpNames['cache']> | 
 /** Whether k and v [B,Hkv,n,D] were appended. */
 export function appendInTensorflow(store: CacheStore, k: tf.Tensor, v: tf.Tensor): boolean {
   const ops = cacheOps(store);
-  const number = store.number;
+  const number = ops === null ? null : store.number;
   if (ops === null || number === null) return false;
   const words = new Int32Array(APPEND_WORDS);
   putNumber(words, 0, number);
@@ -57,7 +57,7 @@ export function attendInTensorflow(
   mask: tf.Tensor | null,
 ): tf.Tensor[] | null {
   const ops = cacheOps(store);
-  const number = store.number;
+  const number = ops === null ? null : store.number;
   if (ops === null || number === null) return null;
   const words = new Int32Array(ATTEND_WORDS);
   encodeProblem(problem, new Float64Array(words.buffer, 0, PROBLEM_WORDS));

@@ -164,6 +164,7 @@ describe('an op that is called wrongly answers with an error', () => {
     ['append: unknown isa', () => append({words: [number, 0, 77, 1]}), /instruction set/],
     ['append: no threads', () => append({words: [number, 0, 0, 0]}), /threads/],
     ['append: k of rank 3', () => append({k: tf.ones([1, 2, 4])}), /k: its shape/],
+    ['append: k of rank 5', () => append({k: tf.ones([1, 1, 2, 4, 1])}), /k: its shape/],
     ['append: k of other heads', () => append({k: tf.ones([1, 2, 2, 4])}), /k: its shape/],
     ['append: v of other tokens', () => append({v: tf.ones([1, 1, 3, 3])}), /tokens of k/],
     ['append: k of int32', () => append({k: tf.ones([1, 1, 2, 4], 'int32')}), /float/],
