@@ -1,5 +1,6 @@
-// Decoding: one query (or a few) over 4,096 cached tokens, by SageKvCache, by sageAttention from float32 k and v, and by
-// ONNX Runtime's operators where bench/peers is installed. Reads the built package (`npm run build` first).
+// Decoding: one query (or a few) over 4,096 cached tokens, by SageKvCache in each precision, by a cache in the memory of
+// a GPU where there is one (q and o are copied), by sageAttention from float32 k and v, and by ONNX Runtime's operators
+// where bench/peers is installed. Reads the built package (`npm run build` first).
 //   node bench/decode.mjs [--threads 1] [--queries 1] [--rounds 40]
 //
 // Cold: contenders take turns on caches in rotation whose sum is far above any processor cache, so each call reads from
@@ -31,9 +32,12 @@ const SHAPES = [
   {name: 'H 16 D 128', heads: 16, kvHeads: 16, dim: 128, sets: 5},
   {name: 'H 32:8 D 128', heads: 32, kvHeads: 8, dim: 128, sets: 8},
 ];
+const PRECISIONS = ['int8', 'int8_int16', 'int16', 'exact'];
+const ON_GPU = 'int8, on a GPU';
 // Far outside of what a code of 8 bits with one scale for all would need: values are normal.
 const PEER_SCALE = 4.5 / 127;
 
+let noGpu = null;
 configureSageAttention({threads});
 await tf.setBackend('cpu');
 
@@ -220,18 +224,26 @@ for (const shape of SHAPES) {
   const sets = Array.from({length: count}, () => {
     const [k, v] = [0, 1].map(() => normal(kvHeads * TOKENS * dim));
     const [kt, vt] = [k, v].map((x) => tf.tensor4d(x, [1, kvHeads, TOKENS, dim]));
+    const sizes = {batch: 1, heads, kvHeads, headDim: dim};
     const caches = Object.fromEntries(
-      ['int8', 'exact'].map((precision) => {
-        const cache = new SageKvCache({batch: 1, heads, kvHeads, headDim: dim, precision});
-        return [precision, cache.append(kt, vt)];
-      }),
+      PRECISIONS.map((precision) => [
+        precision,
+        new SageKvCache({...sizes, precision}).append(kt, vt),
+      ]),
     );
+    const before = configureSageAttention({engine: 'cuda'});
+    const onGpu = new SageKvCache({...sizes, precision: 'int8'});
+    configureSageAttention(before);
+    if (onGpu.engine === 'cuda') caches[ON_GPU] = onGpu.append(kt, vt);
+    else noGpu = onGpu.engineReason;
     return {k, v, kt, vt, caches};
   });
   const options = {isCausal: 'bottom_right', precision: 'exact'};
   const contenders = [
-    {name: 'SageKvCache int8', run: (n) => sets[n].caches.int8.attend(query)},
-    {name: 'SageKvCache exact', run: (n) => sets[n].caches.exact.attend(query)},
+    ...Object.keys(sets[0].caches).map((kind) => ({
+      name: `SageKvCache ${kind}`,
+      run: (n) => sets[n].caches[kind].attend(query),
+    })),
     {
       name: 'sageAttention exact',
       run: (n) => sageAttention(query, sets[n].kt, sets[n].vt, options),
@@ -274,3 +286,4 @@ for (const shape of SHAPES) {
   }
   query.dispose();
 }
+if (noGpu !== null) console.log(`No row of a GPU: ${noGpu}`);

@@ -66,6 +66,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
       {"cudaDevices", CudaDevices},
       {"cudaLimitMemory", CudaLimitMemory},
       {"cudaRelease", CudaRelease},
+      {"cacheNumber", CacheNumber},
+      {"cudaCacheNumber", CudaCacheNumber},
       {"cudaCacheSupports", CudaCacheSupports},
       {"cudaCacheCreate", CudaCacheCreate},
       {"cudaCacheAppend", CudaCacheAppend},

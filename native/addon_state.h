@@ -57,6 +57,8 @@ napi_value CudaState(napi_env env, napi_callback_info info);
 napi_value CudaDevices(napi_env env, napi_callback_info info);
 napi_value CudaLimitMemory(napi_env env, napi_callback_info info);
 napi_value CudaRelease(napi_env env, napi_callback_info info);
+napi_value CacheNumber(napi_env env, napi_callback_info info);
+napi_value CudaCacheNumber(napi_env env, napi_callback_info info);
 napi_value CudaCacheSupports(napi_env env, napi_callback_info info);
 napi_value CudaCacheCreate(napi_env env, napi_callback_info info);
 napi_value CudaCacheAppend(napi_env env, napi_callback_info info);

@@ -28,7 +28,7 @@ inline constexpr napi_type_tag kCacheTag<sage::CudaHostCache> = {0x1f8b3d5c7a9e4
 
 template <class Cache>
 struct CacheHandle {
-  std::unique_ptr<Cache> cache;  // null once disposed
+  std::shared_ptr<Cache> cache;  // null once disposed
   int64_t reported = 0;          // bytes that the garbage collector was told of
 
   // Tells the garbage collector what this cache alone keeps alive.

@@ -8,6 +8,7 @@
 #include "buffers.h"
 #include "cache_arguments.h"
 #include "cache_handle.h"
+#include "cache_registry.h"
 #include "sage/cuda_host_cache.h"
 
 namespace sage_node {
@@ -186,6 +187,16 @@ napi_value CudaCacheDispose(napi_env env, napi_callback_info info) {
   Handle* handle = HandleOf(env, arguments[0]);
   if (handle != nullptr) handle->Dispose(env);
   return nullptr;
+}
+
+// cudaCacheNumber(cache): number, by which the ops inside TensorFlow find it.
+napi_value CudaCacheNumber(napi_env env, napi_callback_info info) {
+  napi_value arguments[1];
+  ReadCall(env, info, arguments);
+  Handle* handle = HandleOf(env, arguments[0]);
+  napi_value number = nullptr;
+  if (handle != nullptr) napi_create_int64(env, RegisterCache(handle->cache), &number);
+  return number;
 }
 
 }  // namespace sage_node

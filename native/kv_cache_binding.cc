@@ -9,6 +9,7 @@
 #include "buffers.h"
 #include "cache_arguments.h"
 #include "cache_handle.h"
+#include "cache_registry.h"
 #include "sage/kv_cache.h"
 
 namespace sage_node {
@@ -154,6 +155,16 @@ napi_value CacheDispose(napi_env env, napi_callback_info info) {
   if (handle == nullptr) return nullptr;
   handle->Dispose(env);
   return nullptr;
+}
+
+// cacheNumber(cache): number, by which the ops inside TensorFlow find it.
+napi_value CacheNumber(napi_env env, napi_callback_info info) {
+  napi_value arguments[1];
+  ReadCall(env, info, arguments);
+  Handle* handle = HandleOf(env, arguments[0]);
+  napi_value number = nullptr;
+  if (handle != nullptr) napi_create_int64(env, RegisterCache(handle->cache), &number);
+  return number;
 }
 
 }  // namespace sage_node

@@ -71,6 +71,13 @@ napi_value RegisterTensorflowOp(napi_env raw_env, napi_callback_info) {
   ops.Set("maskedLse", names.forward[1][1]);
   ops.Set("grad", names.backward[0]);
   ops.Set("gradMask", names.backward[1]);
+  Napi::Object cache = Napi::Object::New(env);
+  cache.Set("append", names.cache_append);
+  cache.Set("plain", names.cache_attend[0][0]);
+  cache.Set("lse", names.cache_attend[0][1]);
+  cache.Set("masked", names.cache_attend[1][0]);
+  cache.Set("maskedLse", names.cache_attend[1][1]);
+  ops.Set("cache", cache);
   result.Set("ops", ops);
   return result;
 }

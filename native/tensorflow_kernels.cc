@@ -5,9 +5,8 @@
 #include "buffers.h"
 #include "float_mode.h"
 #include "sage/attention.h"
-#include "sage/capabilities.h"
 #include "sage/cuda_attention.h"
-#include "tensorflow_stream.h"
+#include "tensorflow_call.h"
 #include "tensorflow_tensors.h"
 #include "tensorflow_trace.h"
 
@@ -17,38 +16,6 @@ namespace {
 using sage::MaskKind;
 using sage::Problem;
 using sage::RequiredElements;
-
-struct Call {
-  Problem problem;
-  sage::EngineOptions options;
-};
-
-[[noreturn]] void Refuse(const std::string& message) {
-  throw KernelFailure{kInvalidArgument, message};
-}
-
-Call ReadCall(TF_OpKernelContext* context) {
-  const Tensor tensor = Input(context, 0);
-  if (tensor.type() != kInt32 || tensor.elements() != kCallWords) {
-    Refuse("call: expected int32 [" + std::to_string(kCallWords) + "]");
-  }
-  // A copy, since the words need the alignment of float64.
-  double words[sage::kProblemWords];
-  int32_t settings[2];
-  std::memcpy(words, tensor.data(), sizeof(words));
-  std::memcpy(settings, static_cast<const char*>(tensor.data()) + sizeof(words), sizeof(settings));
-  Call call = {};
-  ThrowUnlessOk(sage::DecodeProblem(words, sage::kProblemWords, &call.problem));
-  const int32_t isa = settings[0], threads = settings[1];
-  if (isa < 0 || isa >= sage::kIsaCount || !sage::CanRun(static_cast<sage::Isa>(isa))) {
-    Refuse("call: this machine cannot run instruction set number " + std::to_string(isa));
-  }
-  if (threads < 1 || threads > sage::MaxThreads()) {
-    Refuse("call: threads must be an integer from 1 to " + std::to_string(sage::MaxThreads()));
-  }
-  call.options = {static_cast<sage::Isa>(isa), threads, nullptr};
-  return call;
-}
 
 int64_t QElements(const Problem& p) {
   return RequiredElements(p.q, p.batch, p.q_heads, p.q_len, p.qk_dim);
@@ -61,22 +28,6 @@ int64_t VElements(const Problem& p) {
 }
 int64_t OElements(const Problem& p) {
   return RequiredElements(p.o, p.batch, p.q_heads, p.q_len, p.v_dim);
-}
-
-// Data of the mask, null when the problem has none.
-const void* MaskData(const Tensor& mask, const Problem& p) {
-  if (p.mask_kind == MaskKind::kNone) {
-    if (mask.elements() != 0) Refuse("mask: the problem has none");
-    return nullptr;
-  }
-  const bool additive = p.mask_kind == MaskKind::kAdditive;
-  if (mask.type() != (additive ? kFloat : kBool)) {
-    Refuse(additive ? "mask: expected float32" : "mask: expected bool");
-  }
-  if (mask.elements() < sage::RequiredMaskElements(p)) {
-    Refuse("mask: the tensor is too short for the problem");
-  }
-  return mask.data();
 }
 
 // The shape of q with v's head_dim; its elements are exactly those that the engines write.
@@ -104,21 +55,10 @@ std::vector<int64_t> LseShape(const Tensor& q, const Problem& p) {
   return shape;
 }
 
-// Work on a GPU, in order with TensorFlow's own. launch(workspace, stream) enqueues.
-template <typename Launch>
-const char* RunOnGpu(TF_OpKernelContext* context, int64_t workspace_bytes, const Launch& launch) {
-  const Tensor workspace = Temporary(context, workspace_bytes);
-  StreamOrder order(context);
-  ThrowUnlessOk(order.Begin());
-  ThrowUnlessOk(launch(workspace.data(), order.stream()));
-  ThrowUnlessOk(order.End());
-  return StreamModeName(order.mode());
-}
-
 template <bool kOnGpu>
 void Forward(TF_OpKernelContext* context) {
   GuardKernel(context, "SageAttention", [context] {
-    const Call call = ReadCall(context);
+    const Call call = ReadCall(context, nullptr);
     const Problem& p = call.problem;
     const bool masked = api.TF_NumInputs(context) > 4;
     const bool with_lse = api.TF_NumOutputs(context) > 1;
@@ -171,7 +111,7 @@ int64_t MaskElementsWritten(const Problem& p) {
 template <bool kOnGpu>
 void Backward(TF_OpKernelContext* context) {
   GuardKernel(context, "SageAttentionGrad", [context] {
-    const Call call = ReadCall(context);
+    const Call call = ReadCall(context, nullptr);
     const Problem& p = call.problem;
     const bool with_mask = api.TF_NumOutputs(context) > 3;
     if (with_mask && p.mask_kind != MaskKind::kAdditive) {

@@ -15,6 +15,8 @@ namespace sage_node::tensorflow {
 // instruction set and the threads of the CPU engine. So every call carries its own settings,
 // whichever environment, thread or copy of the addon it comes from.
 constexpr int kCallWords = 2 * sage::kProblemWords + 2;
+// The same and the number of a cache, as a pair.
+constexpr int kCacheCallWords = kCallWords + 2;
 // Part of the ops' names: grows with every change of `call`, inputs or outputs.
 constexpr int kCallVersion = 1;
 

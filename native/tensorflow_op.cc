@@ -6,6 +6,7 @@
 #include "sage/capabilities.h"
 #include "sage/cuda_attention.h"
 #include "tensorflow_api.h"
+#include "tensorflow_cache_kernels.h"
 #include "tensorflow_kernels.h"
 #include "tensorflow_library.h"
 #include "tensorflow_stream.h"
@@ -55,6 +56,26 @@ void RegisterKernel(const std::string& op, const char* device, ComputeFunction c
   api.TF_RegisterKernelBuilder(label.c_str(), builder, status->get());  // frees the builder
 }
 
+void RegisterCacheOps(bool gpu, TensorflowStatus* status) {
+  const OpNames& names = GetOpNames();
+  RegisterKernel(names.cache_append, "CPU", &AppendOnCpu, status);
+  if (gpu) RegisterKernel(names.cache_append, "GPU", &AppendOnGpu, status);
+  RegisterOp(names.cache_append, {"call: int32", "k: float", "v: float"}, {"done: float"}, false,
+             status);
+  for (const bool masked : {true, false}) {
+    for (const bool with_lse : {true, false}) {
+      const std::string& name = names.cache_attend[masked][with_lse];
+      RegisterKernel(name, "CPU", &AttendOnCpu, status);
+      if (gpu) RegisterKernel(name, "GPU", &AttendOnGpu, status);
+      Arguments inputs = {"call: int32", "q: float"};
+      if (masked) inputs.push_back("mask: M");
+      Arguments outputs = {"o: float"};
+      if (with_lse) outputs.push_back("lse: float");
+      RegisterOp(name, inputs, outputs, masked, status);
+    }
+  }
+}
+
 // Kernels before ops, and the plainest op last: another copy of the addon that finds it finds all.
 void RegisterAll(bool gpu, TensorflowStatus* status) {
   const OpNames& names = GetOpNames();
@@ -68,6 +89,7 @@ void RegisterAll(bool gpu, TensorflowStatus* status) {
     RegisterKernel(name, "CPU", &BackwardOnCpu, status);
     if (gpu) RegisterKernel(name, "GPU", &BackwardOnGpu, status);
   }
+  RegisterCacheOps(gpu, status);
   for (const bool with_mask : {true, false}) {
     Arguments outputs = {"d_q: float", "d_k: float", "d_v: float"};
     if (with_mask) outputs.push_back("d_mask: float");
@@ -135,6 +157,11 @@ const OpNames& GetOpNames() {
     made->forward[0][1] = "SageAttentionLse" + suffix;
     made->forward[1][0] = "SageAttentionMasked" + suffix;
     made->forward[1][1] = "SageAttentionMaskedLse" + suffix;
+    made->cache_append = "SageKvCacheAppend" + suffix;
+    made->cache_attend[0][0] = "SageKvCacheAttend" + suffix;
+    made->cache_attend[0][1] = "SageKvCacheAttendLse" + suffix;
+    made->cache_attend[1][0] = "SageKvCacheAttendMasked" + suffix;
+    made->cache_attend[1][1] = "SageKvCacheAttendMaskedLse" + suffix;
     made->backward[0] = "SageAttentionGrad" + suffix;
     made->backward[1] = "SageAttentionGradMask" + suffix;
     return made;

@@ -27,10 +27,12 @@ struct Registration {
 // Safe from any thread. Takes some ten milliseconds the first time.
 Registration RegisterOps();
 
-// Names of the ops: [with mask][with lse], and of the gradient [with dMask].
+// Names of the ops: [with mask][with lse], of the gradient [with dMask], and those of caches.
 struct OpNames {
   std::string forward[2][2];
   std::string backward[2];
+  std::string cache_append;
+  std::string cache_attend[2][2];  // as `forward`
 };
 const OpNames& GetOpNames();
 

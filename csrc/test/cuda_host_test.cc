@@ -75,6 +75,12 @@ void PoolKeepsBlocks() {
   pool.Give(small);
   pool.Give(nullptr);
   CHECK(pool.Trim() == 65536 && given == 0 && pool.Trim() == 0);
+  // What is too large to be kept goes at once.
+  a = pool.Take(2 * kMiB);
+  small = pool.Take(kMiB);
+  pool.Give(a, kMiB);
+  pool.Give(small, kMiB);
+  CHECK(pool.held() == kMiB && given == kMiB && pool.Trim() == kMiB);
 }
 
 void PoolKeepsItsLimit() {

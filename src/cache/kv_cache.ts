@@ -7,6 +7,7 @@ import type {CacheStore} from '../engines/kv_cache.js';
 import {nativeEngine} from '../engines/native.js';
 import {createNativeCache} from '../engines/native_kv_cache.js';
 import {TypescriptCacheStore} from '../engines/typescript/kv_cache.js';
+import {appendInTensorflow, attendInTensorflow} from '../kernels/kv_cache_op.js';
 import type {CachePrecision} from '../numerics/kv_cache.js';
 import {splitSignal} from '../ops/signal_option.js';
 import {attentionTensor} from '../ops/tensor_arguments.js';
@@ -106,7 +107,9 @@ export class SageKvCache {
       const n = $k.shape[2] ?? 0;
       requireShape(operation, 'k', $k, [batch, kvHeads, n, headDim]);
       requireShape(operation, 'v', $v, [batch, kvHeads, n, valueDim]);
-      store.append(floatsOf($k), floatsOf($v), n);
+      if (n === 0 || !appendInTensorflow(store, $k, $v)) {
+        store.append(floatsOf($k), floatsOf($v), n);
+      }
       this.tokens += n;
     });
     return this;
@@ -143,6 +146,8 @@ export class SageKvCache {
       const call = prepareAttend(operation, this.options, this.tokens, q, options);
       const {mask, o, lse} = call;
       if (!isEmptyCall(call)) {
+        const outputs = attendInTensorflow(store, call.problem, call.q, mask);
+        if (outputs !== null) return onlyOrBoth(outputs);
         const values = (mask?.dataSync() ?? null) as Float32Array | Uint8Array | null;
         store.attend(call.problem, {q: floatsOf(call.q), mask: values, o, lse});
       }
@@ -181,9 +186,14 @@ export class SageKvCache {
     const call = keepInputs(() =>
       prepareAttend(operation, this.options, this.tokens, q, opOptions),
     );
-    const fork = store.fork();
+    let fork: CacheStore | null = null;
     try {
       if (isEmptyCall(call)) return resultsOf(call);
+      // A GPU computes beside the event loop anyway.
+      const outputs =
+        store.engine === 'cuda' ? attendInTensorflow(store, call.problem, call.q, call.mask) : null;
+      if (outputs !== null) return onlyOrBoth(outputs.map((output) => tf.keep(output)));
+      fork = store.fork();
       const {mask, o, lse} = call;
       const [queries, values] = await Promise.all([
         call.q.data<'float32'>(),
@@ -193,7 +203,7 @@ export class SageKvCache {
       await fork.attendAsync(call.problem, buffers, signal);
       return resultsOf(call);
     } finally {
-      fork.dispose();
+      fork?.dispose();
       tf.dispose([call.q, ...(call.mask === null ? [] : [call.mask])]);
     }
   }
@@ -285,6 +295,12 @@ function keepInputs(prepare: () => AttendCall): AttendCall {
     kept = {...call, q: own(call.q), mask: call.mask === null ? null : own(call.mask)};
   });
   return kept as unknown as AttendCall;
+}
+
+/** o, or o and lse. */
+function onlyOrBoth(outputs: tf.Tensor[]): tf.Tensor4D | [o: tf.Tensor4D, lse: tf.Tensor3D] {
+  const [o, lse] = outputs as [tf.Tensor4D, tf.Tensor3D?];
+  return lse === undefined ? o : [o, lse];
 }
 
 /** What was computed, as tensors. */

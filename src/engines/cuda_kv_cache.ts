@@ -58,6 +58,12 @@ class CudaCacheStore implements CacheStore {
     return this.moved?.reason ?? this.why;
   }
 
+  get number(): number | null {
+    if (this.moved !== null) return this.moved.number;
+    bringUpToDate();
+    return this.addon.cudaCacheNumber(this.cache);
+  }
+
   get bytes(): number {
     return this.moved?.bytes ?? this.addon.cudaCacheBytes(this.cache);
   }

@@ -20,6 +20,8 @@ export interface CacheStore {
   readonly engine: 'cuda' | 'native' | 'typescript';
   /** One sentence: why that engine. */
   readonly reason: string;
+  /** By which ops inside TensorFlow find it; null where they cannot. */
+  readonly number: number | null;
   /** Bytes of all tokens held, pages shared with forks included. */
   readonly bytes: number;
   /** k [B,Hkv,n,D], v [B,Hkv,n,Dv], contiguous. On failure nothing has changed. */

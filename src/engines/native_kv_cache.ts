@@ -46,6 +46,11 @@ export class NativeCacheStore implements CacheStore {
     readonly reason: string,
   ) {}
 
+  get number(): number | null {
+    if ((this.addon as Partial<NativeAddon>).cacheNumber === undefined) return null;
+    return worded(() => this.addon.cacheNumber(this.cache));
+  }
+
   get bytes(): number {
     return worded(() => this.addon.cacheBytes(this.cache));
   }

@@ -96,6 +96,14 @@ export interface TensorflowOpNames {
   readonly maskedLse: string;
   readonly grad: string;
   readonly gradMask: string;
+  /** Of key/value caches (native/tensorflow_cache_kernels.h); absent from addons that have none. */
+  readonly cache?: {
+    readonly append: string;
+    readonly plain: string;
+    readonly lse: string;
+    readonly masked: string;
+    readonly maskedLse: string;
+  };
 }
 
 /** What came of registering the ops with the TensorFlow of this process. */
@@ -315,6 +323,9 @@ export interface NativeAddon {
   cudaLimitMemory(bytes: number): void;
   /** Frees the memory that no call uses; bytes freed. */
   cudaRelease(): number;
+  /** Numbers by which the ops inside TensorFlow find a cache, as long as it is there. */
+  cacheNumber(cache: NativeCache): number;
+  cudaCacheNumber(cache: CudaCache): number;
   /** Null when the device of the CUDA engine holds caches of this shape, else why not. */
   cudaCacheSupports(...shape: Parameters<NativeAddon['cacheCreate']>): string | null;
   /** `cacheCreate` and the calls of its caches, in device memory; they throw what `cudaForward` does. */

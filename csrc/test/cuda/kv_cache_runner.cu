@@ -21,6 +21,7 @@
 #include "sage/kv_cache.h"
 #include "test/cuda/kv_cache_bench.cuh"
 #include "test/cuda/kv_cache_forks.h"
+#include "test/cuda/kv_cache_streams.h"
 #include "test/cuda/sm90_device.h"
 #include "test/cuda/sm90_problem.h"
 
@@ -354,6 +355,9 @@ int RunChecks(const std::string& part) {
   }
   if (std::string("forks").find(part) != std::string::npos)
     failed += sage_test::CheckForks(77, AttendGpu);
+  if (std::string("streams").find(part) != std::string::npos) {
+    failed += sage_test::CheckStreams(78, AttendGpu);
+  }
   // What is refused.
   const char* reason = nullptr;
   const KvCacheShape wide = {1, 1, 300, 64, sage::CacheForm::kInt8};

@@ -30,6 +30,7 @@ export interface CachePage {
 
 export class TypescriptCacheStore implements CacheStore {
   readonly engine = 'typescript';
+  readonly number = null;
   private pages: CachePage[] = [];
   private length = 0;
   /** [B,Hkv,D], frozen at the first append. */
