@@ -209,7 +209,7 @@ SAGE_TILE void Rotate(float (&x)[16], int group, int rotation, float norm) {
     }
   }
   SAGE_NO_UNROLL
-  for (int h = 16; h < 128; h *= 2) {
+  for (int h = 16; h < 256; h *= 2) {
     const bool inside = h < rotation, upper = (group & (h / 16)) != 0;
     SAGE_UNROLL
     for (int i = 0; i < 16; ++i) {
@@ -312,8 +312,9 @@ template <int D>
 SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
   const Workspace& w = a.space;
   const int64_t block = static_cast<int64_t>(head) * w.tiles + key_tile;
-  uint8_t* image = w.tiles_image + block * w.tile_bytes + kTile * D / 2 + kTile * D / 16;
-  uint32_t* codes = reinterpret_cast<uint32_t*>(image);
+  constexpr int V = VChannelsOf(D);
+  uint8_t* const images = w.tiles_image + block * w.tile_bytes + TileBytesOf(D, false).k;
+  const int part_bytes = TileBytesOf(D, a.fp8).v;
   const float power =
       a.head_exponent && !a.fp8 ? tile::PowerOfTwo(ExponentOf(w.v_largest[head])) : 1.0f;
   SAGE_NO_UNROLL
@@ -330,7 +331,9 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
       if (!finite) marks[kTile + 16 * m + i] = 2;  // any thread may: they write the same
       x[i] = inside && finite ? x[i] - mean : 0.0f;
     }
-    const int pair = d / 16, g = d % 8, second = d / 8 % 2;
+    const int dv = d % V, pair = dv / 16, g = d % 8, second = d / 8 % 2;
+    uint8_t* const image = images + d / V * part_bytes;
+    uint32_t* const codes = reinterpret_cast<uint32_t*>(image);
     if (a.fp8) {
       SAGE_UNROLL
       for (int i = 0; i < 4; ++i) {
@@ -341,7 +344,7 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
         for (int b = 0; b < 4; ++b) {
           word |= static_cast<uint32_t>(EncodeE4m3(x[4 * i + b] * inverse)) << 8 * b;
         }
-        codes[((u * (D / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + h] = word;
+        codes[((u * (V / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + h] = word;
       }
       continue;
     }
@@ -349,11 +352,11 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
     for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
     const Group out = QuantiseGroup(x, a.four_six);
     const int s = m / 4, u = m % 4 / 2, q = m % 2 * 2;
-    uint32_t* to = codes + ((s * (D / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + u;
+    uint32_t* to = codes + ((s * (V / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + u;
     to[0] = out.low;
     to[4] = out.high;
-    const int word = s * (D / 32) + d / 32;
-    image[kTile * D / 2 + ((word / 4 * 32 + g * 4 + d / 8 % 4) * 4 + word % 4) * 4 + m % 4] =
+    const int word = s * (V / 32) + dv / 32;
+    image[kTile * V / 2 + ((word / 4 * 32 + g * 4 + d / 8 % 4) * 4 + word % 4) * 4 + m % 4] =
         static_cast<uint8_t>(out.scale);
   }
 }
@@ -361,6 +364,7 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
 // The means of one tile of v in units of its codes, for the product with row sums.
 template <int D>
 SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile) {
+  constexpr int V = VChannelsOf(D);
   const Workspace& w = a.space;
   const int d = tile::ThreadIndex();
   if (d >= D) return;
@@ -374,7 +378,7 @@ SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile) {
   // Tiles past the end of the last group are zero.
   const int end = key_tile + 1 == w.tiles ? kMeanTiles : key_tile % kMeanTiles + 1;
   for (int q = key_tile % kMeanTiles; q < end; ++q) {
-    rows[(d % 8 * 4 + q) * (D / 8) + d / 8] =
+    rows[(d / V * 32 + d % 8 * 4 + q) * (V / 8) + d % V / 8] =
         q == key_tile % kMeanTiles ? tile::RoundTf32(clamped) : 0.0f;
   }
 }
