@@ -19,7 +19,10 @@ constexpr int64_t kWaveBytes = int64_t{16} << 20;
 
 Source SourceOf(const float* data, const TokenStrides& strides, int64_t heads, int64_t tokens,
                 int64_t dim) {
-  return {data, strides, static_cast<int>(heads), static_cast<int>(tokens), static_cast<int>(dim)};
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && strides.batch % 4 == 0 &&
+                       strides.head % 4 == 0 && strides.token % 4 == 0;
+  return {data,   strides, static_cast<int>(heads), static_cast<int>(tokens), static_cast<int>(dim),
+          aligned};
 }
 
 int Window(int64_t tokens) { return tokens >= kNoLimit ? -1 : static_cast<int>(tokens); }

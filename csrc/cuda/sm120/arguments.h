@@ -17,6 +17,7 @@ struct Source {
   const float* data;
   TokenStrides strides;
   int heads, tokens, dim;
+  bool aligned;  // rows begin at multiples of 16 bytes
 };
 
 struct PrepassArguments {

@@ -163,22 +163,15 @@ struct Group {
   uint32_t scale;      // ue4m3
 };
 
-// Codes of x under a scale, and the sum of squared errors (docs/numerics.md 4.5).
-SAGE_TILE float Candidate(const float (&x)[16], uint32_t scale_code, Group* group) {
-  const float sf = DecodeUe4m3(static_cast<uint8_t>(scale_code));
-  const float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
+// Sum of squared errors of x under a scale (docs/numerics.md 4.5).
+SAGE_TILE float ErrorOf(const float (&x)[16], float sf, float inverse) {
+  constexpr int32_t kE2m1MaxBits = 0x40c00000;  // 6
   float error = 0.0f;
-  group->low = group->high = 0;
-  group->scale = scale_code;
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) {
-    const uint32_t code = EncodeE2m1(x[i] * inverse);
-    if (i < 8) {
-      group->low |= code << 4 * i;
-    } else {
-      group->high |= code << 4 * (i - 8);
-    }
-    const float d = x[i] - DecodeE2m1(static_cast<uint8_t>(code)) * sf;
+    // Signs agree, so magnitudes do.
+    const int32_t rounded = RoundMagnitude<1, 0>(MagnitudeBits(x[i] * inverse), kE2m1MaxBits);
+    const float d = fabsf(x[i]) - BitsToFloat(static_cast<uint32_t>(rounded)) * sf;
     error = error + d * d;
   }
   return error;
@@ -189,11 +182,28 @@ SAGE_TILE Group QuantiseGroup(const float (&x)[16], bool four_six) {
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) largest = Magnitude(x[i]) > largest ? Magnitude(x[i]) : largest;
   const float amax = BitsToFloat(largest);
-  Group six, four;
-  const float error_six = Candidate(x, EncodeUe4m3(amax / 6.0f), &six);
-  if (!four_six) return six;
-  const float error_four = Candidate(x, EncodeUe4m3(amax / 4.0f), &four);
-  return error_four < error_six ? four : six;
+  Group group;
+  group.scale = EncodeUe4m3(amax / 6.0f);
+  const float sf = DecodeUe4m3(static_cast<uint8_t>(group.scale));
+  float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
+  if (four_six) {
+    const uint32_t scale = EncodeUe4m3(amax / 4.0f);
+    const float other = DecodeUe4m3(static_cast<uint8_t>(scale));
+    const float other_inverse = other == 0.0f ? 0.0f : 1.0f / other;
+    if (ErrorOf(x, other, other_inverse) < ErrorOf(x, sf, inverse)) {
+      group.scale = scale;
+      inverse = other_inverse;
+    }
+  }
+  float low[8], high[8];
+  SAGE_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    low[i] = x[i] * inverse;
+    high[i] = x[i + 8] * inverse;
+  }
+  group.low = tile::PackE2m1(low);
+  group.high = tile::PackE2m1(high);
+  return group;
 }
 
 // The Walsh-Hadamard transform of a row of D / 16 neighbouring threads, 16 dims each.
@@ -235,17 +245,26 @@ SAGE_TILE bool LoadGroup(const Source& source, int head, int token, int d0, floa
   bool finite = true;
   const bool inside = token < source.tokens;
   const float* row = inside ? RowOf(source, head, token) + d0 : nullptr;
+  if (inside && source.aligned && d0 + 16 <= source.dim) {
+    // A thread's rows are 64 bytes: loads of 4 would touch each sector of memory eight times.
+    SAGE_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+      const tile::Words4 words = tile::LoadConstant(reinterpret_cast<const tile::Words4*>(row + i));
+      x[i] = BitsToFloat(words.x);
+      x[i + 1] = BitsToFloat(words.y);
+      x[i + 2] = BitsToFloat(words.z);
+      x[i + 3] = BitsToFloat(words.w);
+    }
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) finite = finite && IsFinite(x[i]);
+    return finite;
+  }
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) {
     x[i] = inside && d0 + i < source.dim ? row[i] : 0.0f;
     finite = finite && IsFinite(x[i]);
   }
   return finite;
-}
-
-SAGE_TILE uint32_t PackHalves(float low, float high) {
-  return static_cast<uint32_t>(EncodeFp16Saturating(low)) |
-         static_cast<uint32_t>(EncodeFp16Saturating(high)) << 16;
 }
 
 // ---- k: one tile of 128 tokens ----
@@ -286,8 +305,8 @@ SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint
       uint32_t* to = halves + ((pair / 8 * kGroups + group) * 32 + pair % 8 * 4) * 4;
       SAGE_UNROLL
       for (int c = 0; c < 4; ++c) {
-        to[c * 4 + e] = PackHalves(x[2 * c] * half_power, x[2 * c + 1] * half_power);
-        to[c * 4 + 2 + e] = PackHalves(x[2 * c + 8] * half_power, x[2 * c + 9] * half_power);
+        to[c * 4 + e] = tile::PackHalves(x[2 * c] * half_power, x[2 * c + 1] * half_power);
+        to[c * 4 + 2 + e] = tile::PackHalves(x[2 * c + 8] * half_power, x[2 * c + 9] * half_power);
       }
     }
     SAGE_UNROLL
@@ -339,11 +358,8 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
       for (int i = 0; i < 4; ++i) {
         // Tokens 32u + 8q + 4h ..
         const int t = 16 * m + 4 * i, u = t / 32, q = t % 32 / 8, h = t / 4 % 2;
-        uint32_t word = 0;
-        SAGE_UNROLL
-        for (int b = 0; b < 4; ++b) {
-          word |= static_cast<uint32_t>(EncodeE4m3(x[4 * i + b] * inverse)) << 8 * b;
-        }
+        const uint32_t word = tile::PackE4m3(x[4 * i] * inverse, x[4 * i + 1] * inverse,
+                                             x[4 * i + 2] * inverse, x[4 * i + 3] * inverse);
         codes[((u * (V / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + h] = word;
       }
       continue;
@@ -422,7 +438,7 @@ SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) 
       uint32_t word = 0;
       if (part < 4) {
         const float* mean = means + part * kWarpRows / a.smooth_q * D + d;
-        word = PackHalves(mean[0] * sign, mean[1] * sign);
+        word = tile::PackHalves(mean[0] * sign, mean[1] * sign);
       }
       to[((column / 8 * kGroups + d / 16) * 32 + column % 8 * 4 + c) * 2 + h] = word;
     }
