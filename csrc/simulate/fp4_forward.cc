@@ -55,8 +55,10 @@ Status Fp4Forward(const Problem& p, const ForwardBuffers& buffers, int blocks,
   std::memset(base, 0, static_cast<size_t>(space.zeroed_bytes));
   if (space.dim == 64) {
     Run<64>(p, buffers, space, blocks);
-  } else {
+  } else if (space.dim == 128) {
     Run<128>(p, buffers, space, blocks);
+  } else {
+    Run<256>(p, buffers, space, blocks);
   }
   return Status::Ok();
 }

@@ -112,6 +112,7 @@ Operands Unpack(const Problem& p, const sage::sm120::Workspace& w, Read read) {
     }
   }
   const sage::sm120::TileBytes bytes = sage::sm120::TileBytesOf(D, fp8);
+  const int V = sage::sm120::VChannelsOf(D);
   for (int64_t h = 0; h < kv_heads; ++h) {
     for (int64_t j = 0; j < p.kv_len; ++j) {
       const uint8_t* image = images.data() + (h * w.tiles + j / 128) * w.tile_bytes;
@@ -121,24 +122,24 @@ Operands Unpack(const Problem& p, const sage::sm120::Workspace& w, Read read) {
         const int s = d / 64, k = d % 64, lane = column * 4 + k % 32 / 8;
         const int64_t word = (((u * S + s) * 2 + jt / 2) * 32 + lane) * 4 + jt % 2 * 2 + k / 32;
         const uint8_t scale =
-            image[bytes.k_codes +
-                  (((u * S + s) / 4 * 32 + column * 4 + jt) * 4 + (u * S + s) % 4) * 4 + k / 16];
+            image[64 * D + (((u * S + s) / 4 * 32 + column * 4 + jt) * 4 + (u * S + s) % 4) * 4 +
+                  k / 16];
         out.k.push_back(nibble(image, word, k % 8) * DecodeUe4m3(scale) + 0.0f);
       }
-      const uint8_t* v = image + bytes.k_codes + bytes.k_scale;
       for (int d = 0; d < p.v_dim; ++d) {
-        const int pair = d / 16, g = d % 8, second = d / 8 % 2;
+        const uint8_t* v = image + bytes.k + d / V * bytes.v;
+        const int dv = d % V, pair = dv / 16, g = d % 8, second = d / 8 % 2;
         if (fp8) {
           const int64_t word =
-              ((u * (D / 16) + pair) * 32 + g * 4 + q4) * 4 + second * 2 + t / 4 % 2;
+              ((u * (V / 16) + pair) * 32 + g * 4 + q4) * 4 + second * 2 + t / 4 % 2;
           out.v.push_back(sage::DecodeE4m3(v[word * 4 + t % 4]) + 0.0f);
           continue;
         }
-        const int step = t / 64, of_step = step * (D / 32) + d / 32;
+        const int step = t / 64, of_step = step * (V / 32) + dv / 32;
         const int64_t word =
-            ((step * (D / 16) + pair) * 32 + g * 4 + q4) * 4 + second * 2 + t % 64 / 32;
+            ((step * (V / 16) + pair) * 32 + g * 4 + q4) * 4 + second * 2 + t % 64 / 32;
         const uint8_t scale =
-            v[64 * D + ((of_step / 4 * 32 + g * 4 + d / 8 % 4) * 4 + of_step % 4) * 4 +
+            v[64 * V + ((of_step / 4 * 32 + g * 4 + d / 8 % 4) * 4 + of_step % 4) * 4 +
               t % 64 / 16];
         out.v.push_back(nibble(v, word, t % 8) * DecodeUe4m3(scale) + 0.0f);
       }
@@ -302,7 +303,7 @@ inline std::vector<Fp4Case> Fp4Cases() {
   };
   for (const Form f : {Form::kFp4, Form::kFp4Paper, Form::kFp4Fp8}) {
     form = f;
-    for (const int64_t dim : {64, 128}) {
+    for (const int64_t dim : {64, 128, 256}) {
       d = dim;
       for (const int64_t n : {1, 17, 127, 129}) {
         with("square", [&](Case& c) { c.q_len = c.kv_len = n; });
@@ -360,8 +361,9 @@ inline std::vector<Fp4Case> Fp4Cases() {
   with("no smoothing", [&](Case& c) { c.kv_len = 200, c.smooth_k = c.smooth_v = false; });
   cases.back().smooth_q = false;
   with("no keys", [&](Case& c) { c.kv_len = 0; });
-  const std::pair<int, int> dims[] = {{1, 1},   {40, 24},  {33, 65}, {80, 80},
-                                      {96, 17}, {128, 64}, {3, 128}};
+  const std::pair<int, int> dims[] = {{1, 1},    {40, 24},  {33, 65},  {80, 80},
+                                      {96, 17},  {128, 64}, {3, 128},  {129, 130},
+                                      {256, 40}, {20, 200}, {192, 256}};
   for (const auto& pair : dims) {
     with("other head_dim", [&](Case& c) {
       c.qk_dim = pair.first, c.v_dim = pair.second, c.q_len = 50, c.kv_len = 150;

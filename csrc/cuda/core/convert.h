@@ -86,6 +86,21 @@ SAGE_TILE uint32_t PackE4m3(float a, float b, float c, float d) {
 #endif
 }
 
+// Two floats as fp16, the first in the lower half: to nearest even, at most 65,504. Not for NaN.
+SAGE_TILE uint32_t PackHalves(float low, float high) {
+#ifdef __CUDA_ARCH__
+  constexpr float kLargest = 65504.0f;
+  const float x = fminf(fmaxf(low, -kLargest), kLargest);
+  const float y = fminf(fmaxf(high, -kLargest), kLargest);
+  uint32_t packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(y), "f"(x));
+  return packed;
+#else
+  return static_cast<uint32_t>(EncodeFp16Saturating(low)) |
+         static_cast<uint32_t>(EncodeFp16Saturating(high)) << 16;
+#endif
+}
+
 // To 10 mantissa bits, half away from zero, as cvt.rna.tf32 does.
 SAGE_TILE float RoundTf32(float x) {
   const uint32_t bits = FloatToBits(x);

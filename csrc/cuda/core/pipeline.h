@@ -49,33 +49,43 @@ SAGE_TILE void BarrierWait(Barrier* barrier, uint32_t parity) {
 #endif
 }
 
-// Copies `bytes` (a multiple of 16, both ends aligned to 16) to shared memory; counts as one
-// arrival on the barrier. To be called by a whole warp.
-SAGE_TILE void CopyStage(uint8_t* to, const uint8_t* from, int bytes, Barrier* barrier) {
+#if __CUDA_ARCH__ >= 900
+// One bulk copy to shared memory, by one thread; its bytes count on the barrier.
+SAGE_TILE void BulkCopy(uint8_t* to, const uint8_t* from, int bytes, Barrier* barrier) {
+  // Where there are no clusters, a destination among them becomes a call of the driver's code, and
+  // no warp could take registers (sm_120).
+  asm volatile(
+#if SAGE_NATIVE_FP4
+      "cp.async.bulk.shared::cta.global"
+#else
+      "cp.async.bulk.shared::cluster.global"
+#endif
+      ".mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(SharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+#endif
+
+// Copies two pieces (multiples of 16 bytes, aligned to 16), one behind the other in shared memory;
+// counts as one arrival on the barrier. To be called by a whole warp.
+SAGE_TILE void CopyStage(uint8_t* to, const uint8_t* first, int first_bytes, const uint8_t* second,
+                         int second_bytes, Barrier* barrier) {
 #if __CUDA_ARCH__ >= 900
   if (Lane() == 0) {
     asm volatile(
         "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
-        "r"(bytes)
+        "r"(first_bytes + second_bytes)
         : "memory");
-    // Where there are no clusters, a destination among them becomes a call of the driver's code,
-    // and no warp could take registers (sm_120).
-    asm volatile(
-#if SAGE_NATIVE_FP4
-        "cp.async.bulk.shared::cta.global"
-#else
-        "cp.async.bulk.shared::cluster.global"
-#endif
-        ".mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(SharedAddress(to)),
-        "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
-        : "memory");
+    BulkCopy(to, first, first_bytes, barrier);
+    BulkCopy(to + first_bytes, second, second_bytes, barrier);
   }
   SyncWarp();
 #else
   // No bulk copies before sm_90.
   SAGE_NO_UNROLL
-  for (int at = Lane() * 16; at < bytes; at += 512) {
-    *reinterpret_cast<uint4*>(to + at) = __ldg(reinterpret_cast<const uint4*>(from + at));
+  for (int at = Lane() * 16; at < first_bytes + second_bytes; at += 512) {
+    const uint8_t* from = at < first_bytes ? first + at : second + (at - first_bytes);
+    *reinterpret_cast<uint4*>(to + at) = __ldg(reinterpret_cast<const uint4*>(from));
   }
   SyncWarp();
   if (Lane() == 0) BarrierArrive(barrier);
@@ -128,9 +138,11 @@ SAGE_TILE void BarrierArrive(Barrier* barrier) {
 SAGE_TILE void BarrierWait(Barrier* barrier, uint32_t parity) {
   while ((ReadBarrier(barrier).phase & 1) == parity) simulate::Yield();
 }
-SAGE_TILE void CopyStage(uint8_t* to, const uint8_t* from, int bytes, Barrier* barrier) {
+SAGE_TILE void CopyStage(uint8_t* to, const uint8_t* first, int first_bytes, const uint8_t* second,
+                         int second_bytes, Barrier* barrier) {
   if (Lane() == 0) {
-    std::memcpy(to, from, static_cast<size_t>(bytes));
+    std::memcpy(to, first, static_cast<size_t>(first_bytes));
+    std::memcpy(to + first_bytes, second, static_cast<size_t>(second_bytes));
     BarrierArrive(barrier);
   }
   SyncWarp();

@@ -19,7 +19,10 @@ constexpr int64_t kWaveBytes = int64_t{16} << 20;
 
 Source SourceOf(const float* data, const TokenStrides& strides, int64_t heads, int64_t tokens,
                 int64_t dim) {
-  return {data, strides, static_cast<int>(heads), static_cast<int>(tokens), static_cast<int>(dim)};
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && strides.batch % 4 == 0 &&
+                       strides.head % 4 == 0 && strides.token % 4 == 0;
+  return {data,   strides, static_cast<int>(heads), static_cast<int>(tokens), static_cast<int>(dim),
+          aligned};
 }
 
 int Window(int64_t tokens) { return tokens >= kNoLimit ? -1 : static_cast<int>(tokens); }
@@ -42,8 +45,8 @@ const char* RefusalOf(const Problem& p) {
   if (r.pv_accumulator != PvAccumulator::kFp32Fp32 && r.pv_accumulator != PvAccumulator::kFp32) {
     return "the FP4 kernels accumulate P·V in float32 (fp32+fp32)";
   }
-  if (p.qk_dim < 1 || p.qk_dim > 128 || p.v_dim < 1 || p.v_dim > 128) {
-    return "the FP4 kernels serve head_dim 1 to 128";
+  if (p.qk_dim < 1 || p.qk_dim > 256 || p.v_dim < 1 || p.v_dim > 256) {
+    return "the FP4 kernels serve head_dim 1 to 256";
   }
   if (p.q_len > kLongest || p.kv_len > kLongest) {
     return "the FP4 kernels serve at most 2^30 queries and keys";
@@ -125,7 +128,9 @@ AttendArguments PlanAttend(const Problem& p, const ForwardBuffers& buffers,
   a.tile_bytes = space.tile_bytes;
   a.q_tiles = space.q_rows / RowsOf(space.dim);
   const int64_t heads = p.batch * p.q_heads;
-  a.work = static_cast<int>(heads * a.q_tiles);
+  const int channels = VChannelsOf(space.dim);
+  a.v_parts = static_cast<int>((p.v_dim + channels - 1) / channels);
+  a.work = static_cast<int>(heads * a.q_tiles) * a.v_parts;
   // Tiles of work of one length go head by head, so that k and v are read from L2; of many lengths
   // the longest go first, across as many heads as L2 holds.
   a.longest_first = a.see.window_left >= 0 || a.see.window_right >= 0;

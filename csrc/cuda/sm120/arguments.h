@@ -17,6 +17,7 @@ struct Source {
   const float* data;
   TokenStrides strides;
   int heads, tokens, dim;
+  bool aligned;  // rows begin at multiples of 16 bytes
 };
 
 struct PrepassArguments {
@@ -43,6 +44,7 @@ struct AttendArguments {
   float factor;  // |scale| log2(e)
   int v_dim, q_heads, group, tiles, mean_groups, q_rows, tile_bytes;
   int q_tiles, work;   // blocks of rows of a head; tiles of work
+  int v_parts;         // tiles of work per block of rows: see VChannelsOf
   int heads_per_wave;  // whose k and v stay in L2 together
   bool longest_first, smooth_q, head_exponent, o_pairs;
   uint32_t zero;  // 0, which the compiler does not know

@@ -59,18 +59,24 @@ struct Stage {
 // Scores of 32 rows with the 32 keys u of a tile.
 template <int D>
 SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
-                      const Stage& stage, const uint32_t (&k_scale)[2 * D / 64], int u,
+                      const Stage& stage, const uint32_t (&k_scale)[2 * (D / 64)], int u,
                       float (&s)[2][4][4]) {
-  constexpr int kSteps = D / 64;
+  constexpr int kSteps = D / 64, kPairBytes = SharedMap<D, false>::kPairBytes;
   float start[4][4];
   SAGE_UNROLL
   for (int j = 0; j < 4; ++j) {
-    const tile::Floats4 x =
-        *reinterpret_cast<const tile::Floats4*>(stage.mean_scores + (16 * u + 4 * j) * 16);
-    start[j][0] = x.x;
-    start[j][1] = x.y;
-    start[j][2] = x.z;
-    start[j][3] = x.w;
+    const uint8_t* pair = stage.mean_scores + (16 * u + 4 * j) * kPairBytes;
+    if constexpr (kPairBytes == 16) {
+      const tile::Floats4 x = *reinterpret_cast<const tile::Floats4*>(pair);
+      start[j][0] = x.x;
+      start[j][1] = x.y;
+      start[j][2] = x.z;
+      start[j][3] = x.w;
+    } else {
+      const tile::Floats2 x = *reinterpret_cast<const tile::Floats2*>(pair);
+      start[j][0] = start[j][2] = x.x;
+      start[j][1] = start[j][3] = x.y;
+    }
   }
   const tile::Words4* k = reinterpret_cast<const tile::Words4*>(stage.mine) + u * (kSteps * 64);
   SAGE_UNROLL
@@ -85,13 +91,16 @@ SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scal
 // kCount words of scales from word `first` on of those that a thread finds 4 by 4 at `at`.
 template <int kCount>
 SAGE_TILE void LoadScales(const uint8_t* at, int first, uint32_t (&scales)[kCount]) {
-  static_assert(kCount == 2 || kCount == 4);
-  if constexpr (kCount == 4) {
-    const tile::Words4 x = *reinterpret_cast<const tile::Words4*>(at + first / 4 * 512);
-    scales[0] = x.x;
-    scales[1] = x.y;
-    scales[2] = x.z;
-    scales[3] = x.w;
+  static_assert(kCount == 2 || kCount % 4 == 0);
+  if constexpr (kCount >= 4) {
+    SAGE_UNROLL
+    for (int i = 0; i < kCount; i += 4) {
+      const tile::Words4 x = *reinterpret_cast<const tile::Words4*>(at + (first + i) / 4 * 512);
+      scales[i] = x.x;
+      scales[i + 1] = x.y;
+      scales[i + 2] = x.z;
+      scales[i + 3] = x.w;
+    }
   } else {
     const tile::Words2 x = *reinterpret_cast<const tile::Words2*>(at + first * 4);
     scales[0] = x.x;
@@ -100,14 +109,14 @@ SAGE_TILE void LoadScales(const uint8_t* at, int first, uint32_t (&scales)[kCoun
 }
 
 // P·V of the 64 keys `half` of a tile in NVFP4; `v` are this thread's 16 bytes of v.
-template <int D>
-SAGE_TILE void AddOutputs(RowState<D>& state, const uint32_t (&p)[2][4], uint32_t p_scale,
+template <int V>
+SAGE_TILE void AddOutputs(RowState<V>& state, const uint32_t (&p)[2][4], uint32_t p_scale,
                           const uint8_t* v_mine, int half) {
-  const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_mine) + half * (2 * D);
-  uint32_t v_scale[D / 32];
-  LoadScales(v_mine + kTile * D / 2, half * (D / 32), v_scale);
+  const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_mine) + half * (2 * V);
+  uint32_t v_scale[V / 32];
+  LoadScales(v_mine + kTile * V / 2, half * (V / 32), v_scale);
   SAGE_UNROLL
-  for (int t = 0; t < D / 32; ++t) {
+  for (int t = 0; t < V / 32; ++t) {
     const tile::Words4 v01 = v[2 * t * 32], v23 = v[(2 * t + 1) * 32];
     ScoreStep<0>(state.o[0][t], state.o[0][t], p[0], p_scale, v01, v23, v_scale[t]);
     ScoreStep<1>(state.o[1][t], state.o[1][t], p[1], p_scale, v01, v23, v_scale[t]);
@@ -115,12 +124,12 @@ SAGE_TILE void AddOutputs(RowState<D>& state, const uint32_t (&p)[2][4], uint32_
 }
 
 // P·V of 32 keys in E4M3.
-template <int D>
-SAGE_TILE void AddOutputsE4m3(RowState<D>& state, const uint32_t (&p)[2][4],
+template <int V>
+SAGE_TILE void AddOutputsE4m3(RowState<V>& state, const uint32_t (&p)[2][4],
                               const uint8_t* v_mine) {
   const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_mine);
   SAGE_UNROLL
-  for (int t = 0; t < D / 16; ++t) {
+  for (int t = 0; t < V / 16; ++t) {
     const tile::Words4 b = v[t * 32];
     SAGE_UNROLL
     for (int r = 0; r < 2; ++r) {
@@ -155,13 +164,13 @@ SAGE_TILE void LoadQ(const AttendArguments& a, const WarpWork& mine, uint32_t (&
 // Everything of the 64 keys `half` of a tile, key0 the first of them. kOpen: all rows of the warp
 // see all of them.
 template <int D, bool kFp8, bool kMasked, bool kOpen>
-SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<D>& state,
+SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<VChannelsOf(D)>& state,
                     const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
                     uint32_t scale_order, const Stage& stage, int key0, int half, uint8_t* my_sums,
                     uint32_t* mask_not_finite, int lane_bytes) {
-  constexpr int kSteps = D / 64;
+  constexpr int kSteps = D / 64, V = VChannelsOf(D);
   const float c = kMasked ? 1.0f : mine.c;
-  const uint8_t* v = stage.mine + kTile * D / 2 + kTile * D / 16;
+  const uint8_t* v = stage.mine + SharedMap<D, kFp8>::kTileBytes.k;
   uint32_t k_scale[2 * kSteps];
   LoadScales(stage.mine + kTile * D / 2, half * 2 * kSteps, k_scale);
   uint32_t p[2][4];
@@ -170,7 +179,7 @@ SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<D>&
   for (int u = 0; u < 2; ++u) {
     float s[2][4][4];
     Stage from = stage;
-    if (D == 128 && !kFp8 && kOpen && u == 1) {
+    if (D >= 128 && !kFp8 && kOpen && u == 1) {
       // Registers do not hold the scores of 64 keys: the second 32 wait for the first.
       from.mine = stage.base + tile::After(lane_bytes, FloatToBits(groups.top[0][3]), a.zero);
     }
@@ -181,15 +190,15 @@ SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<D>&
       HideKeys(a, mine, key0 + 32 * u, s);
     }
     if constexpr (kFp8) {
-      ExponentiateE4m3<D>(state, s, c, my_sums, p);
-      AddOutputsE4m3<D>(state, p, v + (2 * half + u) * 32 * D);
+      ExponentiateE4m3(state, s, c, my_sums, p);
+      AddOutputsE4m3(state, p, v + (2 * half + u) * 32 * V);
     } else {
       Exponentiate<kMasked>(s, c, u, p, groups);
     }
   }
   if constexpr (!kFp8) {
     const uint32_t p_scale = AddGroups(state, groups, c, my_sums, scale_order);
-    AddOutputs<D>(state, p, p_scale, v, half);
+    AddOutputs(state, p, p_scale, v, half);
   }
 }
 
@@ -213,9 +222,9 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
   const Barriers<Map::kStages> bar = {reinterpret_cast<tile::Barrier*>(shared + Map::kBarriers)};
   const int lane_bytes = tile::Keep(lane * 16);
   // Two numbers in one register: the upper half of a choice of bytes is not looked at.
-  const uint32_t order_and_means =
-      tile::Keep(ScaleOrderOf(lane) |
-                 static_cast<uint32_t>(warp * Map::kMeanScoreRow + (lane & 3) * 16) << 16);
+  const uint32_t order_and_means = tile::Keep(
+      ScaleOrderOf(lane) |
+      static_cast<uint32_t>(warp * Map::kMeanScoreRow + (lane & 3) * Map::kPairBytes) << 16);
   uint8_t* const sums = shared + Map::kSums + warp * Map::kSumBytes;
   uint8_t* const my_sums = sums + lane_bytes;
   Turn<Map::kStages> turn;
@@ -231,7 +240,7 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
     const Work work = WorkOf(a, RowsOf(D), index);
     const int kv_head = KvHead(a, work.head);
     const WarpWork mine = WarpWorkOf(a, work, kv_head, warp);
-    RowState<D> state;
+    RowState<VChannelsOf(D)> state;
     Clear(state);
     uint32_t mask_not_finite = 0;
     SAGE_NO_UNROLL
@@ -255,8 +264,8 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
     for (; key_tile < end_tile; ++key_tile, turn.Next()) {
       tile::BarrierWait(bar.Full(turn.stage), turn.parity);
       const Stage stage = {
-          shared + turn.stage * Map::kTileBytes.all,
-          shared + turn.stage * Map::kTileBytes.all + lane_bytes,
+          shared + turn.stage * Map::kTileBytes.stage,
+          shared + turn.stage * Map::kTileBytes.stage + lane_bytes,
           shared + Map::kMeanScores + turn.stage * Map::kMeanScoreBytes + (order_and_means >> 16)};
       const int key0 = key_tile * kTile;
       const unsigned open = static_cast<unsigned>(key_tile - open_tile);
@@ -282,15 +291,15 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
       for (int row = 0; row < 4; ++row) state.r[row] = 0.0f;
       if (key_tile % kMeanTiles == kMeanTiles - 1 || key_tile + 1 == end_tile) {
         tile::SyncWarp();
-        AddMeans<D>(a, state, sums, kv_head, key_tile);
+        AddMeans<D>(a, state, sums, kv_head, work.part, key_tile);
         tile::SyncWarp();  // the sums of this group may be overwritten
       }
     }
     skip_until(end);
     const tile::Floats4 l = *reinterpret_cast<tile::Floats4*>(my_sums + kMeanTiles * 512);
-    FinishRows<D, kFp8, kMasked>(a, mine.head, kv_head, mine.row0, mine.c * mine.hidden,
-                                 mask_not_finite, kStart, kFp8 ? kStart : kStart + kLog2Six,
-                                 state.o, state.m, {l.x, l.y, l.z, l.w});
+    FinishRows<D, kFp8, kMasked>(a, work, kv_head, mine.row0, mine.c * mine.hidden, mask_not_finite,
+                                 kStart, kFp8 ? kStart : kStart + kLog2Six, state.o, state.m,
+                                 {l.x, l.y, l.z, l.w});
   }
 }
 

@@ -23,13 +23,15 @@ template <int D, bool kFp8>
 struct SharedMap {
   static constexpr TileBytes kTileBytes = TileBytesOf(D, kFp8);
   static constexpr int kWarps = WarpsOf(D);
-  static constexpr int kStages = kFp8 ? 2 : 3;
+  static constexpr int kStages = kFp8 || D == 256 ? 2 : 3;
   // Scores of the means: per warp 64 pairs of keys as {even, odd, even, odd}, the start of an
-  // accumulator; rows are padded so that two warps' rows begin in other banks.
-  static constexpr int kMeanScoreRow = 64 * 16 + 32;
+  // accumulator, or {even, odd} where there is no room; rows are padded so that two warps' rows
+  // begin in other banks.
+  static constexpr int kPairBytes = D == 256 ? 8 : 16;
+  static constexpr int kMeanScoreRow = 64 * kPairBytes + 32;
   static constexpr int kMeanScoreBytes = kWarps * kMeanScoreRow;
   static constexpr int kSumBytes = kSumSlots * 32 * 16;  // of a warp
-  static constexpr int kMeanScores = kStages * kTileBytes.all;
+  static constexpr int kMeanScores = kStages * kTileBytes.stage;
   static constexpr int kSums = kMeanScores + kStages * kMeanScoreBytes;
   static constexpr int kBarriers = kSums + kWarps * kSumBytes;
   static constexpr int kBytes = kBarriers + 2 * kStages * 8;
@@ -39,16 +41,20 @@ struct SharedMap {
 // One tile of work: a block's rows of a query head, and the tiles of keys that some row sees.
 struct Work {
   int head, row0, first, count;
+  int part;  // of v's channels
 };
 
 // `rows` are those of a block.
 SAGE_TILE Work WorkOf(const AttendArguments& a, int rows, int index) {
+  Work work;
+  work.part = index % a.v_parts;
+  index /= a.v_parts;
   const int per_wave = a.heads_per_wave * a.q_tiles;
   const int wave = index / per_wave, rest = index % per_wave;
-  const int heads = tile::Least(a.heads_per_wave, a.work / a.q_tiles - wave * a.heads_per_wave);
+  const int heads =
+      tile::Least(a.heads_per_wave, a.work / a.v_parts / a.q_tiles - wave * a.heads_per_wave);
   int row_tile = rest / heads;
   if (a.longest_first) row_tile = a.q_tiles - 1 - row_tile;
-  Work work;
   work.head = wave * a.heads_per_wave + rest % heads;
   work.row0 = row_tile * rows;
   const int begin = FirstKey(a.see, work.row0);

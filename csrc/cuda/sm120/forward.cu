@@ -15,6 +15,10 @@ extern template cudaError_t LaunchAttend<128, false>(const AttendArguments&, boo
                                                      cudaStream_t);
 extern template cudaError_t LaunchAttend<128, true>(const AttendArguments&, bool, int,
                                                     cudaStream_t);
+extern template cudaError_t LaunchAttend<256, false>(const AttendArguments&, bool, int,
+                                                     cudaStream_t);
+extern template cudaError_t LaunchAttend<256, true>(const AttendArguments&, bool, int,
+                                                    cudaStream_t);
 
 cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Workspace& space,
                    cudaStream_t stream) {
@@ -25,8 +29,12 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
     return fp8 ? LaunchAttend<64, true>(a, masked, multiprocessors, stream)
                : LaunchAttend<64, false>(a, masked, multiprocessors, stream);
   }
-  return fp8 ? LaunchAttend<128, true>(a, masked, multiprocessors, stream)
-             : LaunchAttend<128, false>(a, masked, multiprocessors, stream);
+  if (space.dim == 128) {
+    return fp8 ? LaunchAttend<128, true>(a, masked, multiprocessors, stream)
+               : LaunchAttend<128, false>(a, masked, multiprocessors, stream);
+  }
+  return fp8 ? LaunchAttend<256, true>(a, masked, multiprocessors, stream)
+             : LaunchAttend<256, false>(a, masked, multiprocessors, stream);
 }
 
 }  // namespace sm120

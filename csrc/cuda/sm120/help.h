@@ -26,9 +26,10 @@ struct Barriers {
 
 // Scores of 8 means, those of warps `warp0` on, with tile `m` of 8 of the pairs of neighbouring
 // keys, by one warp.
-template <int D>
+template <int D, bool kFp8>
 SAGE_TILE void ScoreMeans(const AttendArguments& a, int64_t block, const uint32_t* means, int m,
-                          int warp0, float factor, uint8_t* to, int row_bytes) {
+                          int warp0, float factor, uint8_t* to) {
+  using Map = SharedMap<D, kFp8>;
   constexpr int kSteps = D / 16;
   const int lane = tile::Lane(), g = lane >> 2, q = lane & 3;
   const tile::Words4* halves =
@@ -52,9 +53,14 @@ SAGE_TILE void ScoreMeans(const AttendArguments& a, int64_t block, const uint32_
   // Row g is the even key of pair 8m + g, row g + 8 the odd one; columns are warps.
   const int column = warp0 + 2 * q;
   if (column >= WarpsOf(D)) return;
-  uint8_t* at = to + column * row_bytes + (8 * m + g) * 16;
-  *reinterpret_cast<tile::Floats4*>(at) = {d[0], d[2], d[0], d[2]};
-  *reinterpret_cast<tile::Floats4*>(at + row_bytes) = {d[1], d[3], d[1], d[3]};
+  uint8_t* at = to + column * Map::kMeanScoreRow + (8 * m + g) * Map::kPairBytes;
+  if constexpr (Map::kPairBytes == 16) {
+    *reinterpret_cast<tile::Floats4*>(at) = {d[0], d[2], d[0], d[2]};
+    *reinterpret_cast<tile::Floats4*>(at + Map::kMeanScoreRow) = {d[1], d[3], d[1], d[3]};
+  } else {
+    *reinterpret_cast<tile::Floats2*>(at) = {d[0], d[2]};
+    *reinterpret_cast<tile::Floats2*>(at + Map::kMeanScoreRow) = {d[1], d[3]};
+  }
 }
 
 template <int D, bool kFp8>
@@ -77,16 +83,16 @@ SAGE_TILE void Help(const AttendArguments& a, uint8_t* shared, int warp) {
       const int64_t block = static_cast<int64_t>(kv_head) * a.tiles + work.first + i;
       tile::BarrierWait(bar.Empty(stage), (it / Map::kStages & 1) ^ 1);
       if (warp == 0) {
-        tile::CopyStage(shared + stage * Map::kTileBytes.all,
-                        a.tiles_image + block * Map::kTileBytes.all, Map::kTileBytes.all,
-                        bar.Full(stage));
+        const uint8_t* image = a.tiles_image + block * Map::kTileBytes.all;
+        tile::CopyStage(shared + stage * Map::kTileBytes.stage, image, Map::kTileBytes.k,
+                        image + Map::kTileBytes.k + work.part * Map::kTileBytes.v,
+                        Map::kTileBytes.v, bar.Full(stage));
       }
       if (!a.smooth_q) continue;
       uint8_t* to = shared + Map::kMeanScores + stage * Map::kMeanScoreBytes;
       SAGE_NO_UNROLL
       for (int n = warp; n < 8 * MeanSetsOf(D); n += kHelperWarps) {
-        ScoreMeans<D>(a, block, means + n / 8 * (D / 16 * 64), n % 8, n / 8 * 8, factor, to,
-                      Map::kMeanScoreRow);
+        ScoreMeans<D, kFp8>(a, block, means + n / 8 * (D / 16 * 64), n % 8, n / 8 * 8, factor, to);
       }
       tile::BarrierArrive(bar.Full(stage));
     }

@@ -43,8 +43,10 @@ cudaError_t Prepass(const Problem& p, const ForwardBuffers& buffers, const Works
   const PrepassArguments a = PlanPrepass(p, buffers, space);
   if (space.dim == 64) {
     Launch<64>(a, stream);
-  } else {
+  } else if (space.dim == 128) {
     Launch<128>(a, stream);
+  } else {
+    Launch<256>(a, stream);
   }
   return cudaGetLastError();
 }

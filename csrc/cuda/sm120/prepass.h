@@ -163,22 +163,15 @@ struct Group {
   uint32_t scale;      // ue4m3
 };
 
-// Codes of x under a scale, and the sum of squared errors (docs/numerics.md 4.5).
-SAGE_TILE float Candidate(const float (&x)[16], uint32_t scale_code, Group* group) {
-  const float sf = DecodeUe4m3(static_cast<uint8_t>(scale_code));
-  const float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
+// Sum of squared errors of x under a scale (docs/numerics.md 4.5).
+SAGE_TILE float ErrorOf(const float (&x)[16], float sf, float inverse) {
+  constexpr int32_t kE2m1MaxBits = 0x40c00000;  // 6
   float error = 0.0f;
-  group->low = group->high = 0;
-  group->scale = scale_code;
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) {
-    const uint32_t code = EncodeE2m1(x[i] * inverse);
-    if (i < 8) {
-      group->low |= code << 4 * i;
-    } else {
-      group->high |= code << 4 * (i - 8);
-    }
-    const float d = x[i] - DecodeE2m1(static_cast<uint8_t>(code)) * sf;
+    // Signs agree, so magnitudes do.
+    const int32_t rounded = RoundMagnitude<1, 0>(MagnitudeBits(x[i] * inverse), kE2m1MaxBits);
+    const float d = fabsf(x[i]) - BitsToFloat(static_cast<uint32_t>(rounded)) * sf;
     error = error + d * d;
   }
   return error;
@@ -189,11 +182,28 @@ SAGE_TILE Group QuantiseGroup(const float (&x)[16], bool four_six) {
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) largest = Magnitude(x[i]) > largest ? Magnitude(x[i]) : largest;
   const float amax = BitsToFloat(largest);
-  Group six, four;
-  const float error_six = Candidate(x, EncodeUe4m3(amax / 6.0f), &six);
-  if (!four_six) return six;
-  const float error_four = Candidate(x, EncodeUe4m3(amax / 4.0f), &four);
-  return error_four < error_six ? four : six;
+  Group group;
+  group.scale = EncodeUe4m3(amax / 6.0f);
+  const float sf = DecodeUe4m3(static_cast<uint8_t>(group.scale));
+  float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
+  if (four_six) {
+    const uint32_t scale = EncodeUe4m3(amax / 4.0f);
+    const float other = DecodeUe4m3(static_cast<uint8_t>(scale));
+    const float other_inverse = other == 0.0f ? 0.0f : 1.0f / other;
+    if (ErrorOf(x, other, other_inverse) < ErrorOf(x, sf, inverse)) {
+      group.scale = scale;
+      inverse = other_inverse;
+    }
+  }
+  float low[8], high[8];
+  SAGE_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    low[i] = x[i] * inverse;
+    high[i] = x[i + 8] * inverse;
+  }
+  group.low = tile::PackE2m1(low);
+  group.high = tile::PackE2m1(high);
+  return group;
 }
 
 // The Walsh-Hadamard transform of a row of D / 16 neighbouring threads, 16 dims each.
@@ -209,7 +219,7 @@ SAGE_TILE void Rotate(float (&x)[16], int group, int rotation, float norm) {
     }
   }
   SAGE_NO_UNROLL
-  for (int h = 16; h < 128; h *= 2) {
+  for (int h = 16; h < 256; h *= 2) {
     const bool inside = h < rotation, upper = (group & (h / 16)) != 0;
     SAGE_UNROLL
     for (int i = 0; i < 16; ++i) {
@@ -235,17 +245,26 @@ SAGE_TILE bool LoadGroup(const Source& source, int head, int token, int d0, floa
   bool finite = true;
   const bool inside = token < source.tokens;
   const float* row = inside ? RowOf(source, head, token) + d0 : nullptr;
+  if (inside && source.aligned && d0 + 16 <= source.dim) {
+    // A thread's rows are 64 bytes: loads of 4 would touch each sector of memory eight times.
+    SAGE_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+      const tile::Words4 words = tile::LoadConstant(reinterpret_cast<const tile::Words4*>(row + i));
+      x[i] = BitsToFloat(words.x);
+      x[i + 1] = BitsToFloat(words.y);
+      x[i + 2] = BitsToFloat(words.z);
+      x[i + 3] = BitsToFloat(words.w);
+    }
+    SAGE_UNROLL
+    for (int i = 0; i < 16; ++i) finite = finite && IsFinite(x[i]);
+    return finite;
+  }
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) {
     x[i] = inside && d0 + i < source.dim ? row[i] : 0.0f;
     finite = finite && IsFinite(x[i]);
   }
   return finite;
-}
-
-SAGE_TILE uint32_t PackHalves(float low, float high) {
-  return static_cast<uint32_t>(EncodeFp16Saturating(low)) |
-         static_cast<uint32_t>(EncodeFp16Saturating(high)) << 16;
 }
 
 // ---- k: one tile of 128 tokens ----
@@ -286,8 +305,8 @@ SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint
       uint32_t* to = halves + ((pair / 8 * kGroups + group) * 32 + pair % 8 * 4) * 4;
       SAGE_UNROLL
       for (int c = 0; c < 4; ++c) {
-        to[c * 4 + e] = PackHalves(x[2 * c] * half_power, x[2 * c + 1] * half_power);
-        to[c * 4 + 2 + e] = PackHalves(x[2 * c + 8] * half_power, x[2 * c + 9] * half_power);
+        to[c * 4 + e] = tile::PackHalves(x[2 * c] * half_power, x[2 * c + 1] * half_power);
+        to[c * 4 + 2 + e] = tile::PackHalves(x[2 * c + 8] * half_power, x[2 * c + 9] * half_power);
       }
     }
     SAGE_UNROLL
@@ -312,8 +331,9 @@ template <int D>
 SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
   const Workspace& w = a.space;
   const int64_t block = static_cast<int64_t>(head) * w.tiles + key_tile;
-  uint8_t* image = w.tiles_image + block * w.tile_bytes + kTile * D / 2 + kTile * D / 16;
-  uint32_t* codes = reinterpret_cast<uint32_t*>(image);
+  constexpr int V = VChannelsOf(D);
+  uint8_t* const images = w.tiles_image + block * w.tile_bytes + TileBytesOf(D, false).k;
+  const int part_bytes = TileBytesOf(D, a.fp8).v;
   const float power =
       a.head_exponent && !a.fp8 ? tile::PowerOfTwo(ExponentOf(w.v_largest[head])) : 1.0f;
   SAGE_NO_UNROLL
@@ -330,18 +350,17 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
       if (!finite) marks[kTile + 16 * m + i] = 2;  // any thread may: they write the same
       x[i] = inside && finite ? x[i] - mean : 0.0f;
     }
-    const int pair = d / 16, g = d % 8, second = d / 8 % 2;
+    const int dv = d % V, pair = dv / 16, g = d % 8, second = d / 8 % 2;
+    uint8_t* const image = images + d / V * part_bytes;
+    uint32_t* const codes = reinterpret_cast<uint32_t*>(image);
     if (a.fp8) {
       SAGE_UNROLL
       for (int i = 0; i < 4; ++i) {
         // Tokens 32u + 8q + 4h ..
         const int t = 16 * m + 4 * i, u = t / 32, q = t % 32 / 8, h = t / 4 % 2;
-        uint32_t word = 0;
-        SAGE_UNROLL
-        for (int b = 0; b < 4; ++b) {
-          word |= static_cast<uint32_t>(EncodeE4m3(x[4 * i + b] * inverse)) << 8 * b;
-        }
-        codes[((u * (D / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + h] = word;
+        const uint32_t word = tile::PackE4m3(x[4 * i] * inverse, x[4 * i + 1] * inverse,
+                                             x[4 * i + 2] * inverse, x[4 * i + 3] * inverse);
+        codes[((u * (V / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + h] = word;
       }
       continue;
     }
@@ -349,11 +368,11 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
     for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
     const Group out = QuantiseGroup(x, a.four_six);
     const int s = m / 4, u = m % 4 / 2, q = m % 2 * 2;
-    uint32_t* to = codes + ((s * (D / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + u;
+    uint32_t* to = codes + ((s * (V / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + u;
     to[0] = out.low;
     to[4] = out.high;
-    const int word = s * (D / 32) + d / 32;
-    image[kTile * D / 2 + ((word / 4 * 32 + g * 4 + d / 8 % 4) * 4 + word % 4) * 4 + m % 4] =
+    const int word = s * (V / 32) + dv / 32;
+    image[kTile * V / 2 + ((word / 4 * 32 + g * 4 + d / 8 % 4) * 4 + word % 4) * 4 + m % 4] =
         static_cast<uint8_t>(out.scale);
   }
 }
@@ -361,6 +380,7 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
 // The means of one tile of v in units of its codes, for the product with row sums.
 template <int D>
 SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile) {
+  constexpr int V = VChannelsOf(D);
   const Workspace& w = a.space;
   const int d = tile::ThreadIndex();
   if (d >= D) return;
@@ -374,7 +394,7 @@ SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile) {
   // Tiles past the end of the last group are zero.
   const int end = key_tile + 1 == w.tiles ? kMeanTiles : key_tile % kMeanTiles + 1;
   for (int q = key_tile % kMeanTiles; q < end; ++q) {
-    rows[(d % 8 * 4 + q) * (D / 8) + d / 8] =
+    rows[(d / V * 32 + d % 8 * 4 + q) * (V / 8) + d % V / 8] =
         q == key_tile % kMeanTiles ? tile::RoundTf32(clamped) : 0.0f;
   }
 }
@@ -418,7 +438,7 @@ SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) 
       uint32_t word = 0;
       if (part < 4) {
         const float* mean = means + part * kWarpRows / a.smooth_q * D + d;
-        word = PackHalves(mean[0] * sign, mean[1] * sign);
+        word = tile::PackHalves(mean[0] * sign, mean[1] * sign);
       }
       to[((column / 8 * kGroups + d / 16) * 32 + column % 8 * 4 + c) * 2 + h] = word;
     }

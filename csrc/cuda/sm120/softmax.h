@@ -16,19 +16,20 @@ constexpr float kStart =
     6.0f;  // a row's largest scale (or P) starts at 2^6 of 448, without rounding
 constexpr float kLog2Six = 2.584962500721156f;
 
-template <int D>
+// V: channels of v, see VChannelsOf.
+template <int V>
 struct RowState {
-  float o[2][D / 32][4][4];  // [row tile][4 channel tiles][channel tile][fragment]
+  float o[2][V / 32][4][4];  // [row tile][4 channel tiles][channel tile][fragment]
   float m[4];                // kStart - offset, log2 domain; rows g, g+8, g+16, g+24
   float r[4];                // sums of this tile; this thread's keys
 };
 
-template <int D>
-SAGE_TILE void Clear(RowState<D>& state) {
+template <int V>
+SAGE_TILE void Clear(RowState<V>& state) {
   SAGE_UNROLL
   for (int row = 0; row < 2; ++row) {
     SAGE_UNROLL
-    for (int t = 0; t < D / 32; ++t) {
+    for (int t = 0; t < V / 32; ++t) {
       SAGE_UNROLL
       for (int j = 0; j < 4; ++j) {
         SAGE_UNROLL
@@ -44,8 +45,8 @@ SAGE_TILE void Clear(RowState<D>& state) {
 }
 
 // Moves the offsets to the rows' largest scores so far and rescales what was summed.
-template <int D>
-SAGE_TILE void MoveOffsets(RowState<D>& state, const float (&largest)[4], uint8_t* my_sums) {
+template <int V>
+SAGE_TILE void MoveOffsets(RowState<V>& state, const float (&largest)[4], uint8_t* my_sums) {
   float alpha[4];
   SAGE_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -62,7 +63,7 @@ SAGE_TILE void MoveOffsets(RowState<D>& state, const float (&largest)[4], uint8_
   SAGE_UNROLL
   for (int row = 0; row < 2; ++row) {
     SAGE_UNROLL
-    for (int t = 0; t < D / 32; ++t) {
+    for (int t = 0; t < V / 32; ++t) {
       SAGE_UNROLL
       for (int j = 0; j < 4; ++j) {
         SAGE_UNROLL
@@ -80,9 +81,9 @@ SAGE_TILE void MoveOffsets(RowState<D>& state, const float (&largest)[4], uint8_
 
 // O += row sums of the group of tiles that ends with `key_tile`, times the means of v. The last
 // slot adds up the same sums: thread q of a quad those of tiles q of all groups.
-template <int D>
-SAGE_TILE void AddMeans(const AttendArguments& a, RowState<D>& state, uint8_t* sums, int kv_head,
-                        int key_tile) {
+template <int D, int V>
+SAGE_TILE void AddMeans(const AttendArguments& a, RowState<V>& state, uint8_t* sums, int kv_head,
+                        int part, int key_tile) {
   const int lane = tile::Lane(), q = lane & 3;
   float x[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   // Later slots hold sums of the group before.
@@ -105,9 +106,9 @@ SAGE_TILE void AddMeans(const AttendArguments& a, RowState<D>& state, uint8_t* s
   const float* means =
       a.mean_rows +
       (static_cast<int64_t>(kv_head) * a.mean_groups + key_tile / kMeanTiles) * (kMeanTiles * D) +
-      lane * (D / 8);
+      (part * 32 + lane) * (V / 8);
   SAGE_UNROLL
-  for (int t = 0; t < D / 32; ++t) {
+  for (int t = 0; t < V / 32; ++t) {
     const tile::Words4 b = tile::LoadConstant(reinterpret_cast<const tile::Words4*>(means) + t);
     const uint32_t words[4] = {b.x, b.y, b.z, b.w};
     SAGE_UNROLL
@@ -176,8 +177,8 @@ SAGE_TILE uint32_t ScaleOrderOf(int lane) {
 
 // Scales of P of a thread's rows, unrounded, and as codes: of rows g, g + 24, then g + 8, g + 16.
 // True where one is as large as a code can be.
-template <int D>
-SAGE_TILE bool ScalesOfP(const RowState<D>& state, const Groups& groups, float c, float (&sf)[2][4],
+template <int V>
+SAGE_TILE bool ScalesOfP(const RowState<V>& state, const Groups& groups, float c, float (&sf)[2][4],
                          uint32_t (&codes)[2]) {
   SAGE_UNROLL
   for (int u = 0; u < 2; ++u) {
@@ -193,8 +194,8 @@ SAGE_TILE bool ScalesOfP(const RowState<D>& state, const Groups& groups, float c
 }
 
 // Row sums, offsets and the scales of P of 64 keys: the word for their product with v.
-template <int D>
-SAGE_TILE uint32_t AddGroups(RowState<D>& state, const Groups& groups, float c, uint8_t* my_sums,
+template <int V>
+SAGE_TILE uint32_t AddGroups(RowState<V>& state, const Groups& groups, float c, uint8_t* my_sums,
                              uint32_t order) {
   float sf[2][4];
   uint32_t codes[2];
@@ -204,7 +205,7 @@ SAGE_TILE uint32_t AddGroups(RowState<D>& state, const Groups& groups, float c, 
     for (int row = 0; row < 4; ++row) {
       largest[row] = tile::Max(groups.top[0][row], groups.top[1][row]) * c;
     }
-    MoveOffsets<D>(state, largest, my_sums);
+    MoveOffsets<V>(state, largest, my_sums);
     ScalesOfP(state, groups, c, sf, codes);
   }
   SAGE_UNROLL
@@ -218,8 +219,8 @@ SAGE_TILE uint32_t AddGroups(RowState<D>& state, const Groups& groups, float c, 
 
 // ---- P in E4M3: 32 keys at a time ----
 
-template <int D>
-SAGE_TILE void ExponentiateE4m3(RowState<D>& state, const float (&s)[2][4][4], float c,
+template <int V>
+SAGE_TILE void ExponentiateE4m3(RowState<V>& state, const float (&s)[2][4][4], float c,
                                 uint8_t* my_sums, uint32_t (&p)[2][4]) {
   float top[4];
   bool beyond = false;
@@ -231,7 +232,7 @@ SAGE_TILE void ExponentiateE4m3(RowState<D>& state, const float (&s)[2][4][4], f
   if (tile::Any(beyond)) {
     SAGE_UNROLL
     for (int row = 0; row < 4; ++row) top[row] *= c;
-    MoveOffsets<D>(state, top, my_sums);
+    MoveOffsets<V>(state, top, my_sums);
   }
   SAGE_UNROLL
   for (int row = 0; row < 4; ++row) {

@@ -23,7 +23,8 @@ Workspace LayOut(const Problem& p, void* base) {
   Workspace w = {};
   const int64_t q_heads = p.batch * p.q_heads, kv_heads = p.batch * p.kv_heads;
   const bool fp8 = p.recipe.pv == PvFormat::kE4m3;
-  w.dim = p.qk_dim <= 64 && p.v_dim <= 64 ? 64 : 128;
+  const int64_t widest = p.qk_dim > p.v_dim ? p.qk_dim : p.v_dim;
+  w.dim = widest <= 64 ? 64 : widest <= 128 ? 128 : 256;
   w.tiles = static_cast<int>((p.kv_len + kTile - 1) / kTile);
   w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
   w.q_rows = static_cast<int>((p.q_len + RowsOf(w.dim) - 1) / RowsOf(w.dim) * RowsOf(w.dim));

@@ -3,7 +3,7 @@
 // Everything lies in the order in which the threads of a warp hold it as fragments of
 // cuda/core/products.h (lane = 4g + q), so that a tile is one contiguous copy and a fragment one
 // vector load per thread: nothing is transposed or swizzled in the attention kernel. B = batch, Hq
-// / Hkv = heads of q / of k and v, D = 64 or 128 (both head_dims padded with zeros), T =
+// / Hkv = heads of q / of k and v, D = 64, 128 or 256 (both head_dims padded with zeros), T =
 // ceil(kv_len / 128) tiles of keys, R = q_len rounded up to whole blocks of rows, S = D / 64 steps
 // along head_dim. Whatever a thread loads of a tile lies at 16 lane from a constant: one register
 // addresses it all.
@@ -20,17 +20,18 @@
 //     k scale  [S][lane]{4 words}                           of key tile q, column g: word u S + s
 //     of
 //              the 4 S, for the 32 keys u and step s
-//     v, fp4   [2 steps of 64 keys]{codes [D/16 pairs of channel tiles][lane]{b0, b1; b0, b1}},
-//              scales [D/64][lane]{4 words}: word i D/32 + j of step i, channel tile 4j + q, column
+//     v        one after the other for each V = min(D, 128) channels: a tile of work takes one
+//     v, fp4   [2 steps of 64 keys]{codes [V/16 pairs of channel tiles][lane]{b0, b1; b0, b1}},
+//              scales [V/64][lane]{4 words}: word i V/32 + j of step i, channel tile 4j + q, column
 //              g
-//     v, e4m3  [4 groups of 32 keys][D/16][lane]{b0, b1; b0, b1}
+//     v, e4m3  [4 groups of 32 keys][V/16][lane]{b0, b1; b0, b1}
 //   k_half    [B·Hkv][T][8][D/16][lane]{4 words}            k' in fp16, times 2^k_exponent, as A
 //             fragments of MmaHalf; row g / g + 8 of row tile m is the even / odd key of pair 8m +
 //             g
 //   v_mean    float [B·Hkv][T][D]
-//   mean_rows [B·Hkv][ceil(T/4)][lane][D/8] float           v_mean in units of the codes of v,
+//   mean_rows [B·Hkv][ceil(T/4)][D/V][lane][V/8] float      v_mean in units of the codes of v,
 //   tf32:
-//             of tile 4i + q, channel 8t + g
+//             of tile 4i + q, channel 8t + g of V
 //   v_scale   float [B·Hkv][D]                              what codes of v are worth
 //   marks     uint8 [B·Hkv][T·128]                          bit 0: token of k, bit 1: of v, is not
 //             finite
@@ -59,16 +60,21 @@ constexpr int MeanSetsOf(int dim) { return (WarpsOf(dim) + 7) / 8; }
 constexpr int kMeanTiles = 4;  // tiles of v per product with their means: the depth of MmaTf32
 constexpr int kQTile = 128;    // rows of q per block of the pre-pass
 
-// Bytes of the parts of a tile image.
+// Channels of v per tile of work: as many as a warp has registers for. Head_dim 256 takes two, and
+// computes the scores for each.
+constexpr int VChannelsOf(int dim) { return dim < 128 ? dim : 128; }
+
+// Bytes of the parts of a tile image; `v` of one tile of work's channels, of which it has `stage`.
 struct TileBytes {
-  int k_codes, k_scale, v, all;
+  int k, v, stage, all;
 };
 constexpr TileBytes TileBytesOf(int dim, bool fp8) {
   TileBytes b = {};
-  b.k_codes = kTile * dim / 2;
-  b.k_scale = kTile * dim / 16;
-  b.v = fp8 ? kTile * dim : kTile * dim / 2 + kTile * dim / 16;
-  b.all = b.k_codes + b.k_scale + b.v;
+  const int channels = VChannelsOf(dim);
+  b.k = kTile * dim / 2 + kTile * dim / 16;
+  b.v = fp8 ? kTile * channels : kTile * channels / 2 + kTile * channels / 16;
+  b.stage = b.k + b.v;
+  b.all = b.k + dim / channels * b.v;
   return b;
 }
 
