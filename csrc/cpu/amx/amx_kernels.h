@@ -23,7 +23,7 @@ template <class Values>
 struct AmxKernels {
   static constexpr int kKeyTile = 64;
   static constexpr int kDimsMultiple = kDimChunk;
-  static constexpr bool kBeginsOutputs = false;
+  static constexpr bool kBeginsOutputs = true;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
@@ -237,7 +237,7 @@ SAGE_NOINLINE void AddMeans(const Plan& plan, const Head& head, int64_t j0, int 
 
 template <class Values, bool kBoth>
 SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                             int64_t rows, int64_t j0, int count, bool clip,
+                             int64_t rows, int64_t j0, int count, bool clip, bool fresh,
                              const AttendScratch& scratch) {
   constexpr int kActive = kBoth ? 32 : 16;
   const int64_t r0 = g * kRows;
@@ -254,19 +254,13 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
                            s + r * kScorePitch);
     }
   }
-  // Nothing attended to so far in any row: o starts here.
-  bool first = true;
-  for (int r = 0; r < kActive; r += 16) {
-    const __m512 m = _mm512_load_ps(scratch.m + r0 + r);
-    first &= _mm512_cmp_ps_mask(m, _mm512_set1_ps(kMinusInf), _CMP_NEQ_UQ) == 0;
-  }
   alignas(64) float alpha[kRows];
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
     SoftmaxRows<Values>(plan, scratch, s + 16 * half * kScorePitch, r0 + 16 * half, count,
                         most + 16 * half, alpha + 16 * half, sums[half]);
   }
-  Values::template Accumulate<kBoth>(plan, head, s, j0, count, first, scratch.o + r0 * plan.v_dims,
+  Values::template Accumulate<kBoth>(plan, head, s, j0, count, fresh, scratch.o + r0 * plan.v_dims,
                                      alpha, scratch.partial);
   if (plan.problem->recipe.smooth_v > 0) {
     AddMeans(plan, head, j0, count, scratch.o_mean + r0 * plan.v_dims, alpha, sums, kActive);
@@ -275,12 +269,12 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
 
 template <class Values>
 SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                              int64_t rows, int64_t j0, int count, bool clip,
+                              int64_t rows, int64_t j0, int count, bool clip, bool fresh,
                               const AttendScratch& scratch) {
   if (rows - g * kRows > 16) {
-    AttendGroup<Values, true>(plan, head, row0, g, rows, j0, count, clip, scratch);
+    AttendGroup<Values, true>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
   } else {
-    AttendGroup<Values, false>(plan, head, row0, g, rows, j0, count, clip, scratch);
+    AttendGroup<Values, false>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
   }
 }
 
@@ -289,18 +283,18 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
 template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                               int /*count*/, bool clip, bool /*fresh*/,
+                                               int /*count*/, bool clip, bool fresh,
                                                const AttendScratch& scratch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
-  AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
+  AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
 }
 template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                                int /*count*/, bool clip, bool /*fresh*/,
+                                                int /*count*/, bool clip, bool fresh,
                                                 const AttendScratch& scratch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
-  AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);
+  AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
 }
 
 }  // namespace
