@@ -82,21 +82,6 @@ SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
   return row0 + MinOf(r0 + r, rows - 1);
 }
 
-// Rows of a task one after the other, as query i of query head g of the group (a division for each
-// row would cost as much as copying it).
-struct RowWalk {
-  int64_t i, g;
-  void Next(const Plan& plan) {
-    if (++g < plan.group) return;
-    g = 0;
-    ++i;
-  }
-};
-
-SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
-  return {row / plan.group, row % plan.group};
-}
-
 // Quantises row r of the task and packs it; returns whether every value was finite.
 template <class Kernels>
 SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
@@ -446,7 +431,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
       const bool last = j0 + kScoreStride >= to;
       if (last) PrefetchOutputs(plan, head, row0, rows, g);
-      FetchStep(fetch);
+      FetchStep(plan, fetch);
       const uint64_t bit = uint64_t{1} << g;
       const bool fresh = (begun & bit) == 0;
       begun |= bit;
