@@ -199,7 +199,8 @@ template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                int /*count*/, bool clip, bool /*fresh*/,
-                                               const AttendScratch& scratch) {
+                                               const AttendScratch& scratch, FetchAhead* fetch) {
+  FetchStep(plan, fetch);
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }
@@ -207,7 +208,8 @@ template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                 int /*count*/, bool clip, bool /*fresh*/,
-                                                const AttendScratch& scratch) {
+                                                const AttendScratch& scratch, FetchAhead* fetch) {
+  FetchStep(plan, fetch);
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }

@@ -15,6 +15,9 @@ namespace {
 // what the present head works on.
 constexpr int64_t kFetchedBytes = int64_t{512} << 10;
 
+// Steps for each tile of attention: one for each row's softmax, where rows are few.
+constexpr int64_t kStepsPerTile = kRows == 6 ? kRows : 1;
+
 // How far ahead: short heads are over before memory has answered.
 constexpr int64_t kBytesAhead = int64_t{64} << 10;
 constexpr int64_t kMostHeadsAhead = 8;
@@ -25,7 +28,7 @@ struct FetchAhead {
   Source k, v;
   int64_t row;       // next row of K and V to fetch
   int64_t rows;      // where to stop; 0 where there is no next head
-  int64_t per_step;  // rows for each tile of attention
+  int64_t per_step;  // rows for each step
   int64_t q_row;     // next row of Q
   int64_t q_rows;    // where to stop
   int64_t q_per_step;
@@ -57,7 +60,8 @@ SAGE_INLINE FetchAhead MakeFetchAhead(const Plan& plan, const Head& head, int64_
   // is done in time.
   const int64_t tiles =
       (plan.rows + kRows - 1) / kRows * ((p.kv_len + kScoreStride - 1) / kScoreStride);
-  const int64_t counted = p.window_right < 0 && p.window_left < 0 ? tiles : (tiles + 1) / 2;
+  const int64_t counted =
+      kStepsPerTile * (p.window_right < 0 && p.window_left < 0 ? tiles : (tiles + 1) / 2);
   fetch.per_step = (fetch.rows + counted - 1) / counted;
   fetch.q_row = q_row;
   fetch.q_rows = plan.rows;
