@@ -179,8 +179,9 @@ SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, fl
 // The online softmax of 16 rows from r0 on: S becomes P, the rows' m, l and exact move on, and
 // alpha is what outputs so far are worth now.
 template <class Values>
-SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, float* s, int64_t r0,
-                             int count, const F32 most[16], float alpha[16], float sums[2][16]) {
+SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, FetchAhead* fetch,
+                             float* s, int64_t r0, int count, const F32 most[16], float alpha[16],
+                             float sums[2][16]) {
   const F32 c = plan.problem->mask_kind == MaskKind::kNone ? Load(scratch.c + r0) : Set1(1.0f);
   const F32 old = Load(scratch.m + r0), here = Mul(ReduceRows<MaxLanes>(most), c);
   // A NaN (an additive mask may hold one) must not be lost to the comparison.
@@ -208,6 +209,8 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, flo
     exact[r] = Zero();
     low[r] = Values::Row(row, 0, half, factor[r], shift[r], &exact[r]);
     high[r] = Values::Row(row, half, count, factor[r], shift[r], &exact[r]);
+    // A few lines at a time, and while nothing else waits for memory.
+    FetchStep(plan, fetch);
   }
   const auto keep = [&](F32 x) -> F32 {
     return {_mm512_maskz_mov_ps(static_cast<__mmask16>(~empty), x.r)};
@@ -238,7 +241,7 @@ SAGE_NOINLINE void AddMeans(const Plan& plan, const Head& head, int64_t j0, int 
 template <class Values, bool kBoth>
 SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                              int64_t rows, int64_t j0, int count, bool clip, bool fresh,
-                             const AttendScratch& scratch) {
+                             const AttendScratch& scratch, FetchAhead* fetch) {
   constexpr int kActive = kBoth ? 32 : 16;
   const int64_t r0 = g * kRows;
   float* s = reinterpret_cast<float*>(scratch.p);
@@ -257,7 +260,7 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
   alignas(64) float alpha[kRows];
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
-    SoftmaxRows<Values>(plan, scratch, s + 16 * half * kScorePitch, r0 + 16 * half, count,
+    SoftmaxRows<Values>(plan, scratch, fetch, s + 16 * half * kScorePitch, r0 + 16 * half, count,
                         most + 16 * half, alpha + 16 * half, sums[half]);
   }
   Values::template Accumulate<kBoth>(plan, head, s, j0, count, fresh, scratch.o + r0 * plan.v_dims,
@@ -270,11 +273,11 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
 template <class Values>
 SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                               int64_t rows, int64_t j0, int count, bool clip, bool fresh,
-                              const AttendScratch& scratch) {
+                              const AttendScratch& scratch, FetchAhead* fetch) {
   if (rows - g * kRows > 16) {
-    AttendGroup<Values, true>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
+    AttendGroup<Values, true>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
   } else {
-    AttendGroup<Values, false>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
+    AttendGroup<Values, false>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
   }
 }
 
@@ -284,17 +287,17 @@ template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                int /*count*/, bool clip, bool fresh,
-                                               const AttendScratch& scratch) {
+                                               const AttendScratch& scratch, FetchAhead* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
-  AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
+  AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
 }
 template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                 int /*count*/, bool clip, bool fresh,
-                                                const AttendScratch& scratch) {
+                                                const AttendScratch& scratch, FetchAhead* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
-  AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch);
+  AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
 }
 
 }  // namespace

@@ -82,21 +82,6 @@ SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
   return row0 + MinOf(r0 + r, rows - 1);
 }
 
-// Rows of a task one after the other, as query i of query head g of the group (a division for each
-// row would cost as much as copying it).
-struct RowWalk {
-  int64_t i, g;
-  void Next(const Plan& plan) {
-    if (++g < plan.group) return;
-    g = 0;
-    ++i;
-  }
-};
-
-SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
-  return {row / plan.group, row % plan.group};
-}
-
 // Quantises row r of the task and packs it; returns whether every value was finite.
 template <class Kernels>
 SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
@@ -336,7 +321,7 @@ SAGE_INLINE void PrefetchOutputs(const Plan& plan, const Head& head, int64_t row
 template <class Kernels>
 SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                             int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
-                            bool fresh, const AttendScratch& scratch) {
+                            bool fresh, const AttendScratch& scratch, FetchAhead* fetch) {
   static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
   const Problem& p = *plan.problem;
   float* s = scratch.s;
@@ -381,6 +366,8 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
     sums[0][r] = sums[1][r] = exact[r] = Zero();
     Kernels::Softmax(plan, s, scratch.p, r, count, factor[r], shift[r], &sums[0][r], &sums[1][r],
                      want_exact ? &exact[r] : nullptr);
+    // A few lines at a time, and while nothing is read from L2.
+    FetchStep(plan, fetch);
   }
   const F32 first = SumOfSix(sums[0]), second = SumOfSix(sums[1]);
   float* l = scratch.l + g * kLanes;
@@ -446,11 +433,11 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
       const bool last = j0 + kScoreStride >= to;
       if (last) PrefetchOutputs(plan, head, row0, rows, g);
-      FetchStep(fetch);
       const uint64_t bit = uint64_t{1} << g;
       const bool fresh = (begun & bit) == 0;
       begun |= bit;
-      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch);
+      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
+                          fetch);
       if (last) {
         // Tasks of a head come in descending order.
         if (block > 0) PrefetchGroup(plan, head, row0 - plan.row_block, g);

@@ -395,8 +395,8 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   const int64_t begin = block * kBlock;
   memset(head->not_finite + begin, 0, kBlock);
   const int64_t tokens = MinOf(kBlock, plan.problem->kv_len - begin);
-  // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is never
-  // read.
+  // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is
+  // never read.
   const int64_t end = begin + RoundUp(tokens, kPackTokens == 16 ? 16 : kKeyMultiple<Kernels>);
   for (int64_t first = begin; first < end; first += plan.pack_tokens) {
     const int padded = static_cast<int>(MinOf(plan.pack_tokens, end - first));
