@@ -96,11 +96,13 @@ template <class Values>
 SAGE_INLINE void PrepareGroupOfTiles(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                                      int64_t g, const AttendScratch& scratch) {
   bool done = PacksDirectly(plan);
+  RowWalk at = WalkFrom(plan, row0 + g * kRows);
   for (int64_t r0 = g * kRows; done && r0 < (g + 1) * kRows; r0 += 16) {
     const float* row[16];
     for (int r = 0; r < 16; ++r) {
-      const int64_t at = RowOfGroup(row0, rows, r0, r);
-      row[r] = QSource(plan, head, at % plan.group, at / plan.group, 1).base;
+      row[r] = QSource(plan, head, at.g, at.i, 1).base;
+      // Rows of padding repeat the task's last one.
+      if (r0 + r + 1 < rows) at.Next(plan);
     }
     __m512 scale;
     done = PackQueryRows(row, plan.qk_dims, scratch.q + r0 * plan.qk_dims, &scale);
