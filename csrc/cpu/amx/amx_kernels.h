@@ -200,7 +200,7 @@ inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& hea
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                int /*count*/, bool clip, bool /*fresh*/,
                                                const AttendScratch& scratch, FetchAhead* fetch) {
-  FetchStep(plan, fetch);
+  FetchStep(plan, head, fetch);
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }
@@ -209,7 +209,7 @@ inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& he
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                 int /*count*/, bool clip, bool /*fresh*/,
                                                 const AttendScratch& scratch, FetchAhead* fetch) {
-  FetchStep(plan, fetch);
+  FetchStep(plan, head, fetch);
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);
 }
