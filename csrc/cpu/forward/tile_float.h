@@ -184,8 +184,9 @@ struct FloatKernels {
     ForEachPanel<kFloatVectors>(plan.v_dims, [&](int vector, int count) {
       float* panel = v + (vector * plan.keys + first * count) * kLanes;
       for (int j = 0; j < padded; ++j) {
-        memcpy(panel + j * count * kLanes, x + j * plan.v_dims + vector * kLanes,
-               sizeof(float) * static_cast<size_t>(count * kLanes));
+        const float* row = x + j * plan.v_dims + vector * kLanes;
+        for (int t = 0; t < count; ++t) Store(panel + t * kLanes, LoadU(row + t * kLanes));
+        panel += count * kLanes;
       }
     });
   }
