@@ -23,6 +23,7 @@ struct AmxKernels {
   static constexpr int kKeyTile = 64;
   static constexpr int kDimsMultiple = kDimChunk;
   static constexpr bool kBeginsOutputs = false;
+  static constexpr bool kRoundsCodes = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
@@ -31,7 +32,7 @@ struct AmxKernels {
   static int64_t PBytes() { return kRows * kScoreBytes; }
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
-                    const float* x, const float* /*copy*/) {
+                    const float* x, const float* /*copy*/, const float* /*factor*/) {
     PackKeyTiles(x, plan.qk_dims, padded, head.k + first * plan.qk_dims);
   }
 
@@ -45,8 +46,8 @@ struct AmxKernels {
     });
   }
 
-  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
-                     const float* /*mean*/) {
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float /*factor*/,
+                     float scale, const float* /*mean*/) {
     PackQueryRow(x, plan.qk_dims, q + r * plan.qk_dims);
     return scale * plan.q_factor;
   }

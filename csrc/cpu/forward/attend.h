@@ -140,7 +140,7 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
     }
     if (inspect->q_scale != nullptr) inspect->q_scale[at] = scale;
   }
-  const float c = Kernels::PackQ(plan, scratch.q, r, x, scale, mean);
+  const float c = Kernels::PackQ(plan, scratch.q, r, x, 1.0f, scale, mean);
   scratch.c[LaneOf(r)] = FactorOf(c);
 }
 
@@ -153,8 +153,7 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   const Recipe& recipe = p.recipe;
   const int64_t r0 = g * kRows;
   const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
-  const bool by_row = recipe.qk == QkFormat::kInt8 && recipe.q_group == TokenGroup::kToken &&
-                      recipe.rounding == Rounding::kEven;
+  const bool by_row = RoundedByPacking(plan, recipe.q_group);
   const bool together = (by_norm || by_row || recipe.qk == QkFormat::kFloat32) &&
                         recipe.smooth_q == 0 && plan.inspect == nullptr;
   if (together) {
@@ -168,20 +167,27 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
       if (r0 + r + 1 < rows) at.Next(plan);
     }
     if (ReduceMaxBits(all) < kInfBits) {
-      float scale[kRows];
+      float scale[kRows], factor[kRows];
+      for (int r = 0; r < kRows; ++r) factor[r] = 1.0f;
       if (by_norm) {
         QuantizeByNorm(scratch.x, kRows, dims,
                        recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ, scale);
       } else if (by_row) {
         float inverse[kRows];
         TokenScales(scratch.x, kRows, dims, 127.0f, scale, inverse);
-        for (int r = 0; r < kRows; ++r) RoundCodes(scratch.x + r * dims, dims, inverse[r]);
+        for (int r = 0; r < kRows; ++r) {
+          if (Kernels::kRoundsCodes) {
+            factor[r] = inverse[r];
+          } else {
+            RoundCodes(scratch.x + r * dims, dims, inverse[r]);
+          }
+        }
       } else {
         for (int r = 0; r < kRows; ++r) scale[r] = 1.0f;
       }
       for (int r = 0; r < kRows; ++r) {
         const float* x = scratch.x + r * dims;
-        const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, scale[r], nullptr);
+        const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, factor[r], scale[r], nullptr);
         scratch.c[LaneOf(r0 + r)] = FactorOf(c);
         scratch.bad[r0 + r] = 0;
       }
