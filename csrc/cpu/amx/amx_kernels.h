@@ -24,6 +24,7 @@ struct AmxKernels {
   static constexpr int kKeyTile = 64;
   static constexpr int kDimsMultiple = kDimChunk;
   static constexpr bool kBeginsOutputs = true;
+  static constexpr bool kRoundsCodes = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
@@ -32,7 +33,7 @@ struct AmxKernels {
   static int64_t PBytes() { return kRows * kScoreBytes; }
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
-                    const float* x, const float* /*copy*/) {
+                    const float* x, const float* /*copy*/, const float* /*factor*/) {
     PackKeyTiles(x, plan.qk_dims, padded, head.k + first * plan.qk_dims);
   }
 
@@ -46,8 +47,8 @@ struct AmxKernels {
     });
   }
 
-  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
-                     const float* /*mean*/) {
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float /*factor*/,
+                     float scale, const float* /*mean*/) {
     PackQueryRow(x, plan.qk_dims, q + r * plan.qk_dims);
     return scale * plan.q_factor;
   }
@@ -181,9 +182,9 @@ SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, fl
 // The online softmax of 16 rows from r0 on: S becomes P, the rows' m, l and exact move on, and
 // alpha is what outputs so far are worth now.
 template <class Values>
-SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, FetchAhead* fetch,
-                             float* s, int64_t r0, int count, const F32 most[16], float alpha[16],
-                             float sums[2][16]) {
+SAGE_INLINE void SoftmaxRows(const Plan& plan, const Head& head, const AttendScratch& scratch,
+                             FetchAhead* fetch, float* s, int64_t r0, int count, const F32 most[16],
+                             float alpha[16], float sums[2][16]) {
   const F32 c = plan.problem->mask_kind == MaskKind::kNone ? Load(scratch.c + r0) : Set1(1.0f);
   const F32 old = Load(scratch.m + r0), here = Mul(ReduceRows<MaxLanes>(most), c);
   // A NaN (an additive mask may hold one) must not be lost to the comparison.
@@ -212,7 +213,7 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, Fet
     low[r] = Values::Row(row, 0, half, factor[r], shift[r], &exact[r]);
     high[r] = Values::Row(row, half, count, factor[r], shift[r], &exact[r]);
     // A few lines at a time, and while nothing else waits for memory.
-    FetchStep(plan, fetch);
+    FetchStep(plan, head, fetch);
   }
   const auto keep = [&](F32 x) -> F32 {
     return {_mm512_maskz_mov_ps(static_cast<__mmask16>(~empty), x.r)};
@@ -262,8 +263,8 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
   alignas(64) float alpha[kRows];
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
-    SoftmaxRows<Values>(plan, scratch, fetch, s + 16 * half * kScorePitch, r0 + 16 * half, count,
-                        most + 16 * half, alpha + 16 * half, sums[half]);
+    SoftmaxRows<Values>(plan, head, scratch, fetch, s + 16 * half * kScorePitch, r0 + 16 * half,
+                        count, most + 16 * half, alpha + 16 * half, sums[half]);
   }
   Values::template Accumulate<kBoth>(plan, head, s, j0, count, fresh, scratch.o + r0 * plan.v_dims,
                                      alpha, scratch.partial);
