@@ -4,7 +4,8 @@
 //   echo "amx int8_bf16 16 1 12 12 4096 64 causal 300" | forward_bench
 //
 // A line: instruction set, recipe (int8_bf16, int8), threads, batch, heads, key/value heads, N,
-// head_dim, `full` or `causal`, milliseconds to spend. The answer: median ms, least ms, GFLOP/s by
+// head_dim, `full`, `causal`, `window` (causal, 256 keys to the left), `boolean` or `additive` (a
+// mask of its own for each head), milliseconds to spend. The answer: median ms, least ms, GFLOP/s by
 // the median (4 B H N² D, causal counted in full), and the least CPU time of a call in ms over all
 // threads, which a busy machine disturbs little.
 #include <algorithm>
@@ -58,13 +59,17 @@ int Answer(const char* line) {
   c.q_len = c.kv_len = n;
   c.dim = c.v_dim = dim;
   c.lse = false;
-  if (std::strcmp(mask, "causal") == 0) c.causal = sage::Causal::kTopLeft;
+  const auto is = [&](const char* word) { return std::strcmp(mask, word) == 0; };
+  if (is("causal") || is("window")) c.causal = sage::Causal::kTopLeft;
+  if (is("window")) c.left = 256;
+  if (is("boolean")) c.mask = sage::MaskKind::kBoolean;
+  if (is("additive")) c.mask = sage::MaskKind::kAdditive;
   sage_test::ForwardData d = MakeData(
       c, std::strcmp(recipe, "int8") == 0 ? sage::Precision::kInt8 : sage::Precision::kInt8Bf16, 1);
   Pack(&d.p);
   std::vector<float> o(d.o_elements());
   const sage::ForwardBuffers buffers = {d.q.data(), d.k.data(), d.v.data(),
-                                        nullptr,    o.data(),   nullptr};
+                                        d.mask(),   o.data(),   nullptr};
   const sage::EngineOptions options = {isa, threads};
   // Two calls outside: pages are touched, threads started.
   for (int i = 0; i < 2; ++i) sage::AttentionForward(d.p, buffers, options);

@@ -23,7 +23,8 @@ template <class Values>
 struct AmxKernels {
   static constexpr int kKeyTile = 64;
   static constexpr int kDimsMultiple = kDimChunk;
-  static constexpr bool kBeginsOutputs = false;
+  static constexpr bool kBeginsOutputs = true;
+  static constexpr bool kRoundsCodes = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
@@ -32,7 +33,7 @@ struct AmxKernels {
   static int64_t PBytes() { return kRows * kScoreBytes; }
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
-                    const float* x, const float* /*copy*/) {
+                    const float* x, const float* /*copy*/, const float* /*factor*/) {
     PackKeyTiles(x, plan.qk_dims, padded, head.k + first * plan.qk_dims);
   }
 
@@ -46,8 +47,8 @@ struct AmxKernels {
     });
   }
 
-  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
-                     const float* /*mean*/) {
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float /*factor*/,
+                     float scale, const float* /*mean*/) {
     PackQueryRow(x, plan.qk_dims, q + r * plan.qk_dims);
     return scale * plan.q_factor;
   }
@@ -96,11 +97,13 @@ template <class Values>
 SAGE_INLINE void PrepareGroupOfTiles(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                                      int64_t g, const AttendScratch& scratch) {
   bool done = PacksDirectly(plan);
+  RowWalk at = WalkFrom(plan, row0 + g * kRows);
   for (int64_t r0 = g * kRows; done && r0 < (g + 1) * kRows; r0 += 16) {
     const float* row[16];
     for (int r = 0; r < 16; ++r) {
-      const int64_t at = RowOfGroup(row0, rows, r0, r);
-      row[r] = QSource(plan, head, at % plan.group, at / plan.group, 1).base;
+      row[r] = QSource(plan, head, at.g, at.i, 1).base;
+      // Rows of padding repeat the task's last one.
+      if (r0 + r + 1 < rows) at.Next(plan);
     }
     __m512 scale;
     done = PackQueryRows(row, plan.qk_dims, scratch.q + r0 * plan.qk_dims, &scale);
@@ -179,8 +182,9 @@ SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, fl
 // The online softmax of 16 rows from r0 on: S becomes P, the rows' m, l and exact move on, and
 // alpha is what outputs so far are worth now.
 template <class Values>
-SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, float* s, int64_t r0,
-                             int count, const F32 most[16], float alpha[16], float sums[2][16]) {
+SAGE_INLINE void SoftmaxRows(const Plan& plan, const Head& head, const AttendScratch& scratch,
+                             FetchAhead* fetch, float* s, int64_t r0, int count, const F32 most[16],
+                             float alpha[16], float sums[2][16]) {
   const F32 c = plan.problem->mask_kind == MaskKind::kNone ? Load(scratch.c + r0) : Set1(1.0f);
   const F32 old = Load(scratch.m + r0), here = Mul(ReduceRows<MaxLanes>(most), c);
   // A NaN (an additive mask may hold one) must not be lost to the comparison.
@@ -208,6 +212,8 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, flo
     exact[r] = Zero();
     low[r] = Values::Row(row, 0, half, factor[r], shift[r], &exact[r]);
     high[r] = Values::Row(row, half, count, factor[r], shift[r], &exact[r]);
+    // A few lines at a time, and while nothing else waits for memory.
+    FetchStep(plan, head, fetch);
   }
   const auto keep = [&](F32 x) -> F32 {
     return {_mm512_maskz_mov_ps(static_cast<__mmask16>(~empty), x.r)};
@@ -237,8 +243,8 @@ SAGE_NOINLINE void AddMeans(const Plan& plan, const Head& head, int64_t j0, int 
 
 template <class Values, bool kBoth>
 SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                             int64_t rows, int64_t j0, int count, bool clip,
-                             const AttendScratch& scratch) {
+                             int64_t rows, int64_t j0, int count, bool clip, bool fresh,
+                             const AttendScratch& scratch, FetchAhead* fetch) {
   constexpr int kActive = kBoth ? 32 : 16;
   const int64_t r0 = g * kRows;
   float* s = reinterpret_cast<float*>(scratch.p);
@@ -254,19 +260,13 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
                            s + r * kScorePitch);
     }
   }
-  // Nothing attended to so far in any row: o starts here.
-  bool first = true;
-  for (int r = 0; r < kActive; r += 16) {
-    const __m512 m = _mm512_load_ps(scratch.m + r0 + r);
-    first &= _mm512_cmp_ps_mask(m, _mm512_set1_ps(kMinusInf), _CMP_NEQ_UQ) == 0;
-  }
   alignas(64) float alpha[kRows];
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
-    SoftmaxRows<Values>(plan, scratch, s + 16 * half * kScorePitch, r0 + 16 * half, count,
-                        most + 16 * half, alpha + 16 * half, sums[half]);
+    SoftmaxRows<Values>(plan, head, scratch, fetch, s + 16 * half * kScorePitch, r0 + 16 * half,
+                        count, most + 16 * half, alpha + 16 * half, sums[half]);
   }
-  Values::template Accumulate<kBoth>(plan, head, s, j0, count, first, scratch.o + r0 * plan.v_dims,
+  Values::template Accumulate<kBoth>(plan, head, s, j0, count, fresh, scratch.o + r0 * plan.v_dims,
                                      alpha, scratch.partial);
   if (plan.problem->recipe.smooth_v > 0) {
     AddMeans(plan, head, j0, count, scratch.o_mean + r0 * plan.v_dims, alpha, sums, kActive);
@@ -275,12 +275,12 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
 
 template <class Values>
 SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                              int64_t rows, int64_t j0, int count, bool clip,
-                              const AttendScratch& scratch) {
+                              int64_t rows, int64_t j0, int count, bool clip, bool fresh,
+                              const AttendScratch& scratch, FetchAhead* fetch) {
   if (rows - g * kRows > 16) {
-    AttendGroup<Values, true>(plan, head, row0, g, rows, j0, count, clip, scratch);
+    AttendGroup<Values, true>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
   } else {
-    AttendGroup<Values, false>(plan, head, row0, g, rows, j0, count, clip, scratch);
+    AttendGroup<Values, false>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
   }
 }
 
@@ -289,18 +289,18 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
 template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                               int /*count*/, bool clip, bool /*fresh*/,
-                                               const AttendScratch& scratch) {
+                                               int /*count*/, bool clip, bool fresh,
+                                               const AttendScratch& scratch, FetchAhead* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
-  AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, scratch);
+  AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
 }
 template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                                int /*count*/, bool clip, bool /*fresh*/,
-                                                const AttendScratch& scratch) {
+                                                int /*count*/, bool clip, bool fresh,
+                                                const AttendScratch& scratch, FetchAhead* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
-  AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, scratch);
+  AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
 }
 
 }  // namespace

@@ -153,10 +153,10 @@ struct ValuesBf16 {
 
   template <bool kBoth>
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* p, int64_t j0,
-                                int count, bool first, float* o, const float* alpha,
+                                int count, bool fresh, float* o, const float* alpha,
                                 float* /*partial*/) {
     const int v_dims = plan.v_dims;
-    for (int r0 = 0; !first && r0 < (kBoth ? 32 : 16); r0 += 16) {
+    for (int r0 = 0; !fresh && r0 < (kBoth ? 32 : 16); r0 += 16) {
       // The maximum of most rows stands after a few blocks.
       unsigned moved =
           _mm512_cmp_ps_mask(_mm512_load_ps(alpha + r0), _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
@@ -167,7 +167,7 @@ struct ValuesBf16 {
         for (int d = 0; d < v_dims; d += 16) Store(row + d, Mul(a, Load(row + d)));
       }
     }
-    ValuePanels<ValuesBf16, kBoth>(plan, head, p, j0, count, o, !first);
+    ValuePanels<ValuesBf16, kBoth>(plan, head, p, j0, count, o, !fresh);
   }
 };
 
@@ -233,7 +233,7 @@ struct ValuesBytes {
 
   template <bool kBoth>
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* p, int64_t j0,
-                                int count, bool /*first*/, float* o, const float* alpha,
+                                int count, bool fresh, float* o, const float* alpha,
                                 float* partial) {
     const int v_dims = plan.v_dims;
     ValuePanels<ValuesBytes, kBoth>(plan, head, p, j0, count, partial, false);
@@ -243,7 +243,7 @@ struct ValuesBytes {
       const float* sums = partial + r * v_dims;
       for (int d = 0; d < v_dims; d += 16) {
         const F32 sum = {_mm512_cvtepi32_ps(_mm512_load_si512(sums + d))};
-        Store(row + d, Fma(a, Load(row + d), sum));
+        Store(row + d, fresh ? sum : Fma(a, Load(row + d), sum));
       }
     }
   }

@@ -82,21 +82,6 @@ SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
   return row0 + MinOf(r0 + r, rows - 1);
 }
 
-// Rows of a task one after the other, as query i of query head g of the group (a division for each
-// row would cost as much as copying it).
-struct RowWalk {
-  int64_t i, g;
-  void Next(const Plan& plan) {
-    if (++g < plan.group) return;
-    g = 0;
-    ++i;
-  }
-};
-
-SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
-  return {row / plan.group, row % plan.group};
-}
-
 // Quantises row r of the task and packs it; returns whether every value was finite.
 template <class Kernels>
 SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, int64_t r,
@@ -155,7 +140,7 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
     }
     if (inspect->q_scale != nullptr) inspect->q_scale[at] = scale;
   }
-  const float c = Kernels::PackQ(plan, scratch.q, r, x, scale, mean);
+  const float c = Kernels::PackQ(plan, scratch.q, r, x, 1.0f, scale, mean);
   scratch.c[LaneOf(r)] = FactorOf(c);
 }
 
@@ -168,8 +153,7 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   const Recipe& recipe = p.recipe;
   const int64_t r0 = g * kRows;
   const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
-  const bool by_row = recipe.qk == QkFormat::kInt8 && recipe.q_group == TokenGroup::kToken &&
-                      recipe.rounding == Rounding::kEven;
+  const bool by_row = RoundedByPacking(plan, recipe.q_group);
   const bool together = (by_norm || by_row || recipe.qk == QkFormat::kFloat32) &&
                         recipe.smooth_q == 0 && plan.inspect == nullptr;
   if (together) {
@@ -183,20 +167,27 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
       if (r0 + r + 1 < rows) at.Next(plan);
     }
     if (ReduceMaxBits(all) < kInfBits) {
-      float scale[kRows];
+      float scale[kRows], factor[kRows];
+      for (int r = 0; r < kRows; ++r) factor[r] = 1.0f;
       if (by_norm) {
         QuantizeByNorm(scratch.x, kRows, dims,
                        recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ, scale);
       } else if (by_row) {
         float inverse[kRows];
         TokenScales(scratch.x, kRows, dims, 127.0f, scale, inverse);
-        for (int r = 0; r < kRows; ++r) RoundCodes(scratch.x + r * dims, dims, inverse[r]);
+        for (int r = 0; r < kRows; ++r) {
+          if (Kernels::kRoundsCodes) {
+            factor[r] = inverse[r];
+          } else {
+            RoundCodes(scratch.x + r * dims, dims, inverse[r]);
+          }
+        }
       } else {
         for (int r = 0; r < kRows; ++r) scale[r] = 1.0f;
       }
       for (int r = 0; r < kRows; ++r) {
         const float* x = scratch.x + r * dims;
-        const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, scale[r], nullptr);
+        const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, factor[r], scale[r], nullptr);
         scratch.c[LaneOf(r0 + r)] = FactorOf(c);
         scratch.bad[r0 + r] = 0;
       }
@@ -307,36 +298,12 @@ SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, i
   }
 }
 
-// Brings group `g` of the task that starts at row0 into L2: reading q costs a worker more than
-// quantising it.
-SAGE_INLINE void PrefetchGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g) {
-  RowWalk at = WalkFrom(plan, row0 + g * kRows);
-  for (int64_t r = 0; r < kRows; ++r, at.Next(plan)) {
-    const Source source = QSource(plan, head, at.g, at.i, 1);
-    PrefetchRow(source.base, source.dim);
-  }
-}
-
-// Brings the outputs of group `g` into the cache, to be written: else the writes wait for memory.
-SAGE_INLINE void PrefetchOutputs(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
-                                 int64_t g) {
-  const Problem& p = *plan.problem;
-  constexpr int64_t kLineFloats = 16;
-  RowWalk at = WalkFrom(plan, row0 + g * kRows);
-  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r, at.Next(plan)) {
-    const int64_t q_head = head.kv_head * plan.group + at.g;
-    const float* o =
-        plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + at.i * p.o.token;
-    for (int64_t d = 0; d < p.v_dim; d += kLineFloats) __builtin_prefetch(o + d, 1);
-  }
-}
-
 // The `seen` keys from j0 on that 6 rows see, `count` with padding: scores, masking, softmax,
 // outputs. fresh: these are the first keys, and outputs begin with them.
 template <class Kernels>
 SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                             int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
-                            bool fresh, const AttendScratch& scratch) {
+                            bool fresh, const AttendScratch& scratch, FetchAhead* fetch) {
   static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
   const Problem& p = *plan.problem;
   float* s = scratch.s;
@@ -381,6 +348,8 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
     sums[0][r] = sums[1][r] = exact[r] = Zero();
     Kernels::Softmax(plan, s, scratch.p, r, count, factor[r], shift[r], &sums[0][r], &sums[1][r],
                      want_exact ? &exact[r] : nullptr);
+    // A few lines at a time, and while nothing is read from L2.
+    FetchStep(plan, head, fetch);
   }
   const F32 first = SumOfSix(sums[0]), second = SumOfSix(sums[1]);
   float* l = scratch.l + g * kLanes;
@@ -445,15 +414,18 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const int64_t at = j0 + skip;
       const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
       const bool last = j0 + kScoreStride >= to;
-      if (last) PrefetchOutputs(plan, head, row0, rows, g);
-      FetchStep(fetch);
+      if (last) {
+        // Tasks of a head come in descending order: the rows that take these rows' places.
+        const int64_t row = row0 + g * kRows;
+        FetchRows(plan, row, MinOf(kRows, rows - g * kRows), block > 0 ? row - plan.row_block : -1,
+                  fetch);
+      }
       const uint64_t bit = uint64_t{1} << g;
       const bool fresh = (begun & bit) == 0;
       begun |= bit;
-      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch);
+      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
+                          fetch);
       if (last) {
-        // Tasks of a head come in descending order.
-        if (block > 0) PrefetchGroup(plan, head, row0 - plan.row_block, g);
         // At once, while the outputs are in L1, and so that the writes of one group go to memory
         // while the next computes.
         FinishGroup(plan, head, row0, rows, g, scratch);

@@ -43,6 +43,21 @@ SAGE_INLINE Source QSource(const Plan& plan, const Head& head, int64_t g, int64_
           p.q.token, static_cast<int>(rows), static_cast<int>(p.qk_dim)};
 }
 
+// Rows of a task one after the other, as query i of query head g of the group (a division for each
+// row would cost as much as copying it).
+struct RowWalk {
+  int64_t i, g;
+  void Next(const Plan& plan) {
+    if (++g < plan.group) return;
+    g = 0;
+    ++i;
+  }
+};
+
+SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
+  return {row / plan.group, row % plan.group};
+}
+
 SAGE_INLINE bool IsFiniteValue(float value) { return MagnitudeBits(value) < kInfBits; }
 
 // out[0, dims) = fn(row[d], d) for d < dim, then zeros; returns the largest magnitude of the row

@@ -90,6 +90,14 @@ struct Plan {
   int64_t offset;  // query i stands opposite key i + offset
 };
 
+// Whether rows in groups of this kind may be rounded to codes while they are packed: int8 with a
+// scale for each row, and nobody wants to see the codes.
+SAGE_INLINE bool RoundedByPacking(const Plan& plan, TokenGroup group) {
+  const Recipe& recipe = plan.problem->recipe;
+  return recipe.qk == QkFormat::kInt8 && group == TokenGroup::kToken &&
+         recipe.rounding == Rounding::kEven && plan.inspect == nullptr;
+}
+
 // First key and one past the last key that query i may see by causality and window. (Here and not
 // in problem.h: a function that another translation unit could share must not be called from code
 // compiled for one instruction set.)

@@ -214,9 +214,11 @@ SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
 }
 
 // Quantised K of the tokens from `first` on in scratch.x, which holds k' (zeros from its rows up to
-// `padded`), their scales, and k' in scratch.copy where the Q mean needs it.
+// `padded`), their scales, and k' in scratch.copy where the Q mean needs it. `factor`, if there:
+// what multiplies rows of int8 to codes, which are left for the packing to round.
 SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, bool finite,
-                           int64_t first, int padded, const PrepassScratch& scratch) {
+                           int64_t first, int padded, const PrepassScratch& scratch,
+                           float* factor) {
   const Recipe& recipe = plan.problem->recipe;
   const int dims = plan.qk_dims;
   float* x = scratch.x;
@@ -238,7 +240,13 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
       float inverse[kBlock];
       IntegerScales(x, k.rows, dims, recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f, recipe.k_group,
                     scale, inverse);
-      for (int t = 0; t < k.rows; ++t) RoundRow(x + t * dims, dims, inverse[t], recipe.rounding);
+      for (int t = 0; t < k.rows; ++t) {
+        if (factor != nullptr) {
+          factor[t] = inverse[t];
+        } else {
+          RoundRow(x + t * dims, dims, inverse[t], recipe.rounding);
+        }
+      }
       break;
     }
     case QkFormat::kNvfp4:
@@ -349,8 +357,11 @@ SAGE_INLINE void PackTokens(const Plan& plan, Head* head, int64_t first, int pad
   const float* k_mean = p.recipe.smooth_k ? head->k_mean : nullptr;
   bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
   if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
-  QuantizeK(plan, *head, k, finite, first, padded, scratch);
   const InspectionBuffers* inspect = plan.inspect;
+  float factors[kPackTokens] = {};  // 0 for padding
+  float* factor =
+      Kernels::kRoundsCodes && RoundedByPacking(plan, p.recipe.k_group) ? factors : nullptr;
+  QuantizeK(plan, *head, k, finite, first, padded, scratch, factor);
   const int64_t kv_at = (head->batch * p.kv_heads + head->kv_head) * p.kv_len + first;
   if (inspect != nullptr && inspect->k_codes != nullptr) {
     for (int t = 0; t < k.rows; ++t) {
@@ -365,7 +376,7 @@ SAGE_INLINE void PackTokens(const Plan& plan, Head* head, int64_t first, int pad
   if (plan.k_sign < 0.0f) {
     for (int t = 0; t < padded; ++t) head->k_scale[first + t] *= plan.k_sign;
   }
-  Kernels::PackK(plan, *head, first, k.rows, padded, scratch.x, scratch.copy);
+  Kernels::PackK(plan, *head, first, k.rows, padded, scratch.x, scratch.copy, factor);
 
   const Source v = VSource(plan, *head, first, plan.pack_tokens);
   finite = VCodesAreIntegers(p.recipe) &&
@@ -395,8 +406,8 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   const int64_t begin = block * kBlock;
   memset(head->not_finite + begin, 0, kBlock);
   const int64_t tokens = MinOf(kBlock, plan.problem->kv_len - begin);
-  // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is never
-  // read.
+  // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is
+  // never read.
   const int64_t end = begin + RoundUp(tokens, kPackTokens == 16 ? 16 : kKeyMultiple<Kernels>);
   for (int64_t first = begin; first < end; first += plan.pack_tokens) {
     const int padded = static_cast<int>(MinOf(plan.pack_tokens, end - first));

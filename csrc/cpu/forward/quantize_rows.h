@@ -148,9 +148,9 @@ SAGE_INLINE float LargestPair(const float* x, int dims) {
 
 enum class NormRule { kPairK, kPairQ, kInt16 };
 
-// What multiplies a row's values of at most 1 to codes: 4.3 and 4.4. `x` holds them, dims is a
-// multiple of 32.
-SAGE_INLINE float LimitByNorm(const float* x, int dims, NormRule rule) {
+// What the rules limit by the norm of a row of values of at most 1: the largest lane's sum of
+// squares (4.3), or their total (4.4). dims is a multiple of 32.
+SAGE_INLINE float SquaresOf(const float* x, int dims, NormRule rule) {
   float most = 0.0f, total = 0.0f;
   for (int g = 0; g < dims; g += 32) {
     float lane[2];
@@ -160,48 +160,66 @@ SAGE_INLINE float LimitByNorm(const float* x, int dims, NormRule rule) {
     total = total + lane[0];
     total = total + lane[1];
   }
+  return rule == NormRule::kInt16 ? total : most;
+}
+
+// What multiplies such a row to codes: 4.3 and 4.4.
+SAGE_INLINE float LimitByNorm(float squares, float pair, NormRule rule) {
   if (rule == NormRule::kInt16) {
     // 46,200^2 < 2^31: by Cauchy and Schwarz the integer dot product fits in 32 bits.
-    const float by_norm = 46200.0f / sqrtf(total);
+    const float by_norm = 46200.0f / sqrtf(squares);
     return by_norm < 32700.0f ? by_norm : 32700.0f;
   }
   // 178.9^2 < 2^15: a lane's sum of products fits in 16 bits.
-  const float by_norm = 178.9f / sqrtf(most);
+  const float by_norm = 178.9f / sqrtf(squares);
   float limit = rule == NormRule::kPairK ? 107.0f : 126.5f;
   limit = by_norm < limit ? by_norm : limit;
   if (rule == NormRule::kPairQ) {
     // 214 · (152 + 1) < 2^15: no saturation in vpmaddubsw.
-    const float by_pair = 152.0f / LargestPair(x, dims);
+    const float by_pair = 152.0f / pair;
     limit = by_pair < limit ? by_pair : limit;
   }
   return limit;
 }
 
 // The quantisers limited by norms, 4.3 and 4.4. Step by step for several rows, since each step of
-// one row waits for the one before it: reductions, divisions, a root.
-SAGE_NOINLINE void QuantizeByNorm(float* x, int rows, int dims, NormRule rule, float* scale) {
+// one row waits for the one before it; divisions and roots of eight rows are those of one vector.
+template <NormRule kRule>
+SAGE_NOINLINE void QuantizeByNorm(float* x, int rows, int dims, float* scale) {
   constexpr int kTogether = 8;
   for (int t0 = 0; t0 < rows; t0 += kTogether) {
     const int count = rows - t0 < kTogether ? rows - t0 : kTogether;
     float* first = x + t0 * dims;
-    float amax[kTogether], limit[kTogether];
+    // 1 stands for rows that are not there.
+    float amax[kTogether] = {1, 1, 1, 1, 1, 1, 1, 1}, squares[kTogether] = {1, 1, 1, 1, 1, 1, 1, 1};
+    float pair[kTogether] = {1, 1, 1, 1, 1, 1, 1, 1}, limit[kTogether], unit[kTogether];
     RowMaxima(first, count, dims, amax);
+    const float tiny = BitsToFloat(static_cast<uint32_t>(kTinyBits));
+    for (int t = 0; t < kTogether; ++t) unit[t] = amax[t] < tiny ? 0.0f : 1.0f / amax[t];
     for (int t = 0; t < count; ++t) {
-      const bool tiny = MagnitudeBits(amax[t]) < kTinyBits;
       float* row = first + t * dims;
-      const F32 unit = Set1(tiny ? 0.0f : 1.0f / amax[t]);
-      for (int d = 0; d < dims; d += kLanes) StoreU(row + d, Mul(LoadU(row + d), unit));
-      limit[t] = LimitByNorm(row, dims, rule);
+      const F32 by = Set1(unit[t]);
+      for (int d = 0; d < dims; d += kLanes) StoreU(row + d, Mul(LoadU(row + d), by));
+      squares[t] = SquaresOf(row, dims, kRule);
+      if (kRule == NormRule::kPairQ) pair[t] = LargestPair(row, dims);
     }
+    for (int t = 0; t < kTogether; ++t) limit[t] = LimitByNorm(squares[t], pair[t], kRule);
     for (int t = 0; t < count; ++t) {
-      if (MagnitudeBits(amax[t]) < kTinyBits) {
-        scale[t0 + t] = 0.0f;
-        memset(first + t * dims, 0, sizeof(float) * static_cast<size_t>(dims));
-        continue;
-      }
-      RoundCodes(first + t * dims, dims, limit[t]);
-      scale[t0 + t] = amax[t] / limit[t];
+      // A tiny row is all zeros by now; no limit of its own is finite.
+      RoundCodes(first + t * dims, dims, amax[t] < tiny ? 0.0f : limit[t]);
+      scale[t0 + t] = amax[t] < tiny ? 0.0f : amax[t] / limit[t];
     }
+  }
+}
+
+SAGE_INLINE void QuantizeByNorm(float* x, int rows, int dims, NormRule rule, float* scale) {
+  switch (rule) {
+    case NormRule::kPairK:
+      return QuantizeByNorm<NormRule::kPairK>(x, rows, dims, scale);
+    case NormRule::kPairQ:
+      return QuantizeByNorm<NormRule::kPairQ>(x, rows, dims, scale);
+    case NormRule::kInt16:
+      return QuantizeByNorm<NormRule::kInt16>(x, rows, dims, scale);
   }
 }
 

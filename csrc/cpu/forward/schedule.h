@@ -189,7 +189,8 @@ SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, int64_t next, uint8
   [[maybe_unused]] const TaskScope<Kernels> scope;
   FetchAhead fetch = {};
   if (next < plan.problem->batch * plan.problem->kv_heads) {
-    fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory));
+    const int64_t first_row = (plan.row_blocks - 1) * plan.row_block;
+    fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory), first_row);
   }
   for (int64_t task = 0; task < plan.row_blocks; ++task) {
     AttendTask<Kernels>(plan, head, task, scratch, &fetch);
@@ -203,11 +204,12 @@ SAGE_INLINE Status RunHeads(const Plan& plan, const Footprint& bytes, int64_t he
   const int64_t each = bytes.head + bytes.worker;
   uint8_t* memory = workspace->Reserve(static_cast<size_t>(workers * each));
   if (memory == nullptr) return kNoMemory;
+  const int64_t ahead = HeadsAhead(plan);
   ParallelFor(heads, workers, [&](int64_t task, int worker) {
     if (IsCancelled(plan)) return;
     uint8_t* own = memory + worker * each;
     // Workers take heads in turns, more or less.
-    RunHead<Kernels>(plan, task, task + workers, own, own + bytes.head);
+    RunHead<Kernels>(plan, task, task + ahead * workers, own, own + bytes.head);
   });
   return IsCancelled(plan) ? kCancelled : Status{};
 }

@@ -81,6 +81,7 @@ SAGE_INLINE void StoreKeyColumns(const float* x, int dims, int line_dims, uint8_
 struct QkPairBytes256 {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 32;
+  static constexpr bool kRounds = false;
   static constexpr int kBytes = 1;
   static constexpr int kOffset = 107;  // K codes are at most 107, so K + 107 <= 214 is unsigned
   // A word for each 32-dim segment and row: the two lanes' -107 · sum(q), modulo 2^16.
@@ -181,6 +182,7 @@ struct QkPairBytes256 {
 struct QkWords256 {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 32;
+  static constexpr bool kRounds = false;
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }
 

@@ -37,9 +37,9 @@ SAGE_INLINE void StoreScores(const __m512i acc[kVectors], const __m512 scale[kVe
   most->r = _mm512_max_ps(high[0], high[1]);
 }
 
-// 16 codes held as floats; zeros where `there` is false.
-SAGE_INLINE __m512i LoadCodes(const float* x, bool there) {
-  return there ? _mm512_cvtps_epi32(_mm512_loadu_ps(x)) : _mm512_setzero_si512();
+// The codes of 16 values, times `by` and rounded to even; zeros where `there` is false.
+SAGE_INLINE __m512i LoadCodes(const float* x, bool there, __m512 by) {
+  return there ? _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), by)) : _mm512_setzero_si512();
 }
 
 // What one dword of K, V, Q or P holds: 4 bytes or 2 words, and how two vectors of them multiply.
@@ -48,10 +48,11 @@ SAGE_INLINE __m512i LoadCodes(const float* x, bool there) {
 struct ByteDwords {
   static constexpr int kElements = 4;
   SAGE_INLINE __m512i Dot(__m512i acc, __m512i a, __m512i b) { return DotBytes(acc, a, b); }
-  SAGE_INLINE __m512i Line(const float* x, int left) {
-    const __m512i low = _mm512_packs_epi32(LoadCodes(x, left > 0), LoadCodes(x + 16, left > 16));
+  SAGE_INLINE __m512i Line(const float* x, int left, __m512 by) {
+    const __m512i low =
+        _mm512_packs_epi32(LoadCodes(x, left > 0, by), LoadCodes(x + 16, left > 16, by));
     const __m512i high =
-        _mm512_packs_epi32(LoadCodes(x + 32, left > 32), LoadCodes(x + 48, left > 48));
+        _mm512_packs_epi32(LoadCodes(x + 32, left > 32, by), LoadCodes(x + 48, left > 48, by));
     return _mm512_packs_epi16(low, high);
   }
   static constexpr int LaneOfDword(int w) { return w % 4 * 4 + w / 4; }
@@ -59,8 +60,8 @@ struct ByteDwords {
 struct WordDwords {
   static constexpr int kElements = 2;
   SAGE_INLINE __m512i Dot(__m512i acc, __m512i a, __m512i b) { return DotWords(acc, a, b); }
-  SAGE_INLINE __m512i Line(const float* x, int left) {
-    return _mm512_packs_epi32(LoadCodes(x, left > 0), LoadCodes(x + 16, left > 16));
+  SAGE_INLINE __m512i Line(const float* x, int left, __m512 by) {
+    return _mm512_packs_epi32(LoadCodes(x, left > 0, by), LoadCodes(x + 16, left > 16, by));
   }
   static constexpr int LaneOfDword(int w) { return w % 8 / 2 * 4 + w / 8 * 2 + w % 2; }
 };
@@ -68,15 +69,17 @@ struct WordDwords {
 constexpr int kLineBytes = 64;
 constexpr int LinesBytes(int bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
 
-// 16 rows of codes, plus kOffset, as columns of dwords of a tile; `tile` is that of the first row.
+// The codes of 16 rows, plus kOffset, as columns of dwords of a tile; `tile` is that of the first
+// row, `factor` what multiplies the rows to codes (null: 1).
 template <class Dwords, int kOffset>
-SAGE_INLINE void StoreKeyColumns(const float* x, int dims, uint8_t* tile) {
+SAGE_INLINE void StoreKeyColumns(const float* x, int dims, uint8_t* tile, const float* factor) {
   constexpr int kDims = 16 * Dwords::kElements;
   for (int d = 0; d < dims; d += kDims, tile += 16 * 256) {
     F32 line[16];
 #pragma GCC unroll 16
     for (int t = 0; t < 16; ++t) {
-      __m512i codes = Dwords::Line(x + t * dims + d, dims - d);
+      __m512i codes = Dwords::Line(x + t * dims + d, dims - d,
+                                   _mm512_set1_ps(factor == nullptr ? 1.0f : factor[t]));
       if (kOffset != 0)
         codes = _mm512_add_epi8(codes, _mm512_set1_epi8(static_cast<char>(kOffset)));
       line[t].r = _mm512_castsi512_ps(codes);
@@ -92,13 +95,14 @@ SAGE_INLINE void StoreKeyColumns(const float* x, int dims, uint8_t* tile) {
 
 // Row r of a group as lines; each line goes to fn as well.
 template <class Dwords, class Fn>
-SAGE_INLINE void StoreQueryLines(const float* x, int dims, int r, uint8_t* group, const Fn& fn) {
+SAGE_INLINE void StoreQueryLines(const float* x, int dims, int r, uint8_t* group, float factor,
+                                 const Fn& fn) {
   constexpr int kDims = 16 * Dwords::kElements;
   alignas(64) int32_t lane[16];
   for (int w = 0; w < 16; ++w) lane[w] = Dwords::LaneOfDword(w);
   const __m512i order = _mm512_load_si512(lane);
   for (int d = 0; d < dims; d += kDims, group += kRows * kLineBytes) {
-    const __m512i line = Dwords::Line(x + d, dims - d);
+    const __m512i line = Dwords::Line(x + d, dims - d, _mm512_set1_ps(factor));
     fn(line);
     _mm512_store_si512(group + r * kLineBytes, _mm512_permutexvar_epi32(order, line));
   }
@@ -152,19 +156,22 @@ template <int kOffset>
 struct QkBytes512 {
   static constexpr int kKeyTile = 64;
   static constexpr int kDims = 16;
+  static constexpr bool kRounds = true;
   static constexpr int kBytes = 1;
   static constexpr int Corrections(int /*dims*/) { return 1; }
 
   static constexpr int QueryBytes(int dims) { return LinesBytes(dims); }
 
-  static void StoreKeys(const float* x, int dims, int key, uint8_t* tile) {
-    StoreKeyColumns<ByteDwords, kOffset>(x, dims, tile + key * 4);
+  static void StoreKeys(const float* x, int dims, int key, uint8_t* tile, const float* factor) {
+    StoreKeyColumns<ByteDwords, kOffset>(x, dims, tile + key * 4, factor);
   }
 
-  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections) {
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections,
+                         float factor) {
     __m512i sum = _mm512_setzero_si512();
-    StoreQueryLines<ByteDwords>(
-        x, dims, r, group, [&](__m512i line) { sum = DotBytes(sum, _mm512_set1_epi8(1), line); });
+    StoreQueryLines<ByteDwords>(x, dims, r, group, factor, [&](__m512i line) {
+      sum = DotBytes(sum, _mm512_set1_epi8(1), line);
+    });
     corrections[r] = -kOffset * _mm512_reduce_add_epi32(sum);
   }
 
@@ -178,18 +185,19 @@ struct QkBytes512 {
 struct QkWords512 {
   static constexpr int kKeyTile = 64;
   static constexpr int kDims = 32;
+  static constexpr bool kRounds = true;
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }
 
   static constexpr int QueryBytes(int dims) { return LinesBytes(2 * dims); }
 
-  static void StoreKeys(const float* x, int dims, int key, uint8_t* tile) {
-    StoreKeyColumns<WordDwords, 0>(x, dims, tile + key * 4);
+  static void StoreKeys(const float* x, int dims, int key, uint8_t* tile, const float* factor) {
+    StoreKeyColumns<WordDwords, 0>(x, dims, tile + key * 4, factor);
   }
 
-  static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
-                         int32_t* /*corrections*/) {
-    StoreQueryLines<WordDwords>(x, dims, r, group, [](__m512i) {});
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* /*corrections*/,
+                         float factor) {
+    StoreQueryLines<WordDwords>(x, dims, r, group, factor, [](__m512i) {});
   }
 
   template <int kVectors>

@@ -144,6 +144,7 @@ SAGE_INLINE void ForEachPanel(int v_dims, const Fn& fn) {
 struct FloatKernels {
   static constexpr int kKeyTile = kFloatVectors * kLanes;
   static constexpr int kDimsMultiple = 1;
+  static constexpr bool kRoundsCodes = false;
   static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.pack_dims * 4; }
@@ -152,7 +153,7 @@ struct FloatKernels {
   static int64_t PBytes() { return 64; }  // P overwrites the scores
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int rows, int padded,
-                    const float* x, const float* copy) {
+                    const float* x, const float* copy, const float* /*factor*/) {
     const int dims = plan.qk_dims, extra = plan.pack_dims - plan.qk_dims;
     const float* scale = head.k_scale + first;
     const int whole = dims / kLanes * kLanes;
@@ -184,16 +185,17 @@ struct FloatKernels {
     ForEachPanel<kFloatVectors>(plan.v_dims, [&](int vector, int count) {
       float* panel = v + (vector * plan.keys + first * count) * kLanes;
       for (int j = 0; j < padded; ++j) {
-        memcpy(panel + j * count * kLanes, x + j * plan.v_dims + vector * kLanes,
-               sizeof(float) * static_cast<size_t>(count * kLanes));
+        const float* row = x + j * plan.v_dims + vector * kLanes;
+        for (int t = 0; t < count; ++t) Store(panel + t * kLanes, LoadU(row + t * kLanes));
+        panel += count * kLanes;
       }
     });
   }
 
   // Row r of the task: codes in x, their scale, the mean that rides along (or null); the softmax
   // factor is folded in.
-  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
-                     const float* mean) {
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float /*factor*/,
+                     float scale, const float* mean) {
     float* out = reinterpret_cast<float*>(q) + r * plan.pack_dims;
     for (int d = 0; d < plan.qk_dims; ++d) out[d] = (x[d] * scale) * plan.q_factor;
     for (int d = plan.qk_dims; d < plan.pack_dims; ++d) {

@@ -4,6 +4,7 @@
 // Scores: integer dot · k_scale per key; the row's own factor waits for the softmax. Row maxima are
 // taken on the way. A Qk half supplies: kKeyTile, kDims (padding of head_dim), kBytes per element,
 // kOffset (K is stored unsigned as code + kOffset),
+//   kRounds (whether the stores take values and what multiplies them to codes, or codes),
 //   QueryBytes (of a packed row), StoreKeys (16 of them), StoreQuery, Tile.   A Pv half supplies:
 //   kBytes, kProbabilityBytes, StoreValues, Row (softmax), Panel<vectors>.
 #ifndef SAGE_CPU_FORWARD_TILE_INTEGER_H_
@@ -19,6 +20,7 @@ template <class Qk, class Pv>
 struct IntegerKernels {
   static constexpr int kKeyTile = Qk::kKeyTile;
   static constexpr int kDimsMultiple = Qk::kDims;
+  static constexpr bool kRoundsCodes = Qk::kRounds;
   static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims * Qk::kBytes; }
@@ -36,11 +38,17 @@ struct IntegerKernels {
   }
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
-                    const float* x, const float* /*copy*/) {
+                    const float* x, const float* /*copy*/, [[maybe_unused]] const float* factor) {
     for (int t = 0; t < padded; t += 16) {
       const int64_t at = (first + t) % kKeyTile;
       uint8_t* tile = head.k + (first + t - at) * plan.qk_dims * Qk::kBytes;
-      Qk::StoreKeys(x + t * plan.qk_dims, plan.qk_dims, static_cast<int>(at), tile);
+      const float* rows = x + t * plan.qk_dims;
+      if constexpr (kRoundsCodes) {
+        Qk::StoreKeys(rows, plan.qk_dims, static_cast<int>(at), tile,
+                      factor == nullptr ? nullptr : factor + t);
+      } else {
+        Qk::StoreKeys(rows, plan.qk_dims, static_cast<int>(at), tile);
+      }
     }
   }
 
@@ -51,12 +59,17 @@ struct IntegerKernels {
     });
   }
 
-  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x, float scale,
-                     const float* /*mean*/) {
+  static float PackQ(const Plan& plan, uint8_t* q, int64_t r, const float* x,
+                     [[maybe_unused]] float factor, float scale, const float* /*mean*/) {
     uint8_t* group = q + r / kRows * kRows * Qk::QueryBytes(plan.qk_dims);
     int32_t* corrections =
         CorrectionsOf(plan, q) + r / kRows * kRows * Qk::Corrections(plan.qk_dims);
-    Qk::StoreQuery(x, plan.qk_dims, static_cast<int>(r % kRows), group, corrections);
+    const int row = static_cast<int>(r % kRows);
+    if constexpr (kRoundsCodes) {
+      Qk::StoreQuery(x, plan.qk_dims, row, group, corrections, factor);
+    } else {
+      Qk::StoreQuery(x, plan.qk_dims, row, group, corrections);
+    }
     return scale * plan.q_factor;
   }
 
