@@ -3,6 +3,7 @@
 //
 //   node scripts/sass_fp4.mjs                     compiles, prints the table; exit code 1 where a limit is exceeded
 //   node scripts/sass_fp4.mjs --json              the same as one JSON object
+//   node scripts/sass_fp4.mjs --format fp4        only the kernels with v in that format; fp8 is the other
 //   node scripts/sass_fp4.mjs --cuobjdump PATH    where it is, if not on the path or beside nvcc
 //   node scripts/sass_fp4.mjs --listing FOLDER    also leaves the machine code there
 //
@@ -19,6 +20,7 @@ const {values} = parseArgs({
   options: {
     json: {type: 'boolean', default: false},
     cuobjdump: {type: 'string'},
+    format: {type: 'string'},
     listing: {type: 'string'},
   },
 });
@@ -284,6 +286,7 @@ const folder = values.listing ?? mkdtempSync(join(tmpdir(), 'sass-'));
 mkdirSync(folder, {recursive: true});
 const rows = [];
 for (const {dim, format, limits, aims} of KERNELS) {
+  if ((values.format ?? format) !== format) continue;
   const cubin = join(folder, `attend_${dim}_${format}.cubin`);
   const log = run(nvcc, [
     ...['-O3', '-std=c++17', '-fmad=false', '--expt-relaxed-constexpr', '-Xptxas', '-v', '-cubin'],

@@ -1,11 +1,12 @@
 // What the assembler made of the int8 kernels: registers, spills, and instructions per score of the step that
 // nearly every key takes. Needs nvcc and cuobjdump, no device.
 //
-//   node scripts/sass_int8.mjs [--arch 89] [--cuobjdump path] [--json]
+//   node scripts/sass_int8.mjs [--arch 89] [--cuobjdump path] [--source attend_half] [--json]
 //
 // The step is the shortest way, in instructions, from the block of integer products through the block with the most
 // products of P·V and back: masks, edges and moved offsets lie off it. Exit code 1 when a kernel of head_dim 64, or
-// one with sums in float32, spills, or when an instance that must have e4m3 or int4 products has none.
+// one with sums in float32, spills, or when an instance that must have e4m3 or int4 products has none; 77 where nvcc
+// or cuobjdump is missing, with one line that says so. --source: only the kernels of that file.
 import {spawnSync} from 'node:child_process';
 import {mkdtempSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
@@ -18,6 +19,7 @@ const {values: options} = parseArgs({
   options: {
     arch: {type: 'string', default: '89'},
     cuobjdump: {type: 'string', default: 'cuobjdump'},
+    source: {type: 'string'},
     json: {type: 'boolean', default: false},
   },
 });
@@ -41,6 +43,12 @@ function run(command, args) {
     process.exit(2);
   }
   return child.stdout + child.stderr;
+}
+
+for (const program of ['nvcc', options.cuobjdump]) {
+  if (spawnSync(program, ['--version']).error === undefined) continue;
+  console.log(`skipped: no ${program}`);
+  process.exit(77);
 }
 
 /** head_dim, int4, form and warps of a mangled kernel name; null for other functions. */
@@ -160,7 +168,8 @@ function measure(lines) {
 const folder = mkdtempSync(join(tmpdir(), 'sass-int8-'));
 const rows = [];
 try {
-  const sources = Number(options.arch) >= 89 ? [...OF_HALVES, ...OF_BYTES] : OF_HALVES;
+  const all = Number(options.arch) >= 89 ? [...OF_HALVES, ...OF_BYTES] : OF_HALVES;
+  const sources = all.filter((source) => (options.source ?? source) === source);
   for (const source of sources) {
     const cubin = join(folder, 'kernels.cubin');
     const log = run('nvcc', [
