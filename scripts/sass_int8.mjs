@@ -3,8 +3,8 @@
 //
 //   node scripts/sass_int8.mjs [--arch 89] [--cuobjdump path] [--json]
 //
-// The step is the shortest way, in instructions, from the block of integer products through the block with the most
-// products of P·V and back: masks, edges and moved offsets lie off it. Exit code 1 when a kernel of head_dim 64, or
+// The step is the shortest way, in instructions, from a block of integer products through products of P·V and back to
+// it: masks, edges and moved offsets lie off it. Exit code 1 when a kernel of head_dim 64, or
 // one with sums in float32, spills, or when an instance that must have e4m3 or int4 products has none.
 import {spawnSync} from 'node:child_process';
 import {mkdtempSync, rmSync} from 'node:fs';
@@ -130,19 +130,26 @@ function shortest(blocks, from, to) {
 
 const countOf = (lines, pattern) => lines.filter(({text}) => pattern.test(opcode(text))).length;
 
-function measure(lines) {
+/** Of the shortest ways from products of scores back to themselves the one with the fewest instructions per score. */
+function stepOf(lines) {
   const blocks = blocksOf(lines);
-  const all = [...blocks.values()];
-  const most = (pattern) =>
-    all.reduce((a, b) => (countOf(b.lines, pattern) > countOf(a.lines, pattern) ? b : a));
-  const scores = most(/^IMMA/);
-  const outputs = most(/^[HQ]MMA/);
-  const there = scores === outputs ? [] : shortest(blocks, scores, outputs);
-  const back = shortest(blocks, outputs, scores);
-  if (there === null || back === null) return null;
-  const step = [...there, ...back].flatMap((block) => block.lines);
-  // Every exponential is one score of a thread.
-  const exponentials = countOf(step, /^MUFU/);
+  let best = null;
+  for (const block of blocks.values()) {
+    if (countOf(block.lines, /^IMMA/) === 0) continue;
+    const step = shortest(blocks, block, block)?.flatMap((each) => each.lines) ?? [];
+    // Every exponential is one score of a thread.
+    const exponentials = countOf(step, /^MUFU/);
+    if (exponentials === 0 || countOf(step, /^[HQ]MMA/) === 0) continue;
+    const cost = step.length / exponentials;
+    if (best === null || cost < best.cost) best = {cost, step, exponentials};
+  }
+  return best;
+}
+
+function measure(lines) {
+  const found = stepOf(lines);
+  if (found === null) return null;
+  const {step, exponentials} = found;
   const per = (n) => n / exponentials;
   const shared = (width) => countOf(step, new RegExp(`^LDS\\.${width}`));
   return {
