@@ -213,8 +213,8 @@ bool Check(const NamedRecipe& recipe, const Case& c, uint64_t seed) {
   return ok;
 }
 
-int RunChecks(const std::string& recipe_part, const std::string& case_part, int threads,
-              int every, int64_t most) {
+int RunChecks(const std::string& recipe_part, const std::string& case_part, int threads, int every,
+              int64_t most) {
   int failed = 0, count = 0, number = 0;
   std::vector<Case> cases = Int8Cases();
   for (Case& c : cases) c.q_len = std::min(c.q_len, most), c.kv_len = std::min(c.kv_len, most);
