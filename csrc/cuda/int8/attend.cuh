@@ -25,6 +25,7 @@
 
 #include <cfloat>
 
+#include "cuda/int8/open_step.cuh"
 #include "cuda/int8/warp.cuh"
 
 namespace sage::cuda::int8 {
@@ -58,6 +59,17 @@ struct Steps {
   }
 };
 
+// Whether a step is one of `count` from `first` on.
+__device__ __forceinline__ bool Covers(int first, int count, int step) {
+  return static_cast<unsigned>(step - first) < static_cast<unsigned>(count);
+}
+
+// A barrier of the whole block which warps may reach at different places of the program.
+template <int kThreads>
+__device__ __forceinline__ void SyncBlock() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+}
+
 template <class Form>
 __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     AttendKernel(const __grid_constant__ AttendPlan plan) {
@@ -86,7 +98,7 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     from.v = space.v_codes + kv_steps * Form::kVBytes;
     from.table = space.k_table + kv_tiles * (kTileTokens / kStepTokens * 4);
     from.means = plan.smooth_v ? space.v_mean_units + kv_tiles * D : nullptr;
-    if (threadIdx.x == 0) stored = {from, block};
+    if (threadIdx.x == 0) stored.from = from, stored.block = block;
     if (steps.first < steps.end) Copies::Start(SharedAddress(memory), from, steps.first, 0, true);
     CommitCopies();
   }
@@ -124,49 +136,49 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     }
   }
 
-  int slot = 0;
-  int i = steps.first;
+  const uint32_t* largest_k = space.k_scale_most + block.kv_head;
+  int slot = 0, i = steps.first;
   // k and v of step i are there, in `slot`; nobody reads those of the step before any more.
   const auto begin = [&] {
     WaitForCopies<0>();
-    __syncthreads();
+    SyncBlock<Form::kThreads>();
     if (i + 1 < steps.end)
       Copies::Start(SharedAddress(memory), stored.from, i + 1, slot ^ 1, false);
     CommitCopies();
   };
-  const auto end_block = [&] {
+  const auto end_of_tile = [&] {
+    if (i % kStepsPerTile != kStepsPerTile - 1 && i + 1 != steps.end) return;
     w.EndBlock(plan.smooth_v ? reinterpret_cast<const float*>(memory + Copies::Means(i)) : nullptr,
                sums);
   };
-
   while (i < steps.end) {
-    if (static_cast<unsigned>(i - steps.open_first) < static_cast<unsigned>(steps.open_count)) {
+    if (Covers(steps.open_first, steps.open_count, i)) {
+      // A loop of their own: in one with the cut steps the assembler moves O about at every step.
       const int open_end = min(steps.end, steps.open_first + steps.open_count);
 #pragma unroll 1
-      for (; i < open_end; ++i) {
+      for (; i < open_end; ++i, slot ^= 1) {
         begin();
         const uint8_t* keys = memory + slot * Copies::kSlotBytes;
+        const uint8_t* values = keys + Form::kKBytes;
+        const float* table = reinterpret_cast<const float*>(keys + Copies::kTable) + lane % 4;
+        if constexpr (Form::kKeys == kStepTokens) {
+          OpenStep(w, keys, values, table, q_image, largest_k, sums);
+        } else {
 #pragma unroll
-        for (int at = 0; at < kTileKeys; at += Form::kKeys) {
-#pragma unroll
-          for (int n = 0; n < W::kTables; ++n) {
-            w.table[n] = reinterpret_cast<const float*>(
-                keys + Copies::kTable)[(at / kStepTokens + n) * 4 + lane % 4];
-          }
-          w.Scores(keys + at * Form::kKRowBytes, q_image);
+          for (int n = 0; n < W::kTables; ++n) w.table[n] = table[n * 4];
+          w.Scores(keys, q_image);
           float most[W::kTables][kRows];
           w.Largest(most);
           if (__any_sync(~0u, !w.template Fits<false>(most)))
-            w.template Move<false>(most, space.k_scale_most + kept.kv_head, sums);
-          w.template Outputs<false>(keys + Form::kKBytes + at * Form::kVRowBytes);
+            w.template Move<false>(most, largest_k, sums);
+          w.template Outputs<false>(values);
         }
-        if (i % kStepsPerTile == kStepsPerTile - 1 || i + 1 == steps.end) end_block();
-        slot ^= 1;
+        end_of_tile();
       }
       continue;
     }
     begin();
-    if (static_cast<unsigned>(i - steps.warp_first) < static_cast<unsigned>(steps.warp_count)) {
+    if (Covers(steps.warp_first, steps.warp_count, i)) {
       const uint8_t* keys = memory + slot * Copies::kSlotBytes;
 #pragma unroll 1
       for (int at = 0; at < kTileKeys; at += Form::kKeys) {
@@ -182,17 +194,17 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
         float most[W::kTables][kRows];
         w.LargestOfLog2(most);
         if (__any_sync(~0u, !w.template Fits<true>(most)))
-          w.template Move<true>(most, space.k_scale_most + kept.kv_head, sums);
+          w.template Move<true>(most, largest_k, sums);
         w.template Outputs<true>(keys + Form::kKBytes + at * Form::kVRowBytes);
       }
     }
-    if (i % kStepsPerTile == kStepsPerTile - 1 || i + 1 == steps.end) end_block();
+    end_of_tile();
     if (plan.smooth_q > 0 && i + 1 < steps.end) {
       MeanScores<D, Form::kBlockRows, Form::kWarps>(
           plan, kept, i + 1, mean_scores + (i + 1) % 2 * kMeanScoreFloats<Form::kBlockRows>);
     }
-    slot ^= 1;
     ++i;
+    slot ^= 1;
   }
 
   w.EndSums();

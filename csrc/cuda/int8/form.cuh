@@ -30,7 +30,7 @@ struct Instance {
   static constexpr bool kIsE4m3 = kBytes || kRoundsToE4m3;
 
   // Keys whose scores are held at once: sums of 64 need all of their P.
-  static constexpr int kKeys = kBytes || kHalfAccumulator || D == 64 ? 64 : 32;
+  static constexpr int kKeys = kBytes || kHalfAccumulator ? 64 : 32;
   // m16 tiles of a warp: one where sums in halves stand beside those of v's means.
   static constexpr int kTiles = kSumsInHalves ? 1 : 2;
   static constexpr int kWarps = kWarps_;

@@ -259,38 +259,57 @@ struct Warp {
     }
   }
 
+  // Fragments of P of 16 keys from column 2 i.
+  __device__ __forceinline__ void PackHalves16(int i, uint32_t (&p)[kTiles][4]) const {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) Pack(t, i, p[t]);
+  }
+
+  // O += P v of 16 keys by halves, the images of v at `v`; under these products runs the softmax of
+  // the 16 keys from column `next` on (< 0: none), spread over the channels.
+  template <bool kLog2>
+  __device__ __forceinline__ void OutputsOf16(const uint8_t* v, const uint32_t (&p)[kTiles][4],
+                                              int next) {
+    const uint4* at = reinterpret_cast<const uint4*>(v) + threadIdx.x % 32;
+    constexpr int kPieces = D / 16, kPairs = kRows * 2;
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      uint32_t b[4];
+      Unpack(at[piece * 32], b);
+      // Neighbouring products share A: changing it costs the tensor core half a clock.
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd)
+          MultiplyHalves(o[t][piece * 2 + odd], p[t], b[odd * 2], b[odd * 2 + 1]);
+      }
+      if (next < 0) continue;
+#pragma unroll
+      for (int n = piece * kPairs / kPieces; n < (piece + 1) * kPairs / kPieces; ++n)
+        Softmax(n / 2, next + n % 2, LineOf<kLog2>(n / 2, next / 4));
+    }
+  }
+
+  // Softmax of the first 16 keys with nothing to run under.
+  template <bool kLog2>
+  __device__ __forceinline__ void FirstSoftmax() {
+    SoftmaxOf<kLog2>(0, 2);
+  }
+
   // O += P v of the keys whose images lie at `v`.
   template <bool kLog2>
   __device__ __forceinline__ void Outputs(const uint8_t* v) {
-    const uint4* at = reinterpret_cast<const uint4*>(v) + threadIdx.x % 32;
     if constexpr (!Form::kBytes && !Form::kHalfAccumulator) {
-      // 16 keys at a time: the softmax of the next 16 runs under the products of these.
-      SoftmaxOf<kLog2>(0, 2);
+      FirstSoftmax<kLog2>();
 #pragma unroll
       for (int i = 0; i < kColumns / 2; ++i) {
         uint32_t p[kTiles][4];
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) Pack(t, i, p[t]);
-        // Rows and columns of the next softmax, spread over the channels.
-        constexpr int kPieces = D / 16, kPairs = kRows * 2;
-#pragma unroll
-        for (int piece = 0; piece < kPieces; ++piece) {
-          uint32_t b[4];
-          Unpack(at[(i * kPieces + piece) * 32], b);
-#pragma unroll
-          for (int odd = 0; odd < 2; ++odd) {
-#pragma unroll
-            for (int t = 0; t < kTiles; ++t)
-              MultiplyHalves(o[t][piece * 2 + odd], p[t], b[odd * 2], b[odd * 2 + 1]);
-          }
-          if (i + 1 == kColumns / 2) continue;
-#pragma unroll
-          for (int n = piece * kPairs / kPieces; n < (piece + 1) * kPairs / kPieces; ++n)
-            Softmax(n / 2, 2 * i + 2 + n % 2, LineOf<kLog2>(n / 2, (i + 1) / 2));
-        }
+        PackHalves16(i, p);
+        OutputsOf16<kLog2>(v + i * 16 * Form::kVRowBytes, p, i + 1 < kColumns / 2 ? 2 * i + 2 : -1);
       }
     } else {
       // Sums of 64 keys need all of P.
+      const uint4* at = reinterpret_cast<const uint4*>(v) + threadIdx.x % 32;
       constexpr int kImages = Form::kBytes ? kTables : kColumns / 2, kPieces = D / 16;
       SoftmaxOf<kLog2>(0, kColumns);
       uint32_t p[kTiles][kImages][4];

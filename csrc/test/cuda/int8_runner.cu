@@ -1,8 +1,9 @@
 // Runner of the int8 kernels without Node.
 //
-//   int8_runner check [part of a recipe's name] [part of a case's name] [threads] [every]
+//   int8_runner check [part of a recipe's name] [part of a case's name] [threads] [every] [most]
 //                          codes, scales, o and lse over the option space; exit code 0 if all hold;
-//                          `every` 3: a third of the cases, another one for each recipe
+//                          `every` 3: a third of the cases, another one for each recipe; `most`:
+//                          lengths above it become it, for tools that slow the device down
 //   int8_runner accuracy   errors against float64 (docs/kernels_int8.md)
 //   int8_runner bench [recipe|all] [milliseconds per point] [head_dim] [N] [full]
 //
@@ -212,10 +213,11 @@ bool Check(const NamedRecipe& recipe, const Case& c, uint64_t seed) {
   return ok;
 }
 
-int RunChecks(const std::string& recipe_part, const std::string& case_part, int threads,
-              int every) {
+int RunChecks(const std::string& recipe_part, const std::string& case_part, int threads, int every,
+              int64_t most) {
   int failed = 0, count = 0, number = 0;
-  const std::vector<Case> cases = Int8Cases();
+  std::vector<Case> cases = Int8Cases();
+  for (Case& c : cases) c.q_len = std::min(c.q_len, most), c.kv_len = std::min(c.kv_len, most);
   for (const NamedRecipe& recipe : AllRecipes()) {
     if (recipe.name.find(recipe_part) == std::string::npos) continue;
     sage::cuda::LimitComputeCapability(recipe.capability);
@@ -278,7 +280,8 @@ int main(int argc, char** argv) {
   const std::string what = text(1, "check");
   if (what == "check") {
     return RunChecks(text(2, ""), text(3, ""), std::max(1, std::atoi(text(4, "8").c_str())),
-                     std::max(1, std::atoi(text(5, "1").c_str())));
+                     std::max(1, std::atoi(text(5, "1").c_str())),
+                     std::max(1L, std::atol(text(6, "1000000").c_str())));
   }
   if (what == "accuracy") return RunAccuracy();
   if (what == "bench") {
