@@ -509,6 +509,10 @@ std::vector<Case> Cases() {
           c.qk_dim = c.v_dim = d, c.tokens_first = true;
         });
       }
+      // Words are aligned, but the last has one element.
+      with((std::string(name) + ", odd head_dim in even rows").c_str(), [&](Case& c) {
+        c.input = type, c.padding = 1, c.qk_dim = c.v_dim = d - 1, c.kv_len = 200;
+      });
       for (const char which : {'q', 'k', 'v'}) {
         with((std::string(name) + ", not finite").c_str(), [&](Case& c) {
           c.input = type, c.q_len = c.kv_len = 290, c.qk_dim = c.v_dim = d, c.poison = which;
