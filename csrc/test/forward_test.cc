@@ -157,11 +157,27 @@ void CheckCase(const Case& c, const TestRecipe& recipe) {
   }
 }
 
+// q, k and v of 16 bits are refused, before any of them is read.
+void CheckRefusal() {
+  sage::Problem p = {};
+  p.batch = p.q_heads = p.kv_heads = p.q_len = p.kv_len = p.qk_dim = p.v_dim = 1;
+  p.input = sage::InputType::kFloat16;
+  const sage::EngineOptions options = {sage::DetectIsa(), 1};
+  for (const sage::Status& status :
+       {sage::AttentionForward(p, {}, options), sage::AttentionBackward(p, {}, options),
+        sage::InspectForward(p, {}, {}, options)}) {
+    if (status.code == sage::StatusCode::kUnsupported && std::strlen(status.message) > 0) continue;
+    std::printf("FAIL 16-bit inputs are not refused\n");
+    ++failures;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
   int n = 0;
+  CheckRefusal();
   for (const Case& c : kForwardCases) {
     for (const TestRecipe& recipe : kRecipes) {
       if (!quick || n++ % 3 == 0) CheckCase(c, recipe);

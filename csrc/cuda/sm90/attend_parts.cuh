@@ -73,7 +73,9 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
   const int mine = (warp >> 2) - 1, lane = threadIdx.x & 31;
   // Of the 64 or 128 rows, where this warp's 16 begin.
   const int warp_rows = 16 * (p.shared_rows ? warp & 3 : warp - 4);
+  // The lanes meet first: one gives back for all what they have read.
   const auto arrive = [&](uint32_t barrier) {
+    __syncwarp();
     if (lane == 0) BarrierArrive(barrier);
   };
   const auto wait_turn = [&] {

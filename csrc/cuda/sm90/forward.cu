@@ -110,7 +110,9 @@ PartsPlan PlanParts(const Problem& p) {
   // What the merge costs, in tiles of keys that no block walks for it.
   constexpr int64_t kLeastSaved = 6;
   if (!plan.shared_rows && tiles - tiles / plan.parts < kLeastSaved) plan.parts = 1;
-  if (DimOf(p) < 256 && !plan.shared_rows && plan.parts == 1) plan = {};
+  // With all of the device at work, halving a block's tiles pays where there are many of them.
+  constexpr int64_t kManyTiles = 64;
+  if (DimOf(p) < 256 && plan.parts == 1 && !(plan.shared_rows && tiles >= kManyTiles)) plan = {};
   return plan;
 }
 
