@@ -190,7 +190,8 @@ SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, int64_t next, uint8
   FetchAhead fetch = {};
   if (next < plan.problem->batch * plan.problem->kv_heads) {
     const int64_t first_row = (plan.row_blocks - 1) * plan.row_block;
-    fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory), first_row);
+    const int64_t packed = Kernels::KBytes(plan) + Kernels::VBytes(plan);
+    fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory), first_row, packed);
   }
   for (int64_t task = 0; task < plan.row_blocks; ++task) {
     AttendTask<Kernels>(plan, head, task, scratch, &fetch);
