@@ -211,6 +211,27 @@ void CheckMaskNan(Precision precision) {
   }
 }
 
+// Keys that causality hides count for nothing, however large their values: a power of two that is
+// only small would let 3e38 through.
+void CheckHiddenValues() {
+  ForwardCase c;
+  c.name = "huge values that are hidden";
+  c.q_len = c.kv_len = 600;
+  c.causal = Causal::kTopLeft;
+  ForwardData d = MakeData(c, Precision::kInt8Bf16, 7);
+  const ForwardResult before = Run(d, sage::Forward_amx_emulated, 1);
+  constexpr int64_t kHuge = 500;
+  for (int64_t x = 0; x < c.v_dim; ++x) d.v[static_cast<size_t>(kHuge * d.p.v.token + x)] = 3e38f;
+  const ForwardResult after = Run(d, sage::Forward_amx_emulated, 1);
+  for (int64_t i = 0; i < kHuge; ++i) {
+    const size_t at = static_cast<size_t>(i * d.p.o.token);
+    if (std::memcmp(&before.o[at], &after.o[at], sizeof(float) * static_cast<size_t>(c.v_dim)) !=
+        0) {
+      return Fail("row", c, Precision::kInt8Bf16, static_cast<double>(i));
+    }
+  }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -227,6 +248,7 @@ int main(int count, char** arguments) {
     }
     CheckMaskNan(precision);
   }
+  CheckHiddenValues();
   const char* refusal = sage::IsaRefusal(sage::Isa::kAmx);
   std::printf("amx_test: %d cases, %d failures, %s%s\n", ran, failures,
               refusal == nullptr ? "emulated tiles and the processor's" : "emulated tiles; amx: ",

@@ -3,11 +3,11 @@
 //
 //   echo "amx int8_bf16 16 1 12 12 4096 64 causal 300" | forward_bench
 //
-// A line: instruction set, recipe (int8_bf16, int8), threads, batch, heads, key/value heads, N,
-// head_dim, `full`, `causal`, `window` (causal, 256 keys to the left), `boolean` or `additive` (a
-// mask of its own for each head), milliseconds to spend. The answer: median ms, least ms, GFLOP/s by
-// the median (4 B H N² D, causal counted in full), and the least CPU time of a call in ms over all
-// threads, which a busy machine disturbs little.
+// A line: instruction set, recipe (exact, int16, int8_int16, int8_bf16, int8), threads, batch,
+// heads, key/value heads, N, head_dim, `full`, `causal`, `window` (causal, 256 keys to the left),
+// `boolean` or `additive` (a mask of its own for each head), milliseconds to spend. The answer:
+// median ms, least ms, GFLOP/s by the median (4 B H N² D, causal counted in full), and the least
+// CPU time of a call in ms over all threads, which a busy machine disturbs little.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -28,6 +28,23 @@ double CpuSeconds() {
   timespec t;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+bool ParsePrecision(const char* name, sage::Precision* out) {
+  const struct {
+    const char* name;
+    sage::Precision precision;
+  } known[] = {{"exact", sage::Precision::kExact},
+               {"int16", sage::Precision::kInt16},
+               {"int8_int16", sage::Precision::kInt8Int16},
+               {"int8_bf16", sage::Precision::kInt8Bf16},
+               {"int8", sage::Precision::kInt8}};
+  for (const auto& each : known) {
+    if (std::strcmp(name, each.name) != 0) continue;
+    *out = each.precision;
+    return true;
+  }
+  return false;
 }
 
 // Contiguous [B,H,N,D]: the strides of the data without its gaps.
@@ -64,8 +81,12 @@ int Answer(const char* line) {
   if (is("window")) c.left = 256;
   if (is("boolean")) c.mask = sage::MaskKind::kBoolean;
   if (is("additive")) c.mask = sage::MaskKind::kAdditive;
-  sage_test::ForwardData d = MakeData(
-      c, std::strcmp(recipe, "int8") == 0 ? sage::Precision::kInt8 : sage::Precision::kInt8Bf16, 1);
+  sage::Precision precision;
+  if (!ParsePrecision(recipe, &precision)) {
+    std::printf("error: %s: unknown recipe\n", recipe);
+    return 1;
+  }
+  sage_test::ForwardData d = MakeData(c, precision, 1);
   Pack(&d.p);
   std::vector<float> o(d.o_elements());
   const sage::ForwardBuffers buffers = {d.q.data(), d.k.data(), d.v.data(),

@@ -15,7 +15,7 @@
 
 namespace sage_test {
 
-// The tuned forms of the two recipes whose Q·K and P·V products AMX has (src/numerics/recipes.ts).
+// The tuned forms of the recipes that CPUs have kernels for (src/numerics/recipes.ts).
 inline sage::Recipe RecipeOf(sage::Precision precision) {
   sage::Recipe r = {};
   r.precision = precision;
@@ -23,10 +23,19 @@ inline sage::Recipe RecipeOf(sage::Precision precision) {
   r.q_group = r.k_group = sage::TokenGroup::kToken;
   r.rounding = sage::Rounding::kEven;
   r.pv_accumulator = sage::PvAccumulator::kFp32;
+  r.p_top = 1.0f;
+  if (precision == sage::Precision::kExact) return r;
   r.qk = sage::QkFormat::kInt8;
   r.smooth_k = true;
-  r.p_top = 1.0f;
-  if (precision == sage::Precision::kInt8) {
+  if (precision == sage::Precision::kInt16 || precision == sage::Precision::kInt8Int16) {
+    const bool words = precision == sage::Precision::kInt16;
+    r.qk = words ? sage::QkFormat::kInt16 : sage::QkFormat::kInt8Pair;
+    r.pv = sage::PvFormat::kInt16;
+    r.v_scale = sage::VScale::kChannel;
+    r.row_sum = sage::RowSum::kQuantized;
+    r.p_top = 8192.0f;
+    r.v_top = 2047.0f;
+  } else if (precision == sage::Precision::kInt8) {
     r.pv = sage::PvFormat::kInt8;
     r.v_scale = sage::VScale::kChannel;
     r.row_sum = sage::RowSum::kQuantized;

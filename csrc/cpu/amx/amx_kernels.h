@@ -181,7 +181,7 @@ SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, fl
 
 // The online softmax of 16 rows from r0 on: S becomes P, the rows' m, l and exact move on, and
 // alpha is what outputs so far are worth now.
-template <class Values>
+template <class Values, bool kHidden>
 SAGE_INLINE void SoftmaxRows(const Plan& plan, const Head& head, const AttendScratch& scratch,
                              FetchAhead* fetch, float* s, int64_t r0, int count, const F32 most[16],
                              float alpha[16], float sums[2][16]) {
@@ -210,8 +210,8 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const Head& head, const AttendScr
   for (int r = 0; r < 16; ++r) {
     float* row = s + r * kScorePitch;
     exact[r] = Zero();
-    low[r] = Values::Row(row, 0, half, factor[r], shift[r], &exact[r]);
-    high[r] = Values::Row(row, half, count, factor[r], shift[r], &exact[r]);
+    low[r] = Values::template Row<kHidden>(row, 0, half, factor[r], shift[r], &exact[r]);
+    high[r] = Values::template Row<kHidden>(row, half, count, factor[r], shift[r], &exact[r]);
     // A few lines at a time, and while nothing else waits for memory.
     FetchStep(plan, head, fetch);
   }
@@ -253,7 +253,8 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
   F32 most[kActive];
   const float* k_scale = head.k_scale + j0;
   for (int r = 0; r < kActive; ++r) most[r] = ScaleRow(s + r * kScorePitch, k_scale, count);
-  if (clip || plan.problem->mask_kind != MaskKind::kNone) {
+  const bool hidden = clip || plan.problem->mask_kind != MaskKind::kNone;
+  if (hidden) {
     for (int r = 0; r < kActive; ++r) {
       // Rows of padding repeat the last one; their results are dropped.
       most[r] = HideScores(plan, head, row0 + MinOf(r0 + r, rows - 1), scratch.c[r0 + r], j0, count,
@@ -263,8 +264,15 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
   alignas(64) float alpha[kRows];
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
-    SoftmaxRows<Values>(plan, head, scratch, fetch, s + 16 * half * kScorePitch, r0 + 16 * half,
-                        count, most + 16 * half, alpha + 16 * half, sums[half]);
+    if (hidden) {
+      SoftmaxRows<Values, true>(plan, head, scratch, fetch, s + 16 * half * kScorePitch,
+                                r0 + 16 * half, count, most + 16 * half, alpha + 16 * half,
+                                sums[half]);
+    } else {
+      SoftmaxRows<Values, false>(plan, head, scratch, fetch, s + 16 * half * kScorePitch,
+                                 r0 + 16 * half, count, most + 16 * half, alpha + 16 * half,
+                                 sums[half]);
+    }
   }
   Values::template Accumulate<kBoth>(plan, head, s, j0, count, fresh, scratch.o + r0 * plan.v_dims,
                                      alpha, scratch.partial);

@@ -22,15 +22,19 @@ namespace {
 // 2^x, relative error 7.5e-5: the polynomial of Exp2Coarse moved to [0, 1). vscalefps rounds the
 // exponent down by itself and x may be -Infinity, so neither the whole part nor a comparison is
 // needed. The clamp keeps out denormals, each of which would cost some 250 cycles to make.
+// kHidden: what is clamped becomes 0, since a hidden key's value may be of any size.
+template <bool kHidden>
 SAGE_INLINE F32 Exp2Floor(F32 x) {
-  x = Max(Set1(-125.0f), x);
+  const __m512 least = _mm512_set1_ps(-125.0f);
+  const __mmask16 counts = kHidden ? _mm512_cmp_ps_mask(x.r, least, _CMP_NLE_UQ) : 0xffff;
+  x = Max({least}, x);
   // Fraction above the next lower integer, no exception flags.
   const __m512 f = _mm512_reduce_ps(x.r, 0x09);
   F32 p = Set1(7.8024520e-2f);
   p = Fma(p, {f}, Set1(2.2606717e-1f));
   p = Fma(p, {f}, Set1(6.9583351e-1f));
   p = Fma(p, {f}, Set1(9.9992521e-1f));
-  return {_mm512_scalef_ps(p.r, x.r)};
+  return {_mm512_maskz_scalef_ps(counts, p.r, x.r)};
 }
 
 // Rows of one panel: tiles of O from memory or zero, products over the keys, back to memory. Dots
@@ -135,14 +139,15 @@ struct ValuesBf16 {
     return _mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), words);
   }
 
-  // Keys [first, end) of one row; the sum of the unrounded p by lane.
+  // Keys [first, end) of one row, some of them hidden or none; the sum of the unrounded p by lane.
+  template <bool kHidden>
   SAGE_INLINE F32 Row(float* s, int first, int end, float c, float m, F32* /*exact*/) {
     const F32 factor = Set1(c), shift = Set1(m);
     uint8_t* p = reinterpret_cast<uint8_t*>(s);
     F32 sum0 = Zero(), sum1 = Zero();
     for (int j = first; j < end; j += 32) {
-      const F32 e0 = Exp2Floor(Fms(Load(s + j), factor, shift));
-      const F32 e1 = Exp2Floor(Fms(Load(s + j + 16), factor, shift));
+      const F32 e0 = Exp2Floor<kHidden>(Fms(Load(s + j), factor, shift));
+      const F32 e1 = Exp2Floor<kHidden>(Fms(Load(s + j + 16), factor, shift));
       sum0 = Add(sum0, e0);
       sum1 = Add(sum1, e1);
       const __m512bh pair = _mm512_cvtne2ps_pbh(e1.r, e0.r);
@@ -213,6 +218,7 @@ struct ValuesBytes {
 
   // Sums of the rounded p, and of the unrounded in *exact where that is wanted; both in units of
   // 1 / 255. The same powers as on AVX-512, so that the codes are the same.
+  template <bool kHidden>  // of no concern: codes of hidden keys round to 0
   SAGE_INLINE F32 Row(float* s, int first, int end, float c, float m, F32* exact) {
     constexpr float kLog2Of255 = 7.99435343685885793f;
     const F32 factor = Set1(c), shift = Set1(m - kLog2Of255);

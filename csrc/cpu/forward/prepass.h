@@ -259,7 +259,10 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
       }
       break;
   }
-  for (int t = k.rows; t < padded; ++t) scale[t] = 0.0f;
+  for (int t = k.rows; t < padded; ++t) {
+    scale[t] = 0.0f;
+    if (factor != nullptr) factor[t] = 0.0f;
+  }
   memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>(padded - k.rows) * dims);
 }
 
@@ -358,7 +361,7 @@ SAGE_INLINE void PackTokens(const Plan& plan, Head* head, int64_t first, int pad
   bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
   if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
   const InspectionBuffers* inspect = plan.inspect;
-  float factors[kPackTokens] = {};  // 0 for padding
+  float factors[kBlock];
   float* factor =
       Kernels::kRoundsCodes && RoundedByPacking(plan, p.recipe.k_group) ? factors : nullptr;
   QuantizeK(plan, *head, k, finite, first, padded, scratch, factor);
