@@ -20,6 +20,9 @@ constexpr int64_t kCachedBytes = int64_t{768} << 10;
 // Steps for each tile of attention: one for each row's softmax.
 constexpr int64_t kStepsPerTile = kRows;
 
+// AMX has one pause for 32 rows, too few for more than the next queries; not measured there.
+constexpr bool kFetchesHeads = kRows == 6;
+
 // How far ahead: short heads are over before memory has answered.
 constexpr int64_t kBytesAhead = int64_t{64} << 10;
 constexpr int64_t kMostHeadsAhead = 8;
@@ -81,7 +84,7 @@ SAGE_INLINE FetchAhead MakeFetchAhead(const Plan& plan, const Head& head, int64_
 SAGE_INLINE void FetchRows(const Plan& plan, int64_t row, int64_t rows, int64_t next,
                            FetchAhead* fetch) {
   fetch->o_at = WalkFrom(plan, row);
-  fetch->o_rows = rows;
+  fetch->o_rows = kFetchesHeads ? rows : 0;
   if (next < 0) return;
   fetch->next_at = WalkFrom(plan, next);
   fetch->next_rows = kRows;

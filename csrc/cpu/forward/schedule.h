@@ -188,7 +188,7 @@ SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, int64_t next, uint8
   const AttendScratch scratch = AttendScratchAt<Kernels>(plan, scratch_memory);
   [[maybe_unused]] const TaskScope<Kernels> scope;
   FetchAhead fetch = {};
-  if (next < plan.problem->batch * plan.problem->kv_heads) {
+  if (kFetchesHeads && next < plan.problem->batch * plan.problem->kv_heads) {
     const int64_t first_row = (plan.row_blocks - 1) * plan.row_block;
     const int64_t packed = Kernels::KBytes(plan) + Kernels::VBytes(plan);
     fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory), first_row, packed);
