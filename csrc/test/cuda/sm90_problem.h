@@ -2,15 +2,13 @@
 #ifndef SAGE_TEST_CUDA_SM90_PROBLEM_H_
 #define SAGE_TEST_CUDA_SM90_PROBLEM_H_
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "formats/half.h"
 #include "sage/problem.h"
 
 namespace sage_test {
@@ -80,13 +78,13 @@ class Random {
 // `x` rounded to the nearest value of the type, and its bits.
 inline uint16_t RoundTo(sage::InputType type, float* x) {
   if (type == sage::InputType::kFloat16) {
-    const __half y = __float2half_rn(*x);
-    *x = __half2float(y);
-    return __half_raw(y).x;
+    const uint16_t code = sage::EncodeFp16(*x);
+    *x = sage::DecodeFp16(code);
+    return code;
   }
-  const __nv_bfloat16 y = __float2bfloat16_rn(*x);
-  *x = __bfloat162float(y);
-  return __nv_bfloat16_raw(y).x;
+  const uint16_t code = sage::EncodeBf16(*x);
+  *x = sage::DecodeBf16(code);
+  return code;
 }
 
 struct Data {
