@@ -3,6 +3,8 @@
 #ifndef SAGE_TEST_CUDA_SM90_BENCH_CUH_
 #define SAGE_TEST_CUDA_SM90_BENCH_CUH_
 
+#include <cuda_bf16.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
