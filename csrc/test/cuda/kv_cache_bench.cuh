@@ -58,7 +58,7 @@ inline int RunCacheBench(double budget, const std::string& part) {
   FillNormal<<<1056, 256>>>(source.as<float>(), most / 4, 7);
   const int64_t read_bytes = int64_t{1} << 30;
   int offset = 0;
-  const double read_ms = Time(budget, [&] {
+  const double read_ms = MedianTime(budget, [&] {
     ReadAll<<<132 * 4, 512>>>(source.as<uint4>() + (offset ^= 1) * (read_bytes / 16),
                               read_bytes / 16, sink.as<uint4>());
   });
@@ -107,16 +107,16 @@ inline int RunCacheBench(double budget, const std::string& part) {
     const sage::ForwardBuffers buffers = {source.as<float>(), nullptr, nullptr, nullptr,
                                           o.as<float>(),      nullptr};
     int turn = 0;
-    const double ms = Time(budget, [&] {
+    const double ms = MedianTime(budget, [&] {
       const sage::Status status = caches[++turn % copies]->Attend(p, buffers, nullptr);
       if (!status.ok()) Require(cudaErrorUnknown, status.message);
     });
-    const double one_ms = Time(budget / 4, [&] {
+    const double one_ms = MedianTime(budget / 4, [&] {
       sage::CudaKvCache& cache = *caches[++turn % copies];
       (void)cache.Append(source.as<float>(), dense, source.as<float>() + 128, dense, 1, nullptr);
       (void)cache.Truncate(point.kv_len);
     });
-    append_ms = Time(budget / 4, [&] {
+    append_ms = MedianTime(budget / 4, [&] {
       sage::CudaKvCache& cache = *caches[++turn % copies];
       (void)cache.Append(source.as<float>(), dense, source.as<float>() + 128, dense, 1024, nullptr);
       (void)cache.Truncate(point.kv_len);

@@ -13,24 +13,12 @@
 #include "cuda/sm90/forward.h"
 #include "cuda/sm90/launch.h"
 #include "sage/cuda_attention.h"
+#include "test/cuda/fill_normal.cuh"
+#include "test/cuda/median_time.h"
 #include "test/cuda/sm90_device.h"
 #include "test/cuda/sm90_problem.h"
 
 namespace sage_test {
-
-static __global__ void FillNormal(float* x, size_t count, uint64_t seed) {
-  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < count;
-       i += step) {
-    uint64_t z = (i + 1) * 0x9E3779B97F4A7C15ull + seed * 0xD1B54A32D192ED03ull;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
-    const float u = (static_cast<uint32_t>(z) + 1.0f) * 2.3283064e-10f;
-    const float v = static_cast<uint32_t>(z >> 32) * 2.3283064e-10f;
-    x[i] = sqrtf(-2.0f * logf(fminf(u, 1.0f))) * cospif(2.0f * v);
-  }
-}
 
 static __global__ void ToBfloat16(const float* from, __nv_bfloat16* to, size_t count) {
   const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
@@ -60,34 +48,6 @@ struct BenchData {
   Operand q, k, v;
   Device o;
 };
-
-// Median milliseconds of batches that together take about `budget`.
-template <class Call>
-double Time(double budget, Call call) {
-  cudaEvent_t begin, end;
-  Require(cudaEventCreate(&begin), "event");
-  Require(cudaEventCreate(&end), "event");
-  const auto once = [&](int calls) {
-    Require(cudaEventRecord(begin), "event");
-    for (int i = 0; i < calls; ++i) call();
-    Require(cudaEventRecord(end), "event");
-    Require(cudaEventSynchronize(end), "run");
-    float ms = 0.0f;
-    Require(cudaEventElapsedTime(&ms, begin, end), "event");
-    return static_cast<double>(ms) / calls;
-  };
-  once(2);
-  const double estimate = std::max(1e-3, once(3));
-  constexpr int kBatches = 9;
-  const int calls = std::max(1, static_cast<int>(budget / kBatches / estimate));
-  once(calls);
-  std::vector<double> times;
-  for (int i = 0; i < kBatches; ++i) times.push_back(once(calls));
-  std::sort(times.begin(), times.end());
-  Require(cudaEventDestroy(begin), "event");
-  Require(cudaEventDestroy(end), "event");
-  return times[kBatches / 2];
-}
 
 // The problem of a case without its data.
 inline Problem ShapeOf(Case c) {
@@ -132,16 +92,17 @@ inline int RunFew(double budget) {
     const auto attend = [&](const sage::sm90::PartsPlan& plan) {
       const sage::sm90::Workspace space = sage::sm90::LayOut(p, workspace.as<void>(), plan);
       Require(sage::sm90::Prepass(p, buffers, space, nullptr), "Prepass");
-      return 1e3 * Time(budget,
-                        [&] { Require(sage::sm90::Attend(p, buffers, space, nullptr), "Attend"); });
+      return 1e3 * MedianTime(budget, [&] {
+               Require(sage::sm90::Attend(p, buffers, space, nullptr), "Attend");
+             });
     };
     const double parts = attend(usual), whole = attend(none);
     const sage::sm90::Workspace space = sage::sm90::LayOut(p, workspace.as<void>());
-    const double prepass = 1e3 * Time(budget, [&] {
+    const double prepass = 1e3 * MedianTime(budget, [&] {
                              Require(sage::sm90::Prepass(p, buffers, space, nullptr), "Prepass");
                            });
     const auto call = [&](const Problem& problem) {
-      return 1e3 * Time(budget, [&] {
+      return 1e3 * MedianTime(budget, [&] {
                (void)sage::CudaForward(problem, data.Buffers(problem.input), workspace.as<void>(),
                                        nullptr);
              });
@@ -184,20 +145,22 @@ inline int RunBench(bool all, double budget, int64_t only_dim, int64_t only_n) {
           return 2;
         }
         const sage::sm90::Workspace space = sage::sm90::LayOut(p, workspace.as<void>());
-        const double kernel = Time(
+        const double kernel = MedianTime(
             budget, [&] { Require(sage::sm90::Attend(p, buffers, space, nullptr), "Attend"); });
         double prepass = NAN, total = NAN, narrow = NAN, narrow_total = NAN;
         if (all) {
-          prepass = Time(budget / 2, [&] {
+          prepass = MedianTime(budget / 2, [&] {
             Require(sage::sm90::Prepass(p, buffers, space, nullptr), "Prepass");
           });
-          total = Time(budget / 2,
-                       [&] { (void)sage::Sm90Forward(p, buffers, workspace.as<void>(), nullptr); });
+          total = MedianTime(budget / 2, [&] {
+            (void)sage::Sm90Forward(p, buffers, workspace.as<void>(), nullptr);
+          });
           p.input = sage::InputType::kBfloat16;
           const sage::ForwardBuffers bits = data.Buffers(p.input);
-          narrow = Time(budget / 2,
-                        [&] { Require(sage::sm90::Prepass(p, bits, space, nullptr), "Prepass"); });
-          narrow_total = Time(
+          narrow = MedianTime(budget / 2, [&] {
+            Require(sage::sm90::Prepass(p, bits, space, nullptr), "Prepass");
+          });
+          narrow_total = MedianTime(
               budget / 2, [&] { (void)sage::Sm90Forward(p, bits, workspace.as<void>(), nullptr); });
         }
         const double operations = 4.0 * c.batch * c.heads * n * n * d / (causal ? 2.0 : 1.0) * 1e-9;
