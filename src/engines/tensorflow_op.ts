@@ -178,16 +178,23 @@ let fp4Trusted: boolean | null = null;
 function isTrusted(precision: Precision): boolean {
   if (precision !== 'fp4') return true;
   if (fp4Trusted === null) {
-    const cuda = cudaEngine().engine;
-    const native = nativeEngine().engine;
-    const wrong =
-      cuda === null || native === null
-        ? 'the FP4 kernels could not be checked'
-        : checkCudaRecipe(precision, cuda, native, lastCudaRefusal);
+    const wrong = whatIsWrongWithFp4();
     if (wrong !== null) noteGpuRefusal(`fp4 is not taken by auto: ${wrong}`);
     fp4Trusted = wrong === null;
   }
   return fp4Trusted;
+}
+
+/** In words; null when nothing is. Whatever goes wrong here must not fail a call that another recipe can serve. */
+function whatIsWrongWithFp4(): string | null {
+  try {
+    const cuda = cudaEngine().engine;
+    const native = nativeEngine().engine;
+    if (cuda === null || native === null) return 'the FP4 kernels could not be checked';
+    return checkCudaRecipe('fp4', cuda, native, lastCudaRefusal);
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
 }
 
 /** The kernels are asked once for each pair of head_dims. */
