@@ -91,6 +91,7 @@ Recipe ReadRecipe(WordReader* reader) {
   r.k_group = reader->Choice(TokenGroup::kBlock64, "recipe: unknown token group of k");
   r.v_scale = reader->Choice(VScale::kBlock64, "recipe: unknown scale of v");
   r.rounding = reader->Choice(Rounding::kAway, "recipe: unknown rounding");
+  r.balance = reader->Flag("recipe: balance must be 0 or 1");
   r.rotate = reader->Flag("recipe: rotate must be 0 or 1");
   r.four_six = reader->Flag("recipe: fourSix must be 0 or 1");
   r.head_exponent = reader->Flag("recipe: headExponent must be 0 or 1");
@@ -107,6 +108,9 @@ Recipe ReadRecipe(WordReader* reader) {
   const Formats& formats = kFormats[static_cast<int>(r.precision)];
   if (r.qk != formats.qk || r.pv != formats.pv) {
     reader->Fail("recipe: the formats are not those of the precision");
+  }
+  if (r.balance && r.qk != QkFormat::kNvfp4) {
+    reader->Fail("recipe: only nvfp4 has balanced channels");
   }
   const bool integer_p = r.pv == PvFormat::kInt16 || r.pv == PvFormat::kInt8;
   if (r.row_sum == RowSum::kQuantized && !integer_p) {

@@ -74,10 +74,10 @@ export function endOfVisibleKeys(problem: AttentionProblem, i: number): number {
 }
 
 /** Number of float64 words that `encodeProblem` writes. */
-export const PROBLEM_WORDS = 48;
+export const PROBLEM_WORDS = 49;
 
 /** Written as word 0: an addon built for another field order refuses the call instead of misreading it. */
-export const PROBLEM_VERSION = 1;
+export const PROBLEM_VERSION = 2;
 
 const MASK_CODES: Record<MaskKind, number> = {none: 0, boolean: 1, additive: 2};
 const CAUSAL_CODES: Record<CausalKind, number> = {none: 0, top_left: 1, bottom_right: 2};

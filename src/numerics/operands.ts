@@ -52,7 +52,7 @@ export interface QuantizedV {
   readonly channelScale: Float32Array;
   /** [tokens]; null unless v is scaled by blocks of 64 tokens. */
   readonly tokenScale: Float32Array | null;
-  /** [ceil(tokens / 128), dim]; null unless V is smoothed. */
+  /** [ceil(tokens / 128), dim], what is put back: the mean taken out less that of the rounded rest; null unless V is smoothed. */
   readonly mean: Float32Array | null;
   /** [tokens * dim], 1 where v is not finite; null when all of v is finite. */
   readonly notFinite: Uint8Array | null;

@@ -2,6 +2,7 @@
  * The quantisers of every recipe, one head at a time: what docs/numerics.md 2 to 5 says, bit for bit.
  * The portable engine runs these; every other engine is tested against them.
  */
+import type {ChannelBalance} from './channel_balance.js';
 import {readHead} from './operands.js';
 import type {HeadSource, HeadValues, QuantizedK, QuantizedQ} from './operands.js';
 import {quantizeInt16, quantizePairs, quantizeTokenGroups} from './quantize_integer.js';
@@ -11,14 +12,19 @@ import type {Recipe} from './recipes.js';
 import {blockMeans, subtractMeans, tokenMean} from './smoothing.js';
 
 export type {HeadSource, QuantizedK, QuantizedQ, QuantizedV} from './operands.js';
+export {channelBalance} from './channel_balance.js';
 export {quantizeV} from './quantize_v.js';
 export {roundP} from './round_p.js';
 
 const INT8_TOP = 127;
 const INT4_TOP = 7;
 
-/** Quantises one head of q as the recipe says. The source is not changed. */
-export function quantizeQ(recipe: Recipe, source: HeadSource): QuantizedQ {
+/** Quantises one head of q as the recipe says; `balance` is that of its key/value head. The source is not changed. */
+export function quantizeQ(
+  recipe: Recipe,
+  source: HeadSource,
+  balance: ChannelBalance | null = null,
+): QuantizedQ {
   const head = readHead(source);
   const exponent = exponentOf(recipe, head);
   let mean: Float32Array | null = null;
@@ -27,15 +33,19 @@ export function quantizeQ(recipe: Recipe, source: HeadSource): QuantizedQ {
     subtractMeans(head, mean, recipe.smoothQ);
   }
   return {
-    ...quantizeTokens(recipe, head, 'q', exponent),
+    ...quantizeTokens(recipe, head, 'q', exponent, balance),
     mean,
     meanRows: recipe.smoothQ,
     notFinite: head.notFiniteTokens,
   };
 }
 
-/** Quantises one head of k as the recipe says. The source is not changed. */
-export function quantizeK(recipe: Recipe, source: HeadSource): QuantizedK {
+/** Quantises one head of k as the recipe says; `balance` is its own (`channelBalance`). The source is not changed. */
+export function quantizeK(
+  recipe: Recipe,
+  source: HeadSource,
+  balance: ChannelBalance | null = null,
+): QuantizedK {
   const head = readHead(source);
   const exponent = exponentOf(recipe, head);
   let mean: Float32Array | null = null;
@@ -44,7 +54,7 @@ export function quantizeK(recipe: Recipe, source: HeadSource): QuantizedK {
     subtractMeans(head, mean, Math.max(1, head.tokens));
   }
   return {
-    ...quantizeTokens(recipe, head, 'k', exponent),
+    ...quantizeTokens(recipe, head, 'k', exponent, balance),
     mean,
     smoothed: recipe.smoothQ > 0 ? head.values : null,
     notFinite: head.notFiniteTokens,
@@ -61,6 +71,7 @@ function quantizeTokens(
   head: HeadValues,
   operand: Operand,
   exponent: number,
+  balance: ChannelBalance | null,
 ): TokenCodes {
   const group = operand === 'q' ? recipe.qGroup : recipe.kGroup;
   switch (recipe.qk) {
@@ -75,6 +86,12 @@ function quantizeTokens(
     case 'int16':
       return quantizeInt16(head);
     case 'nvfp4':
-      return quantizeTokensNvfp4(head, exponent, recipe.rotate, recipe.fourSix);
+      return quantizeTokensNvfp4(
+        head,
+        exponent,
+        recipe.rotate,
+        recipe.fourSix,
+        balance?.[operand] ?? null,
+      );
   }
 }

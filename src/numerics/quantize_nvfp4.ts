@@ -33,23 +33,28 @@ function floorLog2(x: number): number {
   return ((bits.getUint16(0) >> 4) & 0x7ff) - 1023;
 }
 
-/** q or k: groups along head_dim, which is padded with zeros to a multiple of 16. `exponent` is the head's e. */
+/**
+ * q or k: groups along head_dim, which is padded with zeros to a multiple of 16. `exponent` is the head's e,
+ * `powers` the channels' powers of two, [dim], or null.
+ */
 export function quantizeTokensNvfp4(
   head: HeadValues,
   exponent: number,
   rotate: boolean,
   fourSix: boolean,
+  powers: Float32Array | null = null,
 ): TokenCodes {
   const {values, tokens, dim} = head;
   const dims = roundUpTo(dim, NVFP4_GROUP);
   const codes = new Float32Array(tokens * dims);
   const scale = new Float32Array(tokens).fill(2 ** -exponent);
-  const up = 2 ** exponent;
+  const factors = new Float32Array(dim).fill(2 ** exponent);
+  if (powers) for (let d = 0; d < dim; d++) factors[d]! *= powers[d]!;
   const row = new Float32Array(dims);
   for (let t = 0; t < tokens; t++) {
     row.fill(0);
     // First, so that the sums of the rotation cannot overflow.
-    for (let d = 0; d < dim; d++) row[d] = values[t * dim + d]! * up;
+    for (let d = 0; d < dim; d++) row[d] = values[t * dim + d]! * factors[d]!;
     if (rotate) rotateRow(row);
     for (let first = 0; first < dims; first += NVFP4_GROUP) {
       for (let i = 0; i < NVFP4_GROUP; i++) group[i] = row[first + i]!;

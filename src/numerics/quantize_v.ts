@@ -7,7 +7,7 @@ import {readHead, TINY} from './operands.js';
 import type {HeadSource, HeadValues, QuantizedV} from './operands.js';
 import {headExponent, quantizeChannelsNvfp4} from './quantize_nvfp4.js';
 import type {PvFormat, Recipe, Rounding} from './recipes.js';
-import {blockMeans, subtractMeans} from './smoothing.js';
+import {blockMeans, finiteCount, subtractMeans} from './smoothing.js';
 
 const {abs, max, min} = Math;
 const f32 = Math.fround;
@@ -25,10 +25,38 @@ export function quantizeV(recipe: Recipe, source: HeadSource): QuantizedV {
     mean = blockMeans(head, recipe.smoothV);
     subtractMeans(head, mean, recipe.smoothV);
   }
-  return {...quantizeValues(recipe, head, exponent), mean, notFinite: head.notFinite};
+  const rounded = quantizeValues(recipe, head, exponent);
+  if (mean) takeOffMeansOfRounded(mean, head, rounded, recipe.smoothV);
+  return {...rounded, mean, notFinite: head.notFinite};
 }
 
 type ValueCodes = Pick<QuantizedV, 'codes' | 'channelScale' | 'tokenScale'>;
+
+/**
+ * Means as they are put back: less the mean of the block's rounded values, so that a block as a whole is not rounded at all.
+ * What is left of an element's rounding error weighs only by how far its p lies from the block's mean p.
+ */
+function takeOffMeansOfRounded(
+  mean: Float32Array,
+  head: HeadValues,
+  {codes, channelScale, tokenScale}: ValueCodes,
+  rows: number,
+): void {
+  const {tokens, dim, notFinite} = head;
+  const sums = new Float64Array(dim);
+  for (let begin = 0, block = 0; begin < tokens; begin += rows, block += dim) {
+    const end = min(tokens, begin + rows);
+    sums.fill(0);
+    for (let t = begin; t < end; t++) {
+      const scale = tokenScale ? tokenScale[t]! : 1;
+      for (let d = 0; d < dim; d++) sums[d]! += codes[t * dim + d]! * scale;
+    }
+    for (let d = 0; d < dim; d++) {
+      const count = finiteCount(notFinite, begin, end, dim, d);
+      if (count > 0) mean[block + d]! -= (sums[d]! * channelScale[d]!) / count;
+    }
+  }
+}
 
 function quantizeValues(recipe: Recipe, head: HeadValues, exponent: number): ValueCodes {
   const ones = new Float32Array(head.dim).fill(1);

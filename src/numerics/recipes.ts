@@ -74,6 +74,8 @@ export interface RecipeFields {
   readonly vScale: VScale;
   /** Rounding of q, k and v to integer codes. */
   readonly rounding: Rounding;
+  /** Powers of two per channel moved between q and k until both are about as wide (nvfp4 only). */
+  readonly balance: boolean;
   /** Hadamard rotation of q and k. */
   readonly rotate: boolean;
   /** Each group of 16 takes the better of amax/6 and amax/4 as its scale (nvfp4 only). */
@@ -167,6 +169,7 @@ const EXACT: TunedFields = {
   kGroup: 'token',
   vScale: 'none',
   rounding: 'even',
+  balance: false,
   rotate: false,
   fourSix: false,
   headExponent: false,
@@ -250,6 +253,7 @@ const TUNED: Readonly<Record<Precision, TunedFields>> = {
     smoothK: true,
     smoothQ: 32,
     smoothV: 128,
+    balance: true,
     rotate: true,
     fourSix: true,
     headExponent: true,
@@ -264,6 +268,7 @@ const TUNED: Readonly<Record<Precision, TunedFields>> = {
     smoothQ: 32,
     smoothV: 128,
     vScale: 'channel',
+    balance: true,
     rotate: true,
     fourSix: true,
     headExponent: true,
@@ -298,7 +303,14 @@ const PAPER: Readonly<Partial<Record<Precision, Partial<TunedFields>>>> = {
     smoothV: 0,
     rounding: 'away',
   },
-  fp4: {smoothQ: 128, smoothV: 0, rotate: false, fourSix: false, headExponent: false},
+  fp4: {
+    smoothQ: 128,
+    smoothV: 0,
+    balance: false,
+    rotate: false,
+    fourSix: false,
+    headExponent: false,
+  },
 };
 
 function joined(names: readonly string[]): string {
@@ -318,6 +330,7 @@ function encodeRecipe(fields: RecipeFields): Float64Array {
     TOKEN_GROUPS.indexOf(fields.kGroup),
     V_SCALES.indexOf(fields.vScale),
     ROUNDINGS.indexOf(fields.rounding),
+    fields.balance ? 1 : 0,
     fields.rotate ? 1 : 0,
     fields.fourSix ? 1 : 0,
     fields.headExponent ? 1 : 0,

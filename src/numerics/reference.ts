@@ -6,7 +6,7 @@ import type {AttentionProblem} from '../problem.js';
 import {accumulatePv} from './reference_accumulators.js';
 import {collectKeys, emptyResult, headOffset, makeRowKeys, rowsOf} from './reference_rows.js';
 import type {AttentionResult, MaskData, RowKeys} from './reference_rows.js';
-import {quantizeK, quantizeQ, quantizeV, roundP} from './quantize.js';
+import {channelBalance, quantizeK, quantizeQ, quantizeV, roundP} from './quantize.js';
 import type {QuantizedK, QuantizedQ, QuantizedV} from './quantize.js';
 
 export {referenceGradients} from './reference_gradients.js';
@@ -46,10 +46,16 @@ export function referenceAttention(
   ) => ({data, offset: headOffset(strides, b, h), tokenStride: strides.token, tokens, dim});
   for (let b = 0; b < problem.batch; b++) {
     for (let kvHead = 0; kvHead < problem.kvHeads; kvHead++) {
-      const kHead = quantizeK(recipe, source(k, problem.k, b, kvHead, kvLen, qkDim));
+      const kSource = source(k, problem.k, b, kvHead, kvLen, qkDim);
+      const qSources = Array.from({length: groupSize}, (_, g) =>
+        source(q, problem.q, b, kvHead * groupSize + g, qLen, qkDim),
+      );
+      const balance = channelBalance(recipe, kSource, qSources);
+      const kHead = quantizeK(recipe, kSource, balance);
       const vHead = quantizeV(recipe, source(v, problem.v, b, kvHead, kvLen, vDim));
-      for (let h = kvHead * groupSize; h < (kvHead + 1) * groupSize; h++) {
-        const qHead = quantizeQ(recipe, source(q, problem.q, b, h, qLen, qkDim));
+      for (const [g, qSource] of qSources.entries()) {
+        const h = kvHead * groupSize + g;
+        const qHead = quantizeQ(recipe, qSource, balance);
         const meanScores = new MeanScores(qHead, kHead, qkDim);
         for (const i of wanted) {
           collectKeys(problem, mask, b, h, i, scratch.row);

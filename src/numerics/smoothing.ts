@@ -43,7 +43,8 @@ export function tokenMean(head: HeadValues): Float32Array {
   return head.tokens === 0 ? new Float32Array(head.dim) : blockMeans(head, head.tokens);
 }
 
-function finiteCount(
+/** How many of a channel's values in tokens begin..end-1 are finite. */
+export function finiteCount(
   notFinite: Uint8Array | null,
   begin: number,
   end: number,

@@ -3,7 +3,7 @@
  * bit for bit, outputs up to the order of sums and the rounding of P against a running maximum.
  */
 import {compareArrays} from '../../src/accuracy/metrics.js';
-import {quantizeK, quantizeQ, quantizeV} from '../../src/numerics/quantize.js';
+import {channelBalance, quantizeK, quantizeQ, quantizeV} from '../../src/numerics/quantize.js';
 import type {HeadSource} from '../../src/numerics/quantize.js';
 import {isRefusal, PRECISIONS, resolveRecipe} from '../../src/numerics/recipes.js';
 import type {Precision, Recipe, RecipeChoice} from '../../src/numerics/recipes.js';
@@ -108,8 +108,16 @@ function specified(problem: AttentionProblem, {q, k, v}: CaseInputs) {
     }));
   const {recipe, qHeads, kvHeads, qLen, kvLen, qkDim, vDim} = problem;
   const concat = (parts: Float32Array[]): number[] => parts.flatMap((part) => [...part]);
-  const qs = heads(q, problem.q, qHeads, qLen, qkDim).map((head) => quantizeQ(recipe, head));
-  const ks = heads(k, problem.k, kvHeads, kvLen, qkDim).map((head) => quantizeK(recipe, head));
+  const qSources = heads(q, problem.q, qHeads, qLen, qkDim);
+  const kSources = heads(k, problem.k, kvHeads, kvLen, qkDim);
+  const group = qHeads / kvHeads;
+  const balances = kSources.map((head, at) =>
+    channelBalance(recipe, head, qSources.slice(at * group, (at + 1) * group)),
+  );
+  const qs = qSources.map((head, at) =>
+    quantizeQ(recipe, head, balances[Math.floor(at / group)] ?? null),
+  );
+  const ks = kSources.map((head, at) => quantizeK(recipe, head, balances[at]!));
   const vs = heads(v, problem.v, kvHeads, kvLen, vDim).map((head) => quantizeV(recipe, head));
   return {
     qCodes: concat(qs.map((x) => x.codes)),
@@ -148,13 +156,22 @@ const QUANTISED = CASES.filter((c) =>
   ].includes(c.name),
 );
 
+/** Makes some channels wide in q, others in k, so that balanced recipes move powers of two. */
+function widenChannels({q, k}: CaseInputs, dim: number): void {
+  for (let i = 0; i < q.length; i++) if ((i % dim) % 3 === 0) q[i]! *= 23;
+  for (let i = 0; i < k.length; i++) if ((i % dim) % 5 === 1) k[i]! *= 9;
+}
+
 describe.each(FORMS.filter(([, recipe]) => recipe.precision !== 'exact'))('%s', (_name, recipe) => {
   test.each(isas)('%s: codes and scales', (isa) => {
     addon.configure({isa, threads: 1});
     const failures: string[] = [];
-    for (const c of QUANTISED) {
+    const cases = QUANTISED.map((c) => ({c, wide: false}));
+    if (recipe.qk === 'nvfp4') cases.push(...QUANTISED.map((c) => ({c, wide: true})));
+    for (const {c, wide} of cases) {
       const problem = problemOf({...c, causal: 'none'}, recipe);
       const inputs = makeInputs(c, 2);
+      if (wide) widenChannels(inputs, problem.qkDim);
       const wanted = specified(problem, inputs);
       const got = {
         qCodes: new Float32Array(wanted.qCodes.length),

@@ -125,7 +125,9 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
       break;
     }
     case QkFormat::kNvfp4:
-      for (int d = 0; d < dims; ++d) x[d] = x[d] * head.q_power[g];
+      for (int d = 0; d < dims; ++d) {
+        x[d] = x[d] * (head.q_power[g] * head.q_balance[d]);
+      }
       if (plan.rotation > 0) RotateRow(x, dims, plan.rotation);
       for (int d = 0; d < dims; d += 16) QuantizeNvfp4Group(x + d, recipe.four_six);
       scale = 1.0f / head.q_power[g];

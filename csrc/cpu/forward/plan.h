@@ -133,6 +133,10 @@ struct Head {
   float* q_inverse;        // [group][q_blocks * 128]
   float* q_max;            // [group][q_blocks]
   float* q_power;          // [group]
+  float* k_spread;         // [blocks][qk_dim], of the recipes that balance channels
+  float* q_spread;         // [group][q_blocks][qk_dim]
+  float* k_balance;        // [qk_dims], 2^-e; 1 where nothing is balanced
+  float* q_balance;        // [qk_dims], 2^e
 };
 
 // Hands out aligned pieces of the workspace; with a null base it only measures.

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "cpu/forward/channel_balance.h"
 #include "cpu/forward/column_statistics.h"
 #include "cpu/forward/load_rows.h"
 #include "cpu/forward/plan.h"
@@ -97,6 +98,11 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
     head->block_max[2 * block] =
         bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
   }
+  if (recipe.balance) {
+    float* spread = head->k_spread + block * k.dim;
+    memset(spread, 0, sizeof(float) * static_cast<size_t>(k.dim));
+    RaiseSpreads(k, recipe.smooth_k, spread);
+  }
   if (recipe.v_scale != VScale::kChannel && recipe.smooth_v == 0 && !recipe.head_exponent) return;
   const Source v = VSource(plan, *head, block * kBlock, kBlock);
   int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
@@ -130,6 +136,15 @@ SAGE_NOINLINE void QStatistics(const Plan& plan, Head* head, int64_t g, int64_t 
   const bool finite = bits < kInfBits;
   head->q_max[g * plan.q_blocks + block] =
       finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(q);
+  if (recipe.balance) {
+    float* spread = head->q_spread + (g * plan.q_blocks + block) * q.dim;
+    memset(spread, 0, sizeof(float) * static_cast<size_t>(q.dim));
+    const int part_rows = recipe.smooth_q > 0 ? recipe.smooth_q : static_cast<int>(kBlock);
+    for (int t = 0; t < q.rows; t += part_rows) {
+      const int rows = static_cast<int>(MinOf(part_rows, q.rows - t));
+      RaiseSpreads({q.base + t * q.stride, q.stride, rows, q.dim}, recipe.smooth_q > 0, spread);
+    }
+  }
   if (recipe.smooth_q > 0) {
     const int per_mean = recipe.smooth_q;
     const int64_t means = (p.q_len + per_mean - 1) / per_mean;
@@ -164,6 +179,10 @@ SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
       }
       head->k_mean[d] = MeanOf(sum, count);
     }
+  }
+  if (recipe.qk == QkFormat::kNvfp4) {
+    for (int d = 0; d < plan.qk_dims; ++d) head->k_balance[d] = head->q_balance[d] = 1.0f;
+    if (recipe.balance) BalanceHead(plan, head);
   }
   head->k_power = 1.0f;
   head->v_power = 1.0f;
@@ -252,7 +271,7 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
     case QkFormat::kNvfp4:
       for (int t = 0; t < k.rows; ++t) {
         float* row = x + t * dims;
-        for (int d = 0; d < dims; ++d) row[d] = row[d] * head.k_power;
+        for (int d = 0; d < dims; ++d) row[d] = row[d] * (head.k_power * head.k_balance[d]);
         if (plan.rotation > 0) RotateRow(row, dims, plan.rotation);
         for (int d = 0; d < dims; d += 16) QuantizeNvfp4Group(row + d, recipe.four_six);
         scale[t] = 1.0f / head.k_power;
@@ -349,6 +368,30 @@ SAGE_NOINLINE void MarkTokens(const Source& source, uint8_t bit, uint8_t* marks,
   __atomic_fetch_or(any, bit, __ATOMIC_RELAXED);
 }
 
+// Adds the rounded values of x (codes of V) to the sums of their channels, and how many they stand for.
+SAGE_INLINE void CountRounded(const Plan& plan, const Source& v, bool finite,
+                              const PrepassScratch& scratch) {
+  for (int t = 0; t < v.rows; ++t) {
+    const float* x = scratch.x + t * plan.v_dims;
+    const float* row = v.base + t * v.stride;
+    for (int d = 0; d < v.dim; ++d) {
+      scratch.sum[d] += static_cast<double>(x[d]);
+      scratch.count[d] += finite || IsFiniteValue(row[d]) ? 1.0 : 0.0;
+    }
+  }
+}
+
+// What is put back of a block's mean of V: less the mean of the rounded values (docs/numerics.md 3).
+SAGE_NOINLINE void TakeOffMeanOfRounded(const Plan& plan, const Head& head, int64_t block,
+                                        const PrepassScratch& scratch) {
+  float* mean = head.v_mean + block * plan.v_dims;
+  for (int64_t d = 0; d < plan.problem->v_dim; ++d) {
+    if (scratch.count[d] == 0.0) continue;
+    const double rounded = scratch.sum[d] * static_cast<double>(head.v_scale[d]) / scratch.count[d];
+    mean[d] = static_cast<float>(static_cast<double>(mean[d]) - rounded);
+  }
+}
+
 // Quantises up to plan.pack_tokens tokens of K and V from `first` on, `padded` with padding, and
 // hands them to the kernels' packing.
 template <class Kernels>
@@ -388,6 +431,7 @@ SAGE_INLINE void PackTokens(const Plan& plan, Head* head, int64_t first, int pad
     finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
     if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
     QuantizeV(plan, *head, v, finite, first, padded, scratch);
+    if (p.recipe.smooth_v > 0) CountRounded(plan, v, finite, scratch);
   }
   if (inspect != nullptr && inspect->v_codes != nullptr) {
     for (int t = 0; t < v.rows; ++t) {
@@ -412,10 +456,17 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is
   // never read.
   const int64_t end = begin + RoundUp(tokens, kPackTokens == 16 ? 16 : kKeyMultiple<Kernels>);
+  const bool smoothed = plan.problem->recipe.smooth_v > 0;
+  if (smoothed) {
+    const size_t bytes = sizeof(double) * static_cast<size_t>(plan.v_dims);
+    memset(scratch.sum, 0, bytes);
+    memset(scratch.count, 0, bytes);
+  }
   for (int64_t first = begin; first < end; first += plan.pack_tokens) {
     const int padded = static_cast<int>(MinOf(plan.pack_tokens, end - first));
     PackTokens<Kernels>(plan, head, first, padded, scratch);
   }
+  if (smoothed) TakeOffMeanOfRounded(plan, *head, block, scratch);
 }
 
 }  // namespace

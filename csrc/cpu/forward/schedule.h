@@ -77,8 +77,8 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
                          : kBlock;
   plan.rotation = recipe.rotate ? LargestPowerOfTwoDividing(plan.qk_dims) : 0;
   plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel ||
-                  recipe.head_exponent;
-  plan.q_stats = recipe.smooth_q > 0 || recipe.head_exponent ||
+                  recipe.head_exponent || recipe.balance;
+  plan.q_stats = recipe.smooth_q > 0 || recipe.head_exponent || recipe.balance ||
                  ((recipe.qk == QkFormat::kInt8 || recipe.qk == QkFormat::kInt4) &&
                   recipe.q_group != TokenGroup::kToken);
   plan.q_factor = static_cast<float>((p.scale < 0 ? -p.scale : p.scale) * 1.44269504088896340736);
@@ -119,6 +119,12 @@ SAGE_INLINE Head CarveHead(const Plan& plan, Carver* carver) {
   head.q_inverse = carver->Take<float>(plan.q_stats ? plan.group * plan.q_blocks * kBlock : 0);
   head.q_max = carver->Take<float>(plan.group * plan.q_blocks);
   head.q_power = carver->Take<float>(plan.group);
+  const int64_t balanced = recipe.balance ? p.qk_dim : 0;
+  head.k_spread = carver->Take<float>(plan.blocks * balanced);
+  head.q_spread = carver->Take<float>(plan.group * plan.q_blocks * balanced);
+  const int64_t powers = recipe.qk == QkFormat::kNvfp4 ? plan.qk_dims : 0;
+  head.k_balance = carver->Take<float>(powers);
+  head.q_balance = carver->Take<float>(powers);
   return head;
 }
 

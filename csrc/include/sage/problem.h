@@ -69,7 +69,7 @@ struct Recipe {
   TokenGroup q_group, k_group;
   VScale v_scale;
   Rounding rounding;
-  bool rotate, four_six, head_exponent;
+  bool balance, rotate, four_six, head_exponent;
   RowSum row_sum;
   float p_top;  // code of p = 1
   float v_top;  // largest code value of v, 0 = none
@@ -107,8 +107,8 @@ struct Problem {
 };
 
 // Number of float64 words of an encoded problem, and the version in word 0 (src/problem.ts).
-constexpr int kProblemWords = 48;
-constexpr int kProblemVersion = 1;
+constexpr int kProblemWords = 49;
+constexpr int kProblemVersion = 2;
 
 // Reads the words that src/problem.ts `encodeProblem` wrote, and checks that every field is in
 // range.

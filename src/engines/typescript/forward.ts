@@ -33,7 +33,7 @@ export function* forwardTiles(
       yield;
       for (let member = 0; member < headsPerGroup; member++) {
         const queryHead = kvHead * headsPerGroup + member;
-        const q = prepareQueryHead(problem, buffers, batch, queryHead);
+        const q = prepareQueryHead(problem, buffers, batch, queryHead, head.balance);
         tile ??= new QueryTile(problem, q.dims);
         yield;
         for (let firstQuery = 0; firstQuery < problem.qLen; firstQuery += QUERY_TILE) {

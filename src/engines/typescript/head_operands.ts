@@ -5,7 +5,8 @@
  */
 import type {AttentionProblem} from '../../problem.js';
 import type {HeadSource, QuantizedQ} from '../../numerics/operands.js';
-import {quantizeK, quantizeQ, quantizeV} from '../../numerics/quantize.js';
+import type {ChannelBalance} from '../../numerics/channel_balance.js';
+import {channelBalance, quantizeK, quantizeQ, quantizeV} from '../../numerics/quantize.js';
 import type {ForwardBuffers} from '../engine.js';
 import {keyTileWidth} from './tile_sizes.js';
 
@@ -16,6 +17,8 @@ const STRIP = 8;
 export interface KeyValueHead {
   /** Padded head_dim of the codes of q and k. */
   readonly dims: number;
+  /** Powers of two per channel of q and k; null where the recipe has none. */
+  readonly balance: ChannelBalance | null;
   /** [kvLen, dims]. */
   readonly keys: Float64Array;
   /** [kvLen]. */
@@ -94,11 +97,18 @@ export function prepareKeyValueHead(
   batch: number,
   head: number,
 ): KeyValueHead {
-  const k = quantizeK(problem.recipe, keySource(problem, buffers.k, batch, head));
+  const group = problem.qHeads / problem.kvHeads;
+  const queries = Array.from({length: group}, (_, g) =>
+    querySource(problem, buffers.q, batch, head * group + g),
+  );
+  const source = keySource(problem, buffers.k, batch, head);
+  const balance = channelBalance(problem.recipe, source, queries);
+  const k = quantizeK(problem.recipe, source, balance);
   const v = quantizeV(problem.recipe, valueSource(problem, buffers.v, batch, head));
   const tileWidth = keyTileWidth(problem.kvLen);
   return {
     dims: k.dims,
+    balance,
     keys: new Float64Array(k.codes),
     keyScale: k.scale,
     keyMean: k.mean,
@@ -113,14 +123,15 @@ export function prepareKeyValueHead(
   };
 }
 
-/** Quantises one query head by the problem's recipe. */
+/** Quantises one query head by the problem's recipe and the balance of its key/value head. */
 export function prepareQueryHead(
   problem: AttentionProblem,
   buffers: ForwardBuffers,
   batch: number,
   head: number,
+  balance: ChannelBalance | null,
 ): QuantizedQ {
-  return quantizeQ(problem.recipe, querySource(problem, buffers.q, batch, head));
+  return quantizeQ(problem.recipe, querySource(problem, buffers.q, batch, head), balance);
 }
 
 /**
