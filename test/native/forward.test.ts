@@ -272,7 +272,8 @@ describe('accuracy against float64', () => {
       const [on, off] = [true, false].map((smoothK) =>
         relativeL1(run(problemOf(c, recipeOf(precision, {smoothK})), inputs).o, expected.get(c.name)!),
       );
-      expect(off).toBeGreaterThan(1.5 * on!);
+      // Balanced channels move part of the bias to q.
+      expect(off).toBeGreaterThan((precision === 'fp4' ? 1.3 : 1.5) * on!);
     }
   });
 });

@@ -165,3 +165,31 @@ test('smoothing takes the mean of each 128 tokens out of v', () => {
   for (const mean of v.mean!) expect(mean).toBeCloseTo(7, 2);
   expect(relativeL1(restore(v, 300, 2), data)).toBeLessThan(1e-4);
 });
+
+test.each(['int8_fp8', 'int4_fp8', 'fp4', 'fp4_fp8', 'int16', 'int8_bf16', 'int8'] as const)(
+  '%s, smoothed: what comes back of 128 tokens has the mean of v',
+  (precision) => {
+    const [tokens, dim] = [300, 5];
+    const data = normal(tokens * dim, 12).map((x, i) => x + (i % dim));
+    // Elements that are not finite belong to no mean.
+    data[7 * dim + 2] = NaN;
+    data[280 * dim + 1] = Infinity;
+    const recipe = recipeOf(precision, {smoothV: true});
+    const v = quantizeV(recipe, source(data, tokens, dim));
+    const back = restore(v, tokens, dim);
+    for (let first = 0; first < tokens; first += 128) {
+      for (let d = 0; d < dim; d++) {
+        let [error, rounding, count] = [0, 0, 0];
+        for (let t = first; t < Math.min(tokens, first + 128); t++) {
+          const at = t * dim + d;
+          if (!Number.isFinite(data[at]!)) continue;
+          error += back[at]! - data[at]!;
+          rounding += Math.abs(back[at]! - data[at]!);
+          count++;
+        }
+        expect(rounding / count).toBeGreaterThan(1e-5);
+        expect(Math.abs(error / count)).toBeLessThan(1e-6);
+      }
+    }
+  },
+);

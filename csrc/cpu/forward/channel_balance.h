@@ -37,7 +37,8 @@ SAGE_INLINE float SumOfSpreads(const float* spreads, int64_t count, int64_t dim,
   return static_cast<float>(sum);
 }
 
-// 2^e, of x = Sk[d] max Sq and y = Sq[d] max Sk: exact in float64 unless a spread is beyond float32.
+// 2^e, of x = Sk[d] max Sq and y = Sq[d] max Sk: exact in float64 unless a spread is beyond
+// float32.
 SAGE_INLINE float BalancePower(double x, double y) {
   if (x == 0.0 || y == 0.0 || x * y * 0.0 != 0.0) return 1.0f;
   const double wide = x >= y ? x : y, narrow = x >= y ? y : x;

@@ -368,7 +368,8 @@ SAGE_NOINLINE void MarkTokens(const Source& source, uint8_t bit, uint8_t* marks,
   __atomic_fetch_or(any, bit, __ATOMIC_RELAXED);
 }
 
-// Adds the rounded values of x (codes of V) to the sums of their channels, and how many they stand for.
+// Adds the rounded values of x (codes of V) to the sums of their channels, and how many they stand
+// for.
 SAGE_INLINE void CountRounded(const Plan& plan, const Source& v, bool finite,
                               const PrepassScratch& scratch) {
   for (int t = 0; t < v.rows; ++t) {
@@ -381,7 +382,8 @@ SAGE_INLINE void CountRounded(const Plan& plan, const Source& v, bool finite,
   }
 }
 
-// What is put back of a block's mean of V: less the mean of the rounded values (docs/numerics.md 3).
+// What is put back of a block's mean of V: less the mean of the rounded values (docs/numerics.md
+// 3).
 SAGE_NOINLINE void TakeOffMeanOfRounded(const Plan& plan, const Head& head, int64_t block,
                                         const PrepassScratch& scratch) {
   float* mean = head.v_mean + block * plan.v_dims;
