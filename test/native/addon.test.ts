@@ -197,7 +197,8 @@ describe('refused', () => {
 
   test('fractions, another version, formats of another precision', () => {
     const changes: [number, number][] = [
-      [0, 2],
+      [0, 1],
+      [0, 3],
       [4, 16.5],
       [6, 0],
       [6, 513],
@@ -207,7 +208,8 @@ describe('refused', () => {
       [30, 1],
       [32, 2],
       [35, 64],
-      [44, 1],
+      [41, 1],
+      [45, 1],
     ];
     for (const [at, value] of changes) {
       const changed = words.slice();
