@@ -40,6 +40,19 @@ SAGE_DEVICE void BarrierWait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// A warp gives back what all its lanes have read: one lane arrives, or, for tools that follow
+// single threads, each for itself (docs/kernels_hopper.md, "Checks").
+#ifdef SAGE_EACH_LANE_ARRIVES
+constexpr int kWarpArrivals = 32;
+SAGE_DEVICE void WarpArrive(uint32_t barrier, int) { BarrierArrive(barrier); }
+#else
+constexpr int kWarpArrivals = 1;
+SAGE_DEVICE void WarpArrive(uint32_t barrier, int lane) {
+  __syncwarp();
+  if (lane == 0) BarrierArrive(barrier);
+}
+#endif
+
 // Named barriers: `threads` of the block meet, or leave a mark for those who wait.
 SAGE_DEVICE void NamedSync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -250,6 +263,14 @@ SAGE_DEVICE void MmaTf32(float* o, const uint32_t (&a)[4], float b0, float b1) {
         "r"(__float_as_uint(b1)));
 }
 
+// The same in fp16, 16 deep: a: columns 2c, 2c + 1 of rows g, g + 8, then columns 2c + 8, 2c + 9.
+SAGE_DEVICE void MmaHalf(float (&o)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(o[0]), "+f"(o[1]), "+f"(o[2]), "+f"(o[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // ---- arithmetic ----
 
 SAGE_DEVICE float Exp2(float x) {
@@ -277,6 +298,18 @@ SAGE_DEVICE uint32_t PackE4m3(float a, float b, float c, float d) {
       : "=r"(bytes)
       : "f"(a), "f"(b), "f"(c), "f"(d));
   return bytes;
+}
+
+// Four e4m3 bytes as halves, two to a word.
+SAGE_DEVICE uint2 UnpackE4m3(uint32_t bytes) {
+  uint2 halves;
+  asm("{\n.reg .b16 low, high;\n"
+      "mov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, high;\n}"
+      : "=r"(halves.x), "=r"(halves.y)
+      : "r"(bytes));
+  return halves;
 }
 
 SAGE_DEVICE uint32_t RoundTf32(float x) {

@@ -207,8 +207,9 @@ SAGE_DEVICE void QuantiseK(const PrepassArguments& a, int head, int tile, uint32
   }
 }
 
+// Codes of a tile of v to `words`, for all warps. Whether the tile has a value that is not finite.
 template <int D, class E>
-SAGE_DEVICE void QuantiseV(const PrepassArguments& a, int head, int tile, uint32_t* words,
+SAGE_DEVICE bool QuantiseV(const PrepassArguments& a, int head, int tile, uint32_t* words,
                            uint32_t* tile_not_finite) {
   constexpr int kChannels = D / 32, kRows = kWarpTokens<D>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -257,35 +258,78 @@ SAGE_DEVICE void QuantiseV(const PrepassArguments& a, int head, int tile, uint32
           PackE4m3(x[i][c], x[i + 1][c], x[i + 2][c], x[i + 3][c]);
     }
   }
-  __syncthreads();
-  uint32_t* out = reinterpret_cast<uint32_t*>(a.space.v_codes + block * kTile * D);
-  for (int d = warp; d < D; d += kWarps<D>) {
-    out[d * 32 + SwizzledChunk<128>(d, lane / 4) * 4 + lane % 4] =
-        words[d * 32 + (lane ^ (d / kChannels))];
-  }
+  return __syncthreads_or(static_cast<int>(*tile_not_finite >> kMarkBits)) != 0;
 }
 
-// The means of one tile of v in units of v_scale, as B fragments: lane (g, c) of a warp reads
-// channel 8j + g of tiles c and c + 4 of a group of 8, two j at a time.
+// Sums of a tile's codes of v over its tokens, for the 16 channels from `first` on: this lane gets
+// those of channels first + g and first + g + 8, g = lane / 4. Tensor-core products with ones in
+// fp16, which holds e4m3 exactly, summed in float32.
 template <int D>
-SAGE_DEVICE void StoreMeans(const PrepassArguments& a, int head, int tile) {
-  const int d = threadIdx.x;
-  if (d >= D) return;
-  const float scale = __ldcg(a.space.v_scale + static_cast<int64_t>(head) * D + d);
-  const float mean =
-      __ldcg(a.space.v_mean + (static_cast<int64_t>(head) * a.space.tiles + tile) * D + d);
-  float in_units = __fdiv_rn(mean, scale == 0.0f ? 1.0f : scale);
-  in_units = fmaxf(-3e38f, fminf(3e38f, in_units));
+SAGE_DEVICE float2 SumCodes(const uint32_t* words, int first, int lane) {
+  constexpr uint32_t kOnes = 0x3c003c00;
+  const int g = lane / 4, c = lane % 4;
+  float sums[2][4] = {};  // two chains of products
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    // All words of a channel, in an order that keeps the lanes in different banks.
+    const auto word = [&](int d) { return words[d * 32 + ((c + 4 * (i ^ g)) ^ (d / (D / 32)))]; };
+    const uint2 low = UnpackE4m3(word(first + g)), high = UnpackE4m3(word(first + g + 8));
+    const uint32_t a[4] = {low.x, high.x, low.y, high.y};
+    MmaHalf(sums[i % 2], a, kOnes, kOnes);
+  }
+  return make_float2(sums[0][0] + sums[1][0], sums[0][2] + sums[1][2]);
+}
+
+// What is put back for channel d of a tile of v, in units of v_scale, as an element of a B
+// fragment: lane (g, c) of a warp reads channel 8j + g of tiles c and c + 4 of a group of 8, two j
+// at a time. Tiles past the end of the last group are zero.
+template <int D>
+SAGE_DEVICE void StoreMean(const PrepassArguments& a, int head, int tile, int d, float in_units) {
   float* image =
       a.space.mean_image +
       (static_cast<int64_t>(head) * a.space.mean_groups + tile / kMeanTiles) * (kMeanTiles * D);
   const int j = d / 8, g = d % 8;
-  // Tiles past the end of the last group are zero.
   const int end = tile + 1 == a.space.tiles ? kMeanTiles : tile % kMeanTiles + 1;
   for (int s = tile % kMeanTiles; s < end; ++s) {
     image[(j / 2 * 32 + g * 4 + s % 4) * 4 + j % 2 * 2 + s / 4] =
         __uint_as_float(s == tile % kMeanTiles ? RoundTf32(in_units) : 0u);
   }
+}
+
+// Stores a tile's codes of v, and what is put back for it: its means less the means of what is
+// multiplied in their place (docs/numerics.md 3).
+template <int D, class E>
+SAGE_DEVICE void StoreV(const PrepassArguments& a, int head, int tile, const uint32_t* words,
+                        bool spoilt) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t block = static_cast<int64_t>(head) * a.space.tiles + tile;
+  // The channel of this lane's mean; its scale and mean come while the codes go.
+  const int first = warp * 16, d = first + lane % 2 * 8 + lane / 4;
+  float scale = 0.0f, mean = 0.0f;
+  if (a.smooth_v && first < D) {
+    scale = __ldcg(a.space.v_scale + static_cast<int64_t>(head) * D + d);
+    mean = __ldcg(a.space.v_mean + block * D + d);
+  }
+  uint32_t* out = reinterpret_cast<uint32_t*>(a.space.v_codes + block * kTile * D);
+  for (int i = warp; i < D; i += kWarps<D>) {
+    out[i * 32 + SwizzledChunk<128>(i, lane / 4) * 4 + lane % 4] =
+        words[i * 32 + (lane ^ (i / (D / 32)))];
+  }
+  if (!a.smooth_v || first >= D) return;
+  const float2 sums = SumCodes<D>(words, first, lane);
+  if (lane % 4 > 1) return;
+  int finite = min(kTile, a.v.tokens - tile * kTile);
+  if (spoilt) {
+    int count = 0;
+#pragma unroll 1
+    for (int t = 0; t < finite && d < a.v.dim; ++t) {
+      count += Finite(LoadElement<E>(a.v.Row<E>(head, tile * kTile + t) + d)) ? 1 : 0;
+    }
+    finite = count;
+  }
+  float in_units = __fdiv_rn(mean, scale == 0.0f ? 1.0f : scale);
+  if (finite > 0) in_units -= __fdividef(lane % 2 == 0 ? sums.x : sums.y, finite);
+  StoreMean<D>(a, head, tile, d, fmaxf(-3e38f, fminf(3e38f, in_units)));
 }
 
 // One tile of k and v of a head whose statistics are ready.
@@ -294,8 +338,8 @@ SAGE_DEVICE void QuantiseTile(const PrepassArguments& a, int head, int tile,
                               QuantiseShared<D>* shared) {
   uint32_t not_finite = 0;  // bit i: k of this warp's token i; bit 16 + i: v
   QuantiseK<D, E>(a, head, tile, shared->largest, &not_finite);
-  QuantiseV<D, E>(a, head, tile, shared->words, &not_finite);
-  StoreMeans<D>(a, head, tile);
+  const bool spoilt = QuantiseV<D, E>(a, head, tile, shared->words, &not_finite);
+  StoreV<D, E>(a, head, tile, shared->words, spoilt);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (lane < kWarpTokens<D>) {
     const uint32_t mark = (not_finite >> lane & 1u) | (not_finite >> (kMarkBits + lane) & 1u) << 1;

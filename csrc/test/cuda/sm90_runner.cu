@@ -44,9 +44,10 @@ struct Outputs {
   std::vector<float> o, lse;
 };
 
-// The workspace after a call, as plain codes and scales by token.
+// The workspace after a call, as plain codes and scales by token; and what is put back for v
+// [head][tile][channel], which no code is: it is rounded to tf32.
 struct Operands {
-  std::vector<float> q_codes, q_scale, k_codes, k_scale, v_codes, v_scale;
+  std::vector<float> q_codes, q_scale, k_codes, k_scale, v_codes, v_scale, v_means;
 };
 
 template <int D>
@@ -59,7 +60,7 @@ void Unpack(const Problem& p, const sage::sm90::Workspace& w, Operands* out) {
   const auto v = Download(w.v_codes, kv_heads * w.tiles * 128 * D);
   const auto q_scale = Download(w.q_scale, q_heads * w.q_rows);
   const auto k_scale = Download(w.k_scale, kv_heads * w.tiles * 4);
-  out->v_scale.clear();
+  const auto image = Download(w.mean_image, kv_heads * w.mean_groups * 8 * D);
   const auto v_scale = Download(w.v_scale, kv_heads * D);
   const float sign = p.scale < 0 ? -1.0f : 1.0f;
   for (int64_t h = 0; h < q_heads; ++h) {
@@ -90,6 +91,15 @@ void Unpack(const Problem& p, const sage::sm90::Workspace& w, Operands* out) {
       }
     }
     for (int d = 0; d < p.v_dim; ++d) out->v_scale.push_back(v_scale[h * D + d]);
+    for (int64_t t = 0; t < w.tiles; ++t) {
+      for (int d = 0; d < p.v_dim; ++d) {
+        const float scale = v_scale[h * D + d];
+        const int64_t group = h * w.mean_groups + t / 8, s = t % 8, j = d / 8, g = d % 8;
+        const float mean =
+            image[group * 8 * D + (j / 2 * 32 + g * 4 + s % 4) * 4 + j % 2 * 2 + s / 4];
+        out->v_means.push_back(mean * (scale == 0.0f ? 1.0f : scale));
+      }
+    }
   }
 }
 
@@ -190,6 +200,33 @@ int64_t Differences(const std::vector<float>& gpu, const std::vector<float>& cpu
   return count;
 }
 
+// Means that are not those of docs/numerics.md 3 with the recipe's codes and scales of v.
+int64_t MeanDifferences(const Data& data, const std::vector<float>& means, const Operands& cpu) {
+  const Problem& p = data.p;
+  if (p.recipe.smooth_v == 0) return 0;
+  constexpr double kTf32 = 0x1.02p-11, kSums = 1e-5;  // relative; of the largest magnitude
+  const int64_t tiles = (p.kv_len + 127) / 128;
+  int64_t count = 0;
+  for (int64_t n = 0; n < p.batch * p.kv_heads * tiles * p.v_dim; ++n) {
+    const int64_t d = n % p.v_dim, tile = n / p.v_dim % tiles, head = n / p.v_dim / tiles;
+    const float* v = data.v.data() + head / p.kv_heads * p.v.batch + head % p.kv_heads * p.v.head;
+    const double scale = cpu.v_scale[head * p.v_dim + d];
+    double sum = 0.0, codes = 0.0;
+    int64_t finite = 0;
+    for (int64_t t = 128 * tile; t < std::min(128 * tile + 128, p.kv_len); ++t) {
+      const float x = v[t * p.v.token + d];
+      codes += cpu.v_codes[(head * p.kv_len + t) * p.v_dim + d];
+      if (!std::isfinite(x)) continue;
+      sum += x;
+      ++finite;
+    }
+    double mean = 0.0;
+    if (finite > 0) mean = static_cast<float>(sum / finite) - codes * scale / finite;
+    count += !(std::fabs(means[n] - mean) <= kTf32 * std::fabs(mean) + kSums * 448.0 * scale);
+  }
+  return count;
+}
+
 struct Errors {
   double l1 = 0, l1_of = 0, l2 = 0, l2_of = 0, dot = 0, of_o = 0;
   int64_t wrong = 0;  // NaN, zeros or infinities in other places
@@ -275,7 +312,8 @@ bool Check(const Case& c, uint64_t seed) {
                      std::abs(Differences(gpu.k_codes, cpu.k_codes)) +
                      std::abs(Differences(gpu.k_scale, cpu.k_scale)) +
                      std::abs(Differences(gpu.v_codes, cpu.v_codes)) +
-                     std::abs(Differences(gpu.v_scale, cpu.v_scale));
+                     std::abs(Differences(gpu.v_scale, cpu.v_scale)) +
+                     MeanDifferences(data, gpu.v_means, cpu);
     }
     // The same bits again; from 16 bits, those of the same values in float32.
     same.push_back(SameBits(outputs.back(), RunGpu(data, nullptr, way)) &&
