@@ -11,6 +11,7 @@ set(SAGE_CUDA_ARCHITECTURES "80-real;90-real;80-virtual" CACHE STRING
   "Devices to build machine code (80-real) or PTX (80-virtual) for")
 option(SAGE_CUDA_SM90 "Build the kernels of csrc/cuda/sm90, for sm_90a alone" ON)
 option(SAGE_CUDA_FP4 "Build the kernels of csrc/cuda/sm120: native for sm_120f, emulated for the other devices" ON)
+option(SAGE_EACH_LANE_ARRIVES "For racecheck alone: each lane arrives at an mbarrier for itself, not one for its warp" OFF)
 option(SAGE_CUDA_TESTS "Build the tests of the CUDA kernels, which need a device to run" OFF)
 
 set(sage_with_cuda OFF)
@@ -69,4 +70,7 @@ function(sage_cuda_target target architectures)
     "${CMAKE_SOURCE_DIR}/csrc" "${CMAKE_SOURCE_DIR}/csrc/include")
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-O3
     --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-fno-math-errno,-ffp-contract=off>)
+  if(SAGE_EACH_LANE_ARRIVES)
+    target_compile_definitions(${target} PRIVATE SAGE_EACH_LANE_ARRIVES)
+  endif()
 endfunction()

@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(32 * S::kWarps, 1)
   float* tops = reinterpret_cast<float*>(memory + map.tops);
   float* lasts = reinterpret_cast<float*>(memory + map.lasts);
   RowRecord* records = reinterpret_cast<RowRecord*>(memory + map.records);
-  PageStream<S::kTeam> stream(SharedAddress(memory + map.barriers) + 16 * team, team, member, lane);
+  PageStream<S::kTeam> stream(SharedAddress(memory + map.barriers) + kStreamBarrierBytes * team,
+                              team, member, lane);
   // This warp's rows of a unit.
   const int my_row = member * S::kWarpRows;
   const uint8_t* my_digits = digits + my_row * layout.k_dims * 2;

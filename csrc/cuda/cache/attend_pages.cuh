@@ -57,7 +57,7 @@ struct AttendShared {
     lasts = tops + teams * kRows * 4;
     records = lasts + teams * kRows * 4;
     barriers = records + kRows * static_cast<int>(sizeof(RowRecord));
-    bytes = barriers + teams * 16;
+    bytes = barriers + teams * kStreamBarrierBytes;
   }
 };
 

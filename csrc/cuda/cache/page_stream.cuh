@@ -15,27 +15,48 @@ namespace sage::cuda {
 #define SAGE_BULK_COPIES 1
 #endif
 
+// Of one team: K and V are there. Where each lane arrives for itself, for tools that follow single
+// threads (docs/kernels_hopper.md, "Keys and values kept on the device"): K and V are read as well.
+#ifdef SAGE_EACH_LANE_ARRIVES
+constexpr int kStreamBarrierBytes = 32;
+#else
+constexpr int kStreamBarrierBytes = 16;
+#endif
+
 // Parts alternate: K, V, K, V; every Wait is for the older of the two that may be on their way.
 template <int kTeam>
 class PageStream {
  public:
-  // `barriers`: two of 8 bytes, of this team alone; initialised before anyone waits.
+  // `barriers`: kStreamBarrierBytes of this team alone; initialised before anyone waits.
   __device__ __forceinline__ PageStream(uint32_t barriers, int team, int member, int lane)
       : barriers_(barriers), team_(team), copies_(member == 0), lane_(lane) {
 #ifdef SAGE_BULK_COPIES
     if (copies_ && lane == 0) {
       sm90::BarrierInit(barriers, 1);
       sm90::BarrierInit(barriers + 8, 1);
+#ifdef SAGE_EACH_LANE_ARRIVES
+      sm90::BarrierInit(barriers + 16, 32 * kTeam);
+      sm90::BarrierInit(barriers + 24, 32 * kTeam);
+#endif
       sm90::BarrierInitFence();
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
+#ifdef SAGE_EACH_LANE_ARRIVES
+    __syncthreads();  // the team arrives before the block first meets
+#endif
 #endif
   }
 
   // Copies a part when the whole team is done with what lies at `to`. A null `from` keeps the order
   // of parts, no more.
   __device__ __forceinline__ void Copy(int part, uint32_t to, const uint8_t* from, int bytes) {
+#if defined(SAGE_BULK_COPIES) && defined(SAGE_EACH_LANE_ARRIVES)
+    const uint32_t read = barriers_ + 16 + 8 * part;
+    sm90::BarrierArrive(read);
+    if (copies_ && lane_ == 0) sm90::BarrierWait(read, reads_[part]++ & 1);
+#else
     Meet();
+#endif
     if (!copies_) return;
 #ifdef SAGE_BULK_COPIES
     if (from == nullptr || lane_ != 0) return;
@@ -73,6 +94,9 @@ class PageStream {
   int team_;
   bool copies_;
   int lane_;
+#ifdef SAGE_EACH_LANE_ARRIVES
+  uint32_t reads_[2] = {0, 0};
+#endif
 };
 
 }  // namespace sage::cuda

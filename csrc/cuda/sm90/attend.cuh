@@ -59,11 +59,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       BarrierInit(bar.Full(s), 1);
-      BarrierInit(bar.Empty(s), Map::kWarps);
+      BarrierInit(bar.Empty(s), Map::kWarps * kWarpArrivals);
     }
     for (int s = 0; s < 2; ++s) {
       BarrierInit(bar.QFull(s), 1);
-      BarrierInit(bar.QEmpty(s), Map::kWarps);
+      BarrierInit(bar.QEmpty(s), Map::kWarps * kWarpArrivals);
     }
     BarrierInitFence();
   }
@@ -80,11 +80,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   TakeRegisters<Role::kComputeRegisters>();
   const int mine = warpgroup - 1, lane = threadIdx.x & 31;
   const uint32_t my_warp = warp - 4;
-  // All lanes have read what the barrier gives back.
-  const auto arrive = [&](uint32_t barrier) {
-    __syncwarp();
-    if (lane == 0) BarrierArrive(barrier);
-  };
+  const auto arrive = [&](uint32_t barrier) { WarpArrive(barrier, lane); };
   // The right to the tensor cores goes round the warpgroups.
   const auto wait_turn = [&] { NamedSync(1 + mine, 256); };
   const auto pass_turn = [&] { NamedArrive(1 + (mine + 1) % kWarpgroups, 256); };

@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
   const PartsBarriers<kStages> bar = {shared + Map::kBarriers};
   if (threadIdx.x == 0) {
     // A tile is read by both warpgroups, or by one of them where they share rows.
-    const int readers = p.shared_rows ? Map::kWarps / 2 : Map::kWarps;
+    const int warps = p.shared_rows ? Map::kWarps / 2 : Map::kWarps;
+    const int readers = warps * kWarpArrivals;
     for (int s = 0; s < kStages; ++s) {
       BarrierInit(bar.KFull(s), 1);
       BarrierInit(bar.KEmpty(s), readers);
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
       BarrierInit(bar.VEmpty(s), readers);
     }
     BarrierInit(bar.QFull(), 1);
-    BarrierInit(bar.QEmpty(), Map::kWarps);
+    BarrierInit(bar.QEmpty(), Map::kWarps * kWarpArrivals);
     BarrierInitFence();
   }
   __syncthreads();
@@ -73,11 +74,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
   const int mine = (warp >> 2) - 1, lane = threadIdx.x & 31;
   // Of the 64 or 128 rows, where this warp's 16 begin.
   const int warp_rows = 16 * (p.shared_rows ? warp & 3 : warp - 4);
-  // The lanes meet first: one gives back for all what they have read.
-  const auto arrive = [&](uint32_t barrier) {
-    __syncwarp();
-    if (lane == 0) BarrierArrive(barrier);
-  };
+  const auto arrive = [&](uint32_t barrier) { WarpArrive(barrier, lane); };
   const auto wait_turn = [&] {
     if (!p.shared_rows) NamedSync(1 + mine, 256);
   };
