@@ -20,6 +20,9 @@
 //   256  | warp 0: 32 rows  |             shared memory, P·V by halves:
 //  rows  | ...              |               k 2 x 8, v 2 x 16 KiB (ring.cuh), q 32 KiB,
 //        +------------------+               sums of P 4 KiB, scores of q's means 4 KiB
+//
+// Above 128 channels of v two blocks share the rows, each with its part of v: both compute the
+// scores, since O of more channels has no registers to stand in.
 #ifndef SAGE_CUDA_INT8_ATTEND_CUH_
 #define SAGE_CUDA_INT8_ATTEND_CUH_
 
@@ -30,9 +33,8 @@
 
 namespace sage::cuda::int8 {
 
-constexpr int kStepsPerTile = kTileTokens / kTileKeys;
-
 // Steps that a block and its warps take; all of them but the first bound are counts.
+template <int kKeys>  // of a step
 struct Steps {
   int first = 0, end = 0;              // of the block
   int warp_first = 0, warp_count = 0;  // that some row of the warp sees
@@ -44,18 +46,18 @@ struct Steps {
     const int last = min(query0 + block_rows, see.q_len) - 1;
     const int end_key = see.EndKey(last), first_key = min(see.FirstKey(query0), end_key);
     if (end_key > first_key) {
-      first = first_key / kTileKeys;
-      end = (end_key + kTileKeys - 1) / kTileKeys;
+      first = first_key / kKeys;
+      end = (end_key + kKeys - 1) / kKeys;
     }
     const int warp_query0 = query0 + warp_row;
     const int warp_last = min(warp_query0 + warp_rows, see.q_len) - 1;
     if (warp_last < warp_query0) return;
     const int to = see.EndKey(warp_last), from = see.FirstKey(warp_query0);
-    warp_first = from / kTileKeys;
-    warp_count = to > from ? (to + kTileKeys - 1) / kTileKeys - warp_first : 0;
+    warp_first = from / kKeys;
+    warp_count = to > from ? (to + kKeys - 1) / kKeys - warp_first : 0;
     if (see.mask_kind != MaskKind::kNone || plan.key_scales || plan.smooth_q > 0) return;
-    open_first = (see.FirstKey(warp_last) + kTileKeys - 1) / kTileKeys;
-    open_count = max(see.EndKey(warp_query0) / kTileKeys - open_first, 0);
+    open_first = (see.FirstKey(warp_last) + kKeys - 1) / kKeys;
+    open_count = max(see.EndKey(warp_query0) / kKeys - open_first, 0);
   }
 };
 
@@ -75,7 +77,8 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     AttendKernel(const __grid_constant__ AttendPlan plan) {
   using W = Warp<Form>;
   using Copies = typename Form::Copies;
-  constexpr int D = Form::kDim, kRows = W::kRows;
+  constexpr int D = Form::kDim, kRows = W::kRows, kStepKeys = Form::kStepKeys;
+  constexpr int kStepsPerTile = kTileTokens / kStepKeys;
   extern __shared__ __align__(128) uint8_t memory[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const Workspace& space = plan.space;
@@ -90,14 +93,14 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
   W w;
   LoadMagic(w.magic);
   const Block block(plan, Form::kBlockRows);
-  const Steps steps(plan, block.query0, Form::kBlockRows, warp_row, 8 * kRows);
+  const Steps<kStepKeys> steps(plan, block.query0, Form::kBlockRows, warp_row, 8 * kRows);
   {
-    const int64_t kv_tiles = block.kv_head * space.tiles, kv_steps = kv_tiles * kStepsPerTile;
+    const int64_t k_tiles = block.kv_head * space.tiles, v_tiles = block.v_part * space.tiles;
     CopySources from;
-    from.k = space.k_codes + kv_steps * Form::kKBytes;
-    from.v = space.v_codes + kv_steps * Form::kVBytes;
-    from.table = space.k_table + kv_tiles * (kTileTokens / kStepTokens * 4);
-    from.means = plan.smooth_v ? space.v_mean_units + kv_tiles * D : nullptr;
+    from.k = space.k_codes + k_tiles * kStepsPerTile * Copies::kKBytes;
+    from.v = space.v_codes + v_tiles * kStepsPerTile * Copies::kVBytes;
+    from.table = space.k_table + k_tiles * (kTileTokens / kStepTokens * 4);
+    from.means = plan.smooth_v ? space.v_back + v_tiles * D : nullptr;
     if (threadIdx.x == 0) stored.from = from, stored.block = block;
     if (steps.first < steps.end) Copies::Start(SharedAddress(memory), from, steps.first, 0, true);
     CommitCopies();
@@ -122,9 +125,9 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     }
   }
   if (plan.smooth_q > 0 && steps.first < steps.end) {
-    MeanScores<D, Form::kBlockRows, Form::kWarps>(
+    MeanScores<Form::kQkDim, Form::kBlockRows, kStepKeys, Form::kWarps>(
         plan, block, steps.first,
-        mean_scores + steps.first % 2 * kMeanScoreFloats<Form::kBlockRows>);
+        mean_scores + steps.first % 2 * kMeanScoreFloats<Form::kBlockRows, kStepKeys>);
   }
 #pragma unroll
   for (int t = 0; t < Form::kTiles; ++t) {
@@ -159,9 +162,9 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
       for (; i < open_end; ++i, slot ^= 1) {
         begin();
         const uint8_t* keys = memory + slot * Copies::kSlotBytes;
-        const uint8_t* values = keys + Form::kKBytes;
+        const uint8_t* values = keys + Copies::kKBytes;
         const float* table = reinterpret_cast<const float*>(keys + Copies::kTable) + lane % 4;
-        if constexpr (Form::kKeys == kStepTokens) {
+        if constexpr (Form::kKeys < kStepKeys) {
           OpenStep(w, keys, values, table, q_image, largest_k, sums);
         } else {
 #pragma unroll
@@ -181,27 +184,28 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     if (Covers(steps.warp_first, steps.warp_count, i)) {
       const uint8_t* keys = memory + slot * Copies::kSlotBytes;
 #pragma unroll 1
-      for (int at = 0; at < kTileKeys; at += Form::kKeys) {
+      for (int at = 0; at < kStepKeys; at += Form::kKeys) {
         w.Scores(keys + at * Form::kKRowBytes, q_image);
         const float* shift = nullptr;
         if (plan.smooth_q > 0) {
           const int row = kept.query0 % kTileTokens + warp_row;
-          shift = mean_scores + i % 2 * kMeanScoreFloats<Form::kBlockRows> +
-                  (row / kTileTokens * kMostMeans + row % kTileTokens / plan.smooth_q) * kTileKeys +
+          shift = mean_scores + i % 2 * kMeanScoreFloats<Form::kBlockRows, kStepKeys> +
+                  (row / kTileTokens * kMostMeans + row % kTileTokens / plan.smooth_q) * kStepKeys +
                   at;
         }
-        w.ToLog2(plan, kept, warp_row, i * kTileKeys + at, shift);
+        w.ToLog2(plan, kept, warp_row, i * kStepKeys + at, shift);
         float most[W::kTables][kRows];
         w.LargestOfLog2(most);
         if (__any_sync(~0u, !w.template Fits<true>(most)))
           w.template Move<true>(most, largest_k, sums);
-        w.template Outputs<true>(keys + Form::kKBytes + at * Form::kVRowBytes);
+        w.template Outputs<true>(keys + Copies::kKBytes + at * Form::kVRowBytes);
       }
     }
     end_of_tile();
     if (plan.smooth_q > 0 && i + 1 < steps.end) {
-      MeanScores<D, Form::kBlockRows, Form::kWarps>(
-          plan, kept, i + 1, mean_scores + (i + 1) % 2 * kMeanScoreFloats<Form::kBlockRows>);
+      MeanScores<Form::kQkDim, Form::kBlockRows, kStepKeys, Form::kWarps>(
+          plan, kept, i + 1,
+          mean_scores + (i + 1) % 2 * kMeanScoreFloats<Form::kBlockRows, kStepKeys>);
     }
     ++i;
     slot ^= 1;
@@ -212,8 +216,8 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const float sum = QuadSum(sums[r * Form::kThreads]);
-    WriteRow<D>(plan, kept, kept.query0 + warp_row + 8 * r + lane / 4, w.o[r / 2], r % 2, w.m[r],
-                sum);
+    WriteRow<D, Form::kQkDim>(plan, kept, kept.query0 + warp_row + 8 * r + lane / 4, w.o[r / 2],
+                              r % 2, w.m[r], sum);
   }
 }
 

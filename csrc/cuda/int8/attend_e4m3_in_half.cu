@@ -17,7 +17,14 @@ void Launch(const Form& form, const AttendPlan& plan, cudaStream_t stream) {
 }  // namespace
 
 void LaunchE4m3InHalf(const Form& form, const AttendPlan& plan, cudaStream_t stream) {
-  form.dim == 64 ? Launch<64>(form, plan, stream) : Launch<128>(form, plan, stream);
+  switch (form.dim) {
+    case 64:
+      return Launch<64>(form, plan, stream);
+    case 128:
+      return Launch<128>(form, plan, stream);
+    default:
+      return Launch<256>(form, plan, stream);
+  }
 }
 
 }  // namespace sage::cuda::int8

@@ -25,7 +25,14 @@ void Launch(const AttendPlan& plan, cudaStream_t stream) {
 }  // namespace
 
 void LaunchHalf(const Form& form, const AttendPlan& plan, cudaStream_t stream) {
-  form.dim == 64 ? Launch<64>(plan, stream) : Launch<128>(plan, stream);
+  switch (form.dim) {
+    case 64:
+      return Launch<64>(plan, stream);
+    case 128:
+      return Launch<128>(plan, stream);
+    default:
+      return LaunchInstance<Instance<256, false, Values::kHalf>>(plan, stream);
+  }
 }
 
 }  // namespace sage::cuda::int8

@@ -5,11 +5,17 @@ namespace sage::cuda::int8 {
 
 void LaunchHalfSums(const Form& form, const AttendPlan& plan, cudaStream_t stream) {
   if (form.values == Values::kHalfSums) {
-    LaunchInstance<Instance<128, false, Values::kHalfSums>>(plan, stream);
-  } else if (form.dim == 64) {
-    LaunchInstance<Instance<64, false, Values::kHalfBy64>>(plan, stream);
-  } else {
-    LaunchInstance<Instance<128, false, Values::kHalfBy64>>(plan, stream);
+    if (form.dim == 256)
+      return LaunchInstance<Instance<256, false, Values::kHalfSums>>(plan, stream);
+    return LaunchInstance<Instance<128, false, Values::kHalfSums>>(plan, stream);
+  }
+  switch (form.dim) {
+    case 64:
+      return LaunchInstance<Instance<64, false, Values::kHalfBy64>>(plan, stream);
+    case 128:
+      return LaunchInstance<Instance<128, false, Values::kHalfBy64>>(plan, stream);
+    default:
+      return LaunchInstance<Instance<256, false, Values::kHalfBy64>>(plan, stream);
   }
 }
 

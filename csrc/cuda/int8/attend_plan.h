@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/elements.cuh"
 #include "cuda/int8/plan.h"
 #include "cuda/visibility.cuh"
 
@@ -12,16 +13,15 @@ namespace sage::cuda::int8 {
 struct AttendPlan {
   Visibility see;
   Workspace space;
-  const float* v;  // the caller's, for values that are not finite
-  TokenStrides v_strides;
+  sage::Values v;  // the caller's, for values that are not finite
   float* o;
   TokenStrides o_strides;
   bool o_pairs;  // two floats at an even dim are 8-byte aligned
   float* lse;    // null = not wanted
-  int q_heads, group, v_dim;
-  int64_t heads;              // B·Hq
+  int q_heads, group, v_dim, v_parts;
+  int64_t heads;              // B·Hq·S: each head once for every part of v
   int query_tiles;            // of the instance's rows
-  int heads_at_once;          // heads whose k and v share the L2 cache
+  int heads_at_once;          // of these, whose k and v share the L2 cache
   int smooth_q;               // rows per mean of q, 0 = off
   bool smooth_v, key_scales;  // key_scales: one of k's scales per key, not per 32 keys and lane
   float scale;                // |scale| · log2(e)

@@ -13,7 +13,8 @@ namespace sage::cuda::int8 {
 constexpr uint32_t kInfBits = 0x7f800000;
 
 struct Block {
-  int64_t head, kv_head;  // of B·Hq, of B·Hkv
+  int64_t head, kv_head, v_part;  // of B·Hq, of B·Hkv, of B·Hkv·S
+  int channel0;                   // of the part
   int query0;
 
   // Groups of heads one after the other, so that their k and v stay in the L2 cache; inside a group
@@ -26,9 +27,13 @@ struct Block {
         static_cast<int>(min(static_cast<int64_t>(plan.heads_at_once), plan.heads - first));
     const int64_t in_group = id - group * group_blocks;
     const int rank = static_cast<int>(in_group / count);
-    head = first + in_group % count;
+    const int64_t id_of_head = first + in_group % count;
+    head = id_of_head / plan.v_parts;
+    const int part = static_cast<int>(id_of_head - head * plan.v_parts);
+    channel0 = part * kPartDim;
     query0 = (plan.see.window_right >= 0 ? plan.query_tiles - 1 - rank : rank) * rows;
     kv_head = head / plan.group;  // Hq is a multiple of the group
+    v_part = kv_head * plan.v_parts + part;
   }
 };
 
@@ -65,30 +70,33 @@ __device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& 
 }
 
 // Rare: NaN over what the row's attended tokens spoil (docs/numerics.md 2). The four threads of the
-// row share the keys; its results are already written.
+// row share the keys; its results are already written. `channels`: of o, from the block's first.
 inline __device__ __noinline__ void MarkRow(const AttendPlan& plan, const Block& block, int query,
-                                            float* o, float* lse) {
+                                            int channels, float* o, float* lse) {
   const Visibility& see = plan.see;
   const Workspace& space = plan.space;
   const float nan = __uint_as_float(0x7fc00000u);
-  const int64_t token0 = block.kv_head * space.tiles * kTileTokens;
+  const int64_t tokens = static_cast<int64_t>(space.tiles) * kTileTokens;
+  const uint8_t* k_marks = space.k_marks + block.kv_head * tokens;
+  const uint8_t* v_marks = space.v_marks + block.v_part * tokens;
   const int64_t batch = block.head / plan.q_heads, head = block.head % plan.q_heads;
   const int64_t mask_row = see.MaskRow(batch, head, query);
-  const float* v = plan.v + batch * plan.v_strides.batch + head / plan.group * plan.v_strides.head;
+  const TokenStrides& strides = plan.v.strides;
+  const int64_t v = batch * strides.batch + head / plan.group * strides.head + block.channel0;
   const int end = see.EndKey(query);
   for (int j = see.FirstKey(query) + static_cast<int>(threadIdx.x) % 4; j < end; j += 4) {
-    const bool bad_k = space.k_marks[token0 + j] != 0, bad_v = space.v_marks[token0 + j] != 0;
+    const bool bad_k = k_marks[j] != 0, bad_v = v_marks[j] != 0;
     if (!(bad_k || bad_v) || see.Bias(mask_row, j) == -INFINITY) continue;
-    for (int d = 0; d < plan.v_dim; ++d) {
-      const float x = v[j * plan.v_strides.token + d];
-      if (bad_k || (__float_as_uint(x) & 0x7fffffffu) >= kInfBits) o[d] = nan;
+    for (int d = 0; d < channels; ++d) {
+      if (bad_k || !plan.v.Finite(v + j * strides.token + d)) o[d] = nan;
     }
     if (bad_k && lse != nullptr) *lse = nan;
   }
 }
 
-// o and lse of one query, rows `half` of each accumulator; the four lanes of the row together.
-template <int D>
+// o and lse of one query, rows `half` of each accumulator; the four lanes of the row together. The
+// first part of v writes lse.
+template <int D, int kQkDim>
 __device__ __forceinline__ void WriteRow(const AttendPlan& plan, const Block& block, int query,
                                          const float (&o)[D / 8][4], int half, float m, float sum) {
   const Workspace& space = plan.space;
@@ -98,8 +106,12 @@ __device__ __forceinline__ void WriteRow(const AttendPlan& plan, const Block& bl
   const float q_scale = exists ? space.q_scale[row] : 0.0f;
   float* out = plan.o + block.head / plan.q_heads * plan.o_strides.batch +
                block.head % plan.q_heads * plan.o_strides.head +
-               static_cast<int64_t>(query) * plan.o_strides.token;
-  float* lse = plan.lse == nullptr ? nullptr : plan.lse + block.head * plan.see.q_len + query;
+               static_cast<int64_t>(query) * plan.o_strides.token + block.channel0;
+  float* lse = plan.lse == nullptr || block.channel0 > 0
+                   ? nullptr
+                   : plan.lse + block.head * plan.see.q_len + query;
+  const int channels = plan.v_dim - block.channel0;
+  const float* v_scale = space.v_scale + block.kv_head * kQkDim + block.channel0;
   // Nothing attended to: o = 0, lse = -Infinity. A query that is not finite: NaN.
   const bool empty = sum == 0.0f;
   float inverse = empty ? 0.0f : 1.0f / sum;
@@ -108,9 +120,9 @@ __device__ __forceinline__ void WriteRow(const AttendPlan& plan, const Block& bl
 #pragma unroll
     for (int j = 0; j < D / 8; ++j) {
       const int d = j * 8 + c * 2;
-      if (d >= plan.v_dim) break;
+      if (d >= channels) break;
       // Channels without a scale have codes 0, and means in units of 1.
-      float2 unit = __ldg(reinterpret_cast<const float2*>(space.v_scale + block.kv_head * D + d));
+      float2 unit = __ldg(reinterpret_cast<const float2*>(v_scale + d));
       unit.x = unit.x == 0.0f ? 1.0f : unit.x;
       unit.y = unit.y == 0.0f ? 1.0f : unit.y;
       const float x = empty ? 0.0f : o[j][half * 2] * inverse * unit.x;
@@ -119,7 +131,7 @@ __device__ __forceinline__ void WriteRow(const AttendPlan& plan, const Block& bl
         *reinterpret_cast<float2*>(out + d) = make_float2(x, y);
       } else {
         out[d] = x;
-        if (d + 1 < plan.v_dim) out[d + 1] = y;
+        if (d + 1 < channels) out[d + 1] = y;
       }
     }
     if (lse != nullptr && c == 0) {
@@ -131,7 +143,7 @@ __device__ __forceinline__ void WriteRow(const AttendPlan& plan, const Block& bl
   }
   if (space.not_finite[block.kv_head] != 0) {
     __syncwarp();
-    if (exists) MarkRow(plan, block, query, out, lse);
+    if (exists) MarkRow(plan, block, query, min(channels, D), out, lse);
   }
 }
 

@@ -16,10 +16,12 @@ struct Kept {
   Block block;
 };
 
-// kWarps_: 8 fit a multiprocessor by their registers, as one block or as two.
-template <int D, bool kInt4, Values kValues, int kWarps_ = 8>
+// kWarps_: 8 fit a multiprocessor by their registers, as one block or as two. At 256 dims shared
+// memory holds q of 4.
+template <int D, bool kInt4, Values kValues, int kWarps_ = D == 256 ? 4 : 8>
 struct Instance {
-  static constexpr int kDim = D;
+  static constexpr int kQkDim = D;
+  static constexpr int kDim = D < kPartDim ? D : kPartDim;  // channels of o
   static constexpr bool kBytes = ValuesAreBytes(kValues);
   // Sums of P·V in halves: over 64 keys, or over all.
   static constexpr bool kSumsInHalves = kValues == Values::kHalfSums;
@@ -31,8 +33,11 @@ struct Instance {
 
   // Keys whose scores are held at once: sums of 64 need all of their P.
   static constexpr int kKeys = kBytes || kHalfAccumulator ? 64 : 32;
-  // m16 tiles of a warp: one where sums in halves stand beside those of v's means.
-  static constexpr int kTiles = kSumsInHalves ? 1 : 2;
+  // Keys of a step of copies. Halves of v leave room for 32 beside q of 256 dims (sm_86).
+  static constexpr int kStepKeys = D == 256 && kKeys == 32 ? 32 : 64;
+  // m16 tiles of a warp: one where sums in halves stand beside those of v's means, and where q of
+  // 256 dims stands beside halves of v for sums of 64.
+  static constexpr int kTiles = kSumsInHalves || (D == 256 && kValues == Values::kHalfBy64) ? 1 : 2;
   static constexpr int kWarps = kWarps_;
   static constexpr int kThreads = kWarps * 32, kBlocks = 8 / kWarps;  // of a multiprocessor
   static constexpr int kBlockRows = kWarps * 16 * kTiles;
@@ -45,13 +50,12 @@ struct Instance {
 
   static constexpr int kQSteps = D / (kInt4 ? 64 : 32);
   static constexpr int kQBytes = kQImageBytes<D, kInt4>;
-  static constexpr int kKRowBytes = D / (kInt4 ? 2 : 1), kVRowBytes = D * (kBytes ? 1 : 2);
-  static constexpr int kKBytes = kTileKeys * kKRowBytes, kVBytes = kTileKeys * kVRowBytes;
-  using Copies = Ring<D, kKBytes, kVBytes, kThreads>;
+  static constexpr int kKRowBytes = D / (kInt4 ? 2 : 1), kVRowBytes = kDim * (kBytes ? 1 : 2);
+  using Copies = Ring<kDim, kStepKeys, kKRowBytes, kVRowBytes, kThreads>;
   static constexpr int kQ = Copies::kBytes;
   static constexpr int kSums = kQ + kWarps * kTiles * kQBytes;  // of P, [row of a thread][thread]
   static constexpr int kMeanScores = kSums + 2 * kTiles * kThreads * 4;
-  static constexpr int kBlock = kMeanScores + 2 * kMeanScoreFloats<kBlockRows> * 4;
+  static constexpr int kBlock = kMeanScores + 2 * kMeanScoreFloats<kBlockRows, kStepKeys> * 4;
   static constexpr int kSharedBytes = kBlock + static_cast<int>(sizeof(Kept));
   static_assert(kSharedBytes <= 99 * 1024, "fits in sm_86 and sm_89");
 

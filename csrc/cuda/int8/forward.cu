@@ -65,11 +65,10 @@ const char* RecipeReason(const Recipe& r) {
 }
 
 const char* ShapeReason(const Problem& p) {
-  if (p.input != InputType::kFloat32) return kFloat32InputOnly;
-  if (p.qk_dim < 1 || p.qk_dim > 128 || p.v_dim < 1 || p.v_dim > 128) {
-    return "the int8 kernels serve head_dim 1 to 128";
+  if (p.qk_dim < 1 || p.qk_dim > kMostDim || p.v_dim < 1 || p.v_dim > kMostDim) {
+    return "the int8 kernels serve head_dim 1 to 256";
   }
-  if (p.batch * p.q_heads * Tiles(p.q_len) * 2 + p.batch * p.kv_heads * Tiles(p.kv_len) * 2 >
+  if (p.batch * p.q_heads * Tiles(p.q_len) * 4 + p.batch * p.kv_heads * Tiles(p.kv_len) * 3 >
       kMostBlocks) {
     return "too many heads and tokens for one launch of the int8 kernels";
   }
@@ -118,7 +117,9 @@ Form FormOf(const Problem& p) {
   const Recipe& r = p.recipe;
   const int capability = ComputeCapability();
   Form form = {};
-  form.dim = p.qk_dim <= 64 && p.v_dim <= 64 ? 64 : 128;
+  const int64_t dim = std::max(p.qk_dim, p.v_dim);
+  form.dim = dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
+  form.v_parts = p.v_dim <= kPartDim ? 1 : 2;
   if (r.pv == PvFormat::kFp16) {
     form.values = r.pv_accumulator == PvAccumulator::kFp32   ? Values::kHalf
                   : r.pv_accumulator == PvAccumulator::kFp16 ? Values::kHalfSums
@@ -136,7 +137,8 @@ Form FormOf(const Problem& p) {
   // From sm_90 on there are no int4 products; elsewhere rare forms multiply the same codes as int8.
   form.int4 = r.qk == QkFormat::kInt4 && capability < 90 &&
               (form.values == Values::kE4m3InHalf || form.values == Values::kE4m3TwoLevel);
-  if (form.values == Values::kHalfSums || form.values == Values::kE4m3) form.dim = 128;
+  if (form.values == Values::kHalfSums || form.values == Values::kE4m3)
+    form.dim = std::max(form.dim, 128);
   return form;
 }
 
@@ -148,6 +150,7 @@ Workspace LayOut(const Problem& p, const Form& form, void* base) {
   const int64_t tiles = kv_heads * w.tiles, tokens = tiles * kTileTokens;
   const int64_t channels = kv_heads * dim, rows = q_heads * w.q_rows;
   const int64_t code_bytes = form.int4 ? dim / 2 : dim;
+  const int64_t v_channels = std::min<int64_t>(dim, kPartDim) * form.v_parts;
   const bool means = p.recipe.smooth_q > 0;
   Carver carver = {static_cast<uint8_t*>(base), 0};
   w.arrived = carver.Take<uint32_t>(kv_heads);
@@ -157,9 +160,10 @@ Workspace LayOut(const Problem& p, const Form& form, void* base) {
   w.zeroed_bytes = carver.used;
   w.k_sum = carver.Take<double>(tiles * dim);
   w.k_count = carver.Take<int32_t>(tiles * dim);
+  w.v_count = carver.Take<int32_t>(tiles * dim);
   w.k_mean = carver.Take<float>(channels);
   w.v_mean = carver.Take<float>(tiles * dim);
-  w.v_mean_units = carver.Take<float>(tiles * dim);
+  w.v_back = carver.Take<float>(tiles * v_channels);
   w.v_scale = carver.Take<float>(channels);
   w.v_inverse = carver.Take<float>(channels);
   w.q_scale = carver.Take<float>(rows);
@@ -169,10 +173,10 @@ Workspace LayOut(const Problem& p, const Form& form, void* base) {
   w.mean_scale = carver.Take<float>(means ? rows / kTileTokens * kMostMeans : 0);
   w.k_halves_scale = carver.Take<float>(means ? tokens : 0);
   w.k_marks = carver.Take<uint8_t>(tokens);
-  w.v_marks = carver.Take<uint8_t>(tokens);
+  w.v_marks = carver.Take<uint8_t>(tokens * form.v_parts);
   w.q_codes = carver.Take<uint8_t>(rows * code_bytes);
   w.k_codes = carver.Take<uint8_t>(tokens * code_bytes);
-  w.v_codes = carver.Take<uint8_t>(tokens * dim * (ValuesAreBytes(form.values) ? 1 : 2));
+  w.v_codes = carver.Take<uint8_t>(tokens * v_channels * (ValuesAreBytes(form.values) ? 1 : 2));
   // As kMeanImageBytes and kKHalvesImageBytes of images.h.
   w.mean_image = carver.Take<uint8_t>(means ? rows / kTileTokens * dim * 16 : 0);
   w.k_halves = carver.Take<uint8_t>(means ? tokens * dim * 4 : 0);
@@ -185,8 +189,7 @@ cudaError_t Attend(const Problem& p, const Form& form, const ForwardBuffers& buf
   AttendPlan plan = {};
   plan.see = Visibility::Of(p, buffers.mask);
   plan.space = space;
-  plan.v = buffers.v;
-  plan.v_strides = p.v;
+  plan.v = {buffers.v, p.v, p.input};
   plan.o = buffers.o;
   plan.o_strides = p.o;
   plan.o_pairs = p.v_dim % 2 == 0 && reinterpret_cast<uintptr_t>(buffers.o) % 8 == 0 &&
@@ -195,12 +198,13 @@ cudaError_t Attend(const Problem& p, const Form& form, const ForwardBuffers& buf
   plan.q_heads = static_cast<int>(p.q_heads);
   plan.group = static_cast<int>(p.group());
   plan.v_dim = static_cast<int>(p.v_dim);
-  plan.heads = p.batch * p.q_heads;
+  plan.v_parts = form.v_parts;
+  plan.heads = p.batch * p.q_heads * form.v_parts;
   const int64_t head_bytes = static_cast<int64_t>(space.tiles) * kTileTokens * form.dim *
                              (ValuesAreBytes(form.values) ? 2 : 3);
-  plan.heads_at_once = static_cast<int>(
-      std::clamp<int64_t>(kCachedBytes / std::max<int64_t>(1, head_bytes) * p.group(), 1,
-                          std::min<int64_t>(plan.heads, 1 << 20)));
+  plan.heads_at_once = static_cast<int>(std::clamp<int64_t>(
+      kCachedBytes / std::max<int64_t>(1, head_bytes) * p.group() * form.v_parts, 1,
+      std::min<int64_t>(plan.heads, 1 << 20)));
   plan.smooth_q = p.recipe.smooth_q;
   plan.smooth_v = p.recipe.smooth_v > 0;
   plan.key_scales = p.recipe.k_group == TokenGroup::kToken;

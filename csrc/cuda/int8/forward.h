@@ -21,7 +21,8 @@ bool Int8Supports(const Problem& problem, const char** reason);
 // q and k and 2.1 of v; a smoothed q adds 4 per element of k.
 int64_t Int8Workspace(const Problem& problem);
 
-// o (and lse when wanted) in full, from float32 device memory, enqueued in `stream`. `workspace`
+// o (and lse when wanted) in full, from device memory, enqueued in `stream`; q, k and v lie behind
+// their pointers as `problem.input` says. `workspace`
 // needs no preparation and is aligned to 256 bytes. kUnsupported for what Int8Supports refuses,
 // kInternal with the runtime's text after a failed launch.
 Status Int8Forward(const Problem& problem, const ForwardBuffers& buffers, void* workspace,

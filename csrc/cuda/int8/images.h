@@ -9,7 +9,8 @@
 // Scores, packed as they stand, are A fragments of P·V: with halves in order (m16n8k16), with bytes
 // when position 16h + 4c + 2u + e of 32 tokens holds token 16h + 8u + 2c + e.
 //
-// An image of q is 16 rows, an image of k or v is 32 tokens (kStepTokens); D = 64 or 128 dims.
+// An image of q is 16 rows, an image of k or v is 32 tokens (kStepTokens); D = 64, 128 or 256 dims
+// (v: 64 or 128).
 #ifndef SAGE_CUDA_INT8_IMAGES_H_
 #define SAGE_CUDA_INT8_IMAGES_H_
 

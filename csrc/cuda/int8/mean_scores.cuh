@@ -12,23 +12,23 @@
 
 namespace sage::cuda::int8 {
 
-// Floats of one tile: [128 rows][mean][key].
-template <int kRows>
-constexpr int kMeanScoreFloats = (kRows + kTileTokens - 1) / kTileTokens * kMostMeans * kTileKeys;
+// Floats of one step of kKeys keys: [128 rows][mean][key].
+template <int kRows, int kKeys>
+constexpr int kMeanScoreFloats = (kRows + kTileTokens - 1) / kTileTokens * kMostMeans * kKeys;
 
-// Writes the scores of one tile, log2 units, for a block of kRows rows.
-template <int D, int kRows, int kWarps>
-__device__ __noinline__ void MeanScores(const AttendPlan& plan, const Block& block, int tile,
+// Writes the scores of one step, log2 units, for a block of kRows rows.
+template <int D, int kRows, int kKeys, int kWarps>
+__device__ __noinline__ void MeanScores(const AttendPlan& plan, const Block& block, int step,
                                         float* out) {
   const Workspace& space = plan.space;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, c = lane % 4;
   const int64_t token0 =
-      block.kv_head * space.tiles * kTileTokens + static_cast<int64_t>(tile) * kTileKeys;
+      block.kv_head * space.tiles * kTileTokens + static_cast<int64_t>(step) * kKeys;
   const uint4* b_at = reinterpret_cast<const uint4*>(space.k_halves +
                                                      token0 / kStepTokens * kKHalvesImageBytes<D>) +
                       lane;
 #pragma unroll 1
-  for (int rows = 0; rows < kRows; rows += kTileTokens, out += kMostMeans * kTileKeys) {
+  for (int rows = 0; rows < kRows; rows += kTileTokens, out += kMostMeans * kKeys) {
     const int first = block.query0 + rows;
     if (first >= space.q_rows) return;
     const int64_t means = block.head * (space.q_rows / kTileTokens) + first / kTileTokens;
@@ -37,7 +37,7 @@ __device__ __noinline__ void MeanScores(const AttendPlan& plan, const Block& blo
     const float scale =
         g < kMostMeans ? space.mean_scale[means * kMostMeans + g] * plan.scale : 0.0f;
 #pragma unroll 1
-    for (int column = warp; column < kTileKeys / 8; column += kWarps) {
+    for (int column = warp; column < kKeys / 8; column += kWarps) {
       float big[4] = {}, small[4] = {};
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
@@ -53,7 +53,7 @@ __device__ __noinline__ void MeanScores(const AttendPlan& plan, const Block& blo
       if (g < kMostMeans) {
         const float2 unit =
             __ldg(reinterpret_cast<const float2*>(space.k_halves_scale + token0 + column * 8) + c);
-        *reinterpret_cast<float2*>(out + g * kTileKeys + column * 8 + 2 * c) =
+        *reinterpret_cast<float2*>(out + g * kKeys + column * 8 + 2 * c) =
             make_float2(x.x * unit.x * scale, x.y * unit.y * scale);
       }
     }

@@ -17,7 +17,8 @@ __device__ __forceinline__ void OpenStep(Warp<Form>& w, const uint8_t* keys, con
                                          const float* table, const uint8_t* q_image,
                                          const uint32_t* largest_k, float* sums) {
   using W = Warp<Form>;
-  static_assert(Form::kKeys == kStepTokens && W::kTables == 1, "scores of 32 keys");
+  static_assert(Form::kKeys == kStepTokens && Form::kStepKeys == 2 * kStepTokens && W::kTables == 1,
+                "scores of 32 keys");
   constexpr int kBytesOf16 = 16 * Form::kVRowBytes;
   uint32_t p[Form::kTiles][4], late[Form::kTiles][4];
   float most[1][W::kRows];

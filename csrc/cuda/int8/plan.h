@@ -2,7 +2,8 @@
 // and attention, and the launches.
 //
 // B = batch, Hq / Hkv = heads of q / of k and v, T = ceil(kv_len / 128), R = q_len rounded up to
-// 128, D = 64 or 128 (both head_dims padded with zeros). Images: images.h.
+// 128, D = 64, 128 or 256 (both head_dims padded with zeros). A block of the attention kernel
+// computes V = min(D, 128) channels of o; S = 1 or 2 such parts make up v. Images: images.h.
 //
 //   q_codes      [B·Hq][R / 16] images        times the sign of the scale
 //   q_scale      [B·Hq][R]                    NaN: the row holds a value that is not finite
@@ -15,10 +16,11 @@
 //                                             are of, where those share one
 //   k_halves     [B·Hkv][4 T] images, k_halves_scale [B·Hkv][128 T]; with a smoothed q
 //   k_scale_most [B·Hkv]                      largest scale of k, as bits
-//   v_codes      [B·Hkv][4 T] images
+//   v_codes      [B·Hkv][S][4 T] images of V channels
 //   v_scale      [B·Hkv][D]                   0: the channel is all zero
-//   v_mean       [B·Hkv][T][D], v_mean_units in units of v_scale (of 1 where that is 0)
-//   k_marks, v_marks [B·Hkv][128 T]           1: a value of the token is not finite
+//   v_mean       [B·Hkv][T][D]                taken out before quantising
+//   v_back       [B·Hkv][S][T][V]             put back, in units of v_scale (of 1 where that is 0)
+//   k_marks [B·Hkv][128 T], v_marks [B·Hkv][S][128 T]  1: a value of the token is not finite
 #ifndef SAGE_CUDA_INT8_PLAN_H_
 #define SAGE_CUDA_INT8_PLAN_H_
 
@@ -33,6 +35,8 @@ namespace sage::cuda::int8 {
 
 constexpr int kTileTokens = 128;  // of the pre-pass: the largest group, and the block of v's means
 constexpr int kMostMeans = 4;     // means of q in 128 rows
+constexpr int kMostDim = 256;     // of q·k and of v
+constexpr int kPartDim = 128;     // channels of v that a block of rows can hold
 
 // How P·V is computed.
 enum class Values {
@@ -47,8 +51,9 @@ enum class Values {
 
 // Which kernels compute a problem.
 struct Form {
-  int dim;    // D
-  bool int4;  // codes of q and k are nibbles
+  int dim;      // D
+  int v_parts;  // S
+  bool int4;    // codes of q and k are nibbles
   Values values;
 };
 
@@ -66,8 +71,9 @@ struct Workspace {
 
   double* k_sum;     // [B·Hkv][T][D] sums of finite k
   int32_t* k_count;  // [B·Hkv][T][D] how many they are
+  int32_t* v_count;  // [B·Hkv][T][D] how many values of v are finite
   float* k_mean;     // [B·Hkv][D]
-  float *v_mean, *v_mean_units;
+  float *v_mean, *v_back;
   float *v_scale, *v_inverse;  // [B·Hkv][D]
   float *q_scale, *lse_shift;
   float *k_scale, *k_table;

@@ -13,7 +13,7 @@
 namespace sage::cuda::int8 {
 
 // 1.5 · 2^23: an int32 sum that starts at these bits reads as the float kMagic + sum while
-// |sum| < 2^22; 128 · 127 · 127 is below 2^21. No conversion of scores is ever needed.
+// |sum| < 2^22, and 256 · 127 · 127 is below that. No conversion of scores is ever needed.
 constexpr float kMagic = 12582912.0f;
 constexpr int kMagicBits = 0x4B400000;
 
@@ -142,6 +142,23 @@ __device__ __forceinline__ uint32_t PackHalves(float a, float b) {
 }
 __device__ __forceinline__ float2 UnpackHalves(uint32_t bits) {
   return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+}
+
+// Four e4m3 codes as halves, which hold their values; the lowest byte first.
+__device__ __forceinline__ uint2 HalvesOfE4m3(uint32_t codes) {
+#ifdef SAGE_HAS_E4M3
+  uint2 halves;
+  asm("{\n.reg .b16 a, b;\n"
+      "mov.b32 {a, b}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, a;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, b;\n}"
+      : "=r"(halves.x), "=r"(halves.y)
+      : "r"(codes));
+  return halves;
+#else
+  const auto value = [&](int byte) { return DecodeE4m3(static_cast<uint8_t>(codes >> byte * 8)); };
+  return make_uint2(PackHalves(value(0), value(1)), PackHalves(value(2), value(3)));
+#endif
 }
 
 // Both halves times a float rounded to a half.

@@ -13,124 +13,11 @@
 #include "cuda/int8/images.h"
 #include "cuda/int8/products.cuh"
 #include "cuda/int8/rows.cuh"
+#include "cuda/int8/warp_rows.cuh"
 #include "formats/token_group.h"
 
 namespace sage::cuda::int8 {
 namespace {
-
-constexpr int kWarps = 8, kThreads = kWarps * 32;
-constexpr int kWarpTokens = kTileTokens / kWarps;  // 16
-
-// 16 rows of a warp, four channels of a lane: at 128 channels a row is the warp's, at 64 half a
-// warp's, rows 0 to 7 and 8 to 15. What is of a row alone is kept by one lane of it.
-template <int D>
-struct WarpRows {
-  static constexpr int kRowLanes = D / 4, kLoads = kWarpTokens * kRowLanes / 32;
-
-  float x[kLoads][4];
-  bool bad = false;  // the row that this lane keeps holds a value that is not finite
-  int lane = static_cast<int>(threadIdx.x) % 32;
-  int half = lane / kRowLanes, channel = lane % kRowLanes * 4;
-
-  __device__ __forceinline__ int Row(int i) const { return i + 8 * half; }
-  __device__ __forceinline__ int Keeper(int i) const { return half * kRowLanes + i; }
-  __device__ __forceinline__ bool Keeps() const { return lane % kRowLanes < kLoads; }
-  __device__ __forceinline__ int KeptRow() const { return lane % kRowLanes + 8 * half; }
-
-  // Rows from token `first` of the head whose row 0 is `rows`; zeros outside the tensor.
-  __device__ __forceinline__ void Load(const Source& source, const float* rows, int first) {
-    const float* at =
-        rows + static_cast<int64_t>(first + 8 * half) * source.strides.token + channel;
-    if (source.vectors && first + kWarpTokens <= source.tokens && source.dim == D) {
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const float4 y = __ldcs(reinterpret_cast<const float4*>(at + i * source.strides.token));
-        x[i][0] = y.x, x[i][1] = y.y, x[i][2] = y.z, x[i][3] = y.w;
-      }
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const bool exists = first + Row(i) < source.tokens && channel + c < source.dim;
-        x[i][c] = exists ? __ldg(at + i * source.strides.token + c) : 0.0f;
-      }
-    }
-  }
-
-  // Takes a mean from every value; what is not finite or lies outside the tensor becomes zero, not
-  // minus the mean.
-  __device__ __forceinline__ void Centre(const Source& source, int first, const float (&mean)[4]) {
-    uint32_t most = 0;
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-#pragma unroll
-      for (int c = 0; c < 4; c += 2)
-        most = __vimax3_u32(most, Magnitude(x[i][c]), Magnitude(x[i][c + 1]));
-    }
-    const bool whole = first + kWarpTokens <= source.tokens && source.dim == D;
-    if (!whole || __any_sync(~0u, most >= kInfBits)) {
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        bool finite = true;
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const bool number = Finite(x[i][c]);
-          finite &= number;
-          if (!number || first + Row(i) >= source.tokens || channel + c >= source.dim)
-            x[i][c] = mean[c];
-        }
-        const uint32_t lanes = __ballot_sync(~0u, !finite);
-        constexpr uint32_t kOfRow = kRowLanes == 32 ? ~0u : (1u << (kRowLanes % 32)) - 1;
-        if (lane == Keeper(i)) bad = (lanes >> half * kRowLanes & kOfRow) != 0;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) x[i][c] = __fsub_rn(x[i][c], mean[c]);
-    }
-  }
-
-  // The largest magnitude of each row, each in the lane that keeps it.
-  __device__ __forceinline__ uint32_t Largest() const {
-    uint32_t kept = 0;
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      uint32_t most = __vimax3_u32(Magnitude(x[i][0]), Magnitude(x[i][1]), Magnitude(x[i][2]));
-      most = max(most, Magnitude(x[i][3]));
-      if constexpr (kRowLanes == 32) {
-        most = __reduce_max_sync(~0u, most);
-      } else {
-#pragma unroll
-        for (int step = kRowLanes / 2; step > 0; step /= 2)
-          most = max(most, __shfl_xor_sync(~0u, most, step));
-      }
-      if (lane == Keeper(i)) kept = most;
-    }
-    return kept;
-  }
-
-  // This lane's codes of load i as bytes of a word, or nibbles of half a word.
-  __device__ __forceinline__ uint32_t Codes(int i, float inverse, const PrepassPlan& a) const {
-    uint32_t code[4];
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      // To nearest even: |x · (top / max |x|)| rounds to at most top, so that nothing needs
-      // clamping, and adding 1.5 · 2^23 leaves the integer in the lowest bits.
-      code[c] =
-          a.away
-              ? static_cast<uint32_t>(RoundCode(x[i][c], inverse, static_cast<int>(a.qk_top), true))
-              : __float_as_uint(__fadd_rn(__fmul_rn(x[i][c], inverse), kMagic));
-    }
-    if (!a.int4) {
-      return __byte_perm(__byte_perm(code[0], code[1], 0x0040),
-                         __byte_perm(code[2], code[3], 0x0040), 0x5410);
-    }
-    return (code[0] & 15u) | (code[1] & 15u) << 4 | (code[2] & 15u) << 8 | (code[3] & 15u) << 12;
-  }
-};
 
 // x as two halves, x = high + low up to 2^-22 of 1 for |x| < 256.
 __device__ __forceinline__ void StoreHalves(uint8_t* high_at, uint8_t* low_at, float x) {
@@ -140,11 +27,11 @@ __device__ __forceinline__ void StoreHalves(uint8_t* high_at, uint8_t* low_at, f
 }
 
 // Means of q per `smooth_q` rows of this block into means[block][d], and their image.
-template <int D>
+template <int D, class E>
 __device__ void MeansOfQ(const PrepassPlan& a, int head, int block, float (*means)[D],
                          uint32_t* largest) {
   const int count = kTileTokens / a.smooth_q, first = block * kTileTokens;
-  const float* rows = a.q.Row(head, 0);
+  const typename E::Storage* rows = a.q.Row<E>(head, 0);
   if (threadIdx.x < kMostMeans) largest[threadIdx.x] = 0;
   __syncthreads();
   for (int n = threadIdx.x; n < count * D; n += kThreads) {
@@ -154,7 +41,7 @@ __device__ void MeansOfQ(const PrepassPlan& a, int head, int block, float (*mean
     if (d < a.q.dim) {
       const int end = min(row0 + a.smooth_q, a.q.tokens);
       for (int t = row0; t < end; ++t) {
-        const float x = __ldg(rows + t * a.q.strides.token + d);
+        const float x = E::At(__ldg(rows + t * a.q.strides.token + d), 0);
         if (!Finite(x)) continue;
         sum += static_cast<double>(x);
         ++finite;
@@ -179,9 +66,10 @@ __device__ void MeansOfQ(const PrepassPlan& a, int head, int block, float (*mean
   }
 }
 
-template <int D>
+template <int D, class E>
 __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
-  __shared__ float means[kMostMeans][D];
+  using Rows = WarpRows<D, E>;
+  __shared__ __align__(16) float means[kMostMeans][D];
   __shared__ uint32_t largest[kTileTokens];
   const Workspace& space = a.space;
   const int warp = threadIdx.x / 32;
@@ -189,24 +77,23 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
   const int kv_head = head / a.q_heads * (a.q_heads / a.group) + head % a.q_heads / a.group;
   const int64_t row0 =
       static_cast<int64_t>(head) * space.q_rows + static_cast<int64_t>(block) * kTileTokens;
-  WarpRows<D> rows;
-  rows.Load(a.q, a.q.Row(head, 0), first);
-  if (a.smooth_q > 0) MeansOfQ<D>(a, head, block, means, largest);
+  Rows rows;
+  rows.Load(a.q, a.q.Row<E>(head, 0), first);
+  if (a.smooth_q > 0) MeansOfQ<D, E>(a, head, block, means, largest);
   __syncthreads();
   for (int t = threadIdx.x; t < kTileTokens; t += kThreads) largest[t] = 0;
   if (a.want_lse) {
-    const float4 k_mean = *reinterpret_cast<const float4*>(
-        space.k_mean + static_cast<int64_t>(kv_head) * D + rows.channel);
+    float k_mean[Rows::kChannels];
+    rows.OfChannels(space.k_mean + static_cast<int64_t>(kv_head) * D, k_mean);
 #pragma unroll
-    for (int i = 0; i < WarpRows<D>::kLoads; ++i) {
+    for (int i = 0; i < Rows::kLoads; ++i) {
       // A row with a value that is not finite has no lse.
-      const float(&x)[4] = rows.x[i];
-      double shift = static_cast<double>(x[0]) * static_cast<double>(k_mean.x) +
-                     static_cast<double>(x[1]) * static_cast<double>(k_mean.y) +
-                     static_cast<double>(x[2]) * static_cast<double>(k_mean.z) +
-                     static_cast<double>(x[3]) * static_cast<double>(k_mean.w);
+      double shift = 0.0;
 #pragma unroll
-      for (int step = WarpRows<D>::kRowLanes / 2; step > 0; step /= 2)
+      for (int c = 0; c < Rows::kChannels; ++c)
+        shift += static_cast<double>(rows.x[i][c]) * static_cast<double>(k_mean[c]);
+#pragma unroll
+      for (int step = Rows::kRowLanes / 2; step > 0; step /= 2)
         shift += __shfl_xor_sync(~0u, shift, step);
       if (rows.lane == rows.Keeper(i)) {
         space.lse_shift[row0 + warp * kWarpTokens + rows.Row(i)] =
@@ -214,11 +101,8 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
       }
     }
   }
-  float mean[4] = {};
-  if (a.smooth_q > 0) {
-#pragma unroll
-    for (int c = 0; c < 4; ++c) mean[c] = means[warp * kWarpTokens / a.smooth_q][rows.channel + c];
-  }
+  float mean[Rows::kChannels] = {};
+  if (a.smooth_q > 0) rows.OfChannels(means[warp * kWarpTokens / a.smooth_q], mean);
   rows.Centre(a.q, first, mean);
   const uint32_t most = rows.Largest();
   __syncthreads();
@@ -237,10 +121,14 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
   if (a.int4) {
     uint8_t* at = space.q_codes + image * kQImageBytes<D, true>;
 #pragma unroll
-    for (int i = 0; i < WarpRows<D>::kLoads; ++i) {
+    for (int i = 0; i < Rows::kLoads; ++i) {
       const float of_row = __shfl_sync(~0u, inverse, rows.Keeper(i));
-      *reinterpret_cast<uint16_t*>(at + QOffset<D, true>(rows.Row(i), rows.channel)) =
-          static_cast<uint16_t>(rows.Codes(i, of_row, a));
+#pragma unroll
+      for (int c = 0; c < Rows::kChannels; c += 4) {
+        *reinterpret_cast<uint16_t*>(
+            at + QOffset<D, true>(rows.Row(i), rows.channel + Rows::Beyond(c))) =
+            static_cast<uint16_t>(rows.Codes(i, c, of_row, a));
+      }
     }
     return;
   }
@@ -248,30 +136,34 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const float of_row = __shfl_sync(~0u, inverse, rows.Keeper(i));
-    const uint32_t word = rows.Codes(i, of_row, a);
-    uint8_t* to = at + QOffset<D, false>(rows.Row(i), rows.channel);
-    if constexpr (WarpRows<D>::kLoads == 16) {
-      const float of_other = __shfl_sync(~0u, inverse, rows.Keeper(i + 8));
-      *reinterpret_cast<uint2*>(to) = make_uint2(word, rows.Codes(i + 8, of_other, a));
-    } else {
-      *reinterpret_cast<uint32_t*>(to) = word;
+    float of_other = 0.0f;
+    if constexpr (Rows::kLoads == 16) of_other = __shfl_sync(~0u, inverse, rows.Keeper(i + 8));
+#pragma unroll
+    for (int c = 0; c < Rows::kChannels; c += 4) {
+      const uint32_t word = rows.Codes(i, c, of_row, a);
+      uint8_t* to = at + QOffset<D, false>(rows.Row(i), rows.channel + Rows::Beyond(c));
+      if constexpr (Rows::kLoads == 16) {
+        *reinterpret_cast<uint2*>(to) = make_uint2(word, rows.Codes(i + 8, c, of_other, a));
+      } else {
+        *reinterpret_cast<uint32_t*>(to) = word;
+      }
     }
   }
 }
 
-template <int D>
+template <int D, class E>
 __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
+  using Rows = WarpRows<D, E>;
   __shared__ uint32_t largest[kTileTokens];
   const Workspace& space = a.space;
   const int warp = threadIdx.x / 32, first = tile * kTileTokens + warp * kWarpTokens;
   const int64_t token0 =
       (static_cast<int64_t>(head) * space.tiles + tile) * kTileTokens + warp * kWarpTokens;
-  WarpRows<D> rows;
-  rows.Load(a.k, a.k.Row(head, 0), first);
+  Rows rows;
+  rows.Load(a.k, a.k.Row<E>(head, 0), first);
   for (int t = threadIdx.x; t < kTileTokens; t += kThreads) largest[t] = 0;
-  const float4 of_head = *reinterpret_cast<const float4*>(
-      space.k_mean + static_cast<int64_t>(head) * D + rows.channel);
-  const float mean[4] = {of_head.x, of_head.y, of_head.z, of_head.w};
+  float mean[Rows::kChannels];
+  rows.OfChannels(space.k_mean + static_cast<int64_t>(head) * D, mean);
   rows.Centre(a.k, first, mean);
   const uint32_t most = rows.Largest();
   __syncthreads();
@@ -292,28 +184,31 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
   }
   const int64_t image = token0 / kStepTokens;
 #pragma unroll
-  for (int i = 0; i < WarpRows<D>::kLoads; ++i) {
+  for (int i = 0; i < Rows::kLoads; ++i) {
     const float inverse = __shfl_sync(~0u, pair.y, rows.Keeper(i));
-    const uint32_t codes = rows.Codes(i, inverse, a);
     const int t = warp % 2 * kWarpTokens + rows.Row(i);
-    if (a.int4) {
-      *reinterpret_cast<uint16_t*>(space.k_codes + image * kKImageBytes<D, true> +
-                                   KOffset<D, true>(t, rows.channel)) =
-          static_cast<uint16_t>(codes);
-    } else {
-      *reinterpret_cast<uint32_t*>(space.k_codes + image * kKImageBytes<D, false> +
-                                   KOffset<D, false>(t, rows.channel)) = codes;
+#pragma unroll
+    for (int c = 0; c < Rows::kChannels; c += 4) {
+      const uint32_t codes = rows.Codes(i, c, inverse, a);
+      const int d = rows.channel + Rows::Beyond(c);
+      if (a.int4) {
+        *reinterpret_cast<uint16_t*>(space.k_codes + image * kKImageBytes<D, true> +
+                                     KOffset<D, true>(t, d)) = static_cast<uint16_t>(codes);
+      } else {
+        *reinterpret_cast<uint32_t*>(space.k_codes + image * kKImageBytes<D, false> +
+                                     KOffset<D, false>(t, d)) = codes;
+      }
     }
   }
   if (a.smooth_q > 0) {
     uint8_t* halves = space.k_halves + image * kKHalvesImageBytes<D>;
 #pragma unroll
-    for (int i = 0; i < WarpRows<D>::kLoads; ++i) {
+    for (int i = 0; i < Rows::kLoads; ++i) {
       const float unit = PowerBelow(__shfl_sync(~0u, pair.x, rows.Keeper(i)));
       const int t = warp % 2 * kWarpTokens + rows.Row(i);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const int d = rows.channel + c;
+      for (int c = 0; c < Rows::kChannels; ++c) {
+        const int d = rows.channel + Rows::Beyond(c);
         StoreHalves(halves + KHalvesOffset<D>(t, d, 0), halves + KHalvesOffset<D>(t, d, 1),
                     __fdiv_rn(rows.x[i][c], unit));
       }
@@ -332,24 +227,53 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
 // of a warp writes at once lie in different banks.
 __device__ __forceinline__ int TurnedChunk(int n) { return n ^ ((n >> 5 & 3) * 2 | (n >> 4 & 1)); }
 
-template <int D>
-__device__ void QuantiseV(const PrepassPlan& a, int head, int tile) {
+// sum += the codes of a chunk, over tokens: 16 bytes of an image of v are columns of two fragments
+// of the product by halves; bytes are those of two such products, in another order of tokens.
+__device__ __forceinline__ void AddCodes(float (&sum)[2][4], const uint4& chunk, bool bytes) {
+  constexpr uint32_t kOnes = 0x3c003c00;  // two halves
+  constexpr uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
+  const uint32_t words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+#pragma unroll
+  for (int odd = 0; odd < 2; ++odd) {
+    const uint32_t low = words[2 * odd], high = words[2 * odd + 1];
+    if (bytes) {
+      const uint2 a = HalvesOfE4m3(low), b = HalvesOfE4m3(high);
+      Multiply(sum[odd], ones, a.x, a.y);
+      Multiply(sum[odd], ones, b.x, b.y);
+    } else {
+      Multiply(sum[odd], ones, low, high);
+    }
+  }
+}
+
+// Channels `channel0` on of the tile's v: V of plan.h, with the statistics in rows of kStride.
+template <int D, int kStride, class E>
+__device__ void QuantiseV(const PrepassPlan& a, int head, int tile, int part) {
+  using Rows = WarpRows<D, E>;
+  // Both rows of a lane, or one of its own and one of its other half.
+  constexpr bool kBoth = Rows::kLoads == 16;
+  constexpr int kSharers = kWarps / (D / 16);  // warps that store the same channels
   __shared__ uint4 turned[kTileTokens * D * 2 / 16];
+  __shared__ float sums[kSharers][D];  // of codes
   const Workspace& space = a.space;
   const int warp = threadIdx.x / 32, first = tile * kTileTokens + warp * kWarpTokens;
-  const int64_t block = static_cast<int64_t>(head) * space.tiles + tile;
-  WarpRows<D> rows;
-  rows.Load(a.v, a.v.Row(head, 0), first);
-  const float4 m = *reinterpret_cast<const float4*>(space.v_mean + block * D + rows.channel);
-  const float4 inv = *reinterpret_cast<const float4*>(
-      space.v_inverse + static_cast<int64_t>(head) * D + rows.channel);
-  const float mean[4] = {m.x, m.y, m.z, m.w}, inverse[4] = {inv.x, inv.y, inv.z, inv.w};
-  rows.Centre(a.v, first, mean);
+  const int channel0 = part * kPartDim;
+  const int64_t of_head = static_cast<int64_t>(head) * kStride + channel0;
+  const int64_t of_block = (static_cast<int64_t>(head) * space.tiles + tile) * kStride + channel0;
+  const int64_t block = (static_cast<int64_t>(head) * a.v_parts + part) * space.tiles + tile;
+  Source source = a.v;
+  source.dim = min(source.dim - channel0, D);
+  Rows rows;
+  rows.Load(source, a.v.Row<E>(head, 0) + channel0, first);
+  float mean[4], inverse[4];
+  rows.OfChannels(space.v_mean + of_block, mean);
+  rows.OfChannels(space.v_inverse + of_head, inverse);
+  rows.Centre(source, first, mean);
   if (rows.Keeps())
     space.v_marks[block * kTileTokens + warp * kWarpTokens + rows.KeptRow()] = rows.bad;
   if (__any_sync(~0u, rows.bad) && rows.lane == 0) atomicOr(space.not_finite + head, 2u);
 #pragma unroll
-  for (int i = 0; i < WarpRows<D>::kLoads; ++i) {
+  for (int i = 0; i < Rows::kLoads; ++i) {
 #pragma unroll
     for (int c = 0; c < 4; ++c) rows.x[i][c] = __fmul_rn(rows.x[i][c], inverse[c]);
   }
@@ -364,9 +288,9 @@ __device__ void QuantiseV(const PrepassPlan& a, int head, int tile) {
     for (int c = 0; c < kPerEight; ++c) {
       uint8_t* at = image + TurnedChunk(d / 16 * 32 + d % 8 * 4 + c) * 16 + d / 8 % 2 * 8;
       float low[2] = {rows.x[2 * c][e], rows.x[2 * c + 1][e]};
-      // The same of tokens 8 on: of this lane, or of its other half.
-      constexpr bool kBoth = WarpRows<D>::kLoads == 16;
-      float high[2] = {rows.x[kBoth ? 2 * c + 8 : 0][e], rows.x[kBoth ? 2 * c + 9 : 0][e]};
+      // The same of tokens 8 on.
+      float high[2] = {kBoth ? rows.x[kBoth ? 2 * c + 8 : 0][e] : 0.0f,
+                       kBoth ? rows.x[kBoth ? 2 * c + 9 : 0][e] : 0.0f};
       if (a.bytes) {
         const uint32_t word = PackE4m3(low[0], low[1], high[0], high[1]);
         at += warp % 2 * 4 + (kBoth ? 0 : rows.half * 2);
@@ -381,49 +305,86 @@ __device__ void QuantiseV(const PrepassPlan& a, int head, int tile) {
 #pragma unroll
         for (int n = 0; n < 2; ++n) low[n] = RoundE4m3(low[n]), high[n] = RoundE4m3(high[n]);
       }
+      const uint2 words = make_uint2(PackHalves(low[0], low[1]), PackHalves(high[0], high[1]));
       if constexpr (kBoth) {
-        *reinterpret_cast<uint2*>(at) =
-            make_uint2(PackHalves(low[0], low[1]), PackHalves(high[0], high[1]));
+        *reinterpret_cast<uint2*>(at) = words;
       } else {
-        *reinterpret_cast<uint32_t*>(at + rows.half * 4) = PackHalves(low[0], low[1]);
+        *reinterpret_cast<uint32_t*>(at + rows.half * 4) = words.x;
       }
     }
   }
   __syncthreads();
+  // Every chunk that a lane stores is a fragment of the same 16 channels, so that a product with
+  // ones adds the codes up: channels 2 c of the first eight and of the others in [.][0].
+  float code_sum[2][4] = {};
   const int chunks = kTileTokens / (a.bytes ? 32 : 16) * kChunks;
   uint4* out = reinterpret_cast<uint4*>(space.v_codes) + block * chunks;
-  for (int n = threadIdx.x; n < chunks; n += kThreads)
-    out[n] = turned[n / kChunks * kChunks + TurnedChunk(n % kChunks)];
+  for (int n = threadIdx.x; n < chunks; n += kThreads) {
+    const uint4 chunk = turned[n / kChunks * kChunks + TurnedChunk(n % kChunks)];
+    out[n] = chunk;
+    if (a.smooth_v) AddCodes(code_sum, chunk, a.bytes);
+  }
+  if (!a.smooth_v) return;
+  if (rows.lane < 4) {
+    float* sum = &sums[warp / (D / 16)][warp % (D / 16) * 16 + rows.lane * 2];
+    sum[0] = code_sum[0][0], sum[1] = code_sum[0][1];
+    sum[8] = code_sum[1][0], sum[9] = code_sum[1][1];
+  }
+  __syncthreads();
   for (int d = threadIdx.x; d < D; d += kThreads) {
-    const float scale = space.v_scale[static_cast<int64_t>(head) * D + d];
-    const float units = __fdiv_rn(space.v_mean[block * D + d], scale == 0.0f ? 1.0f : scale);
+    // The mean of the block less that of its codes: what is put back carries the mean of their
+    // errors (docs/numerics.md 3).
+    float codes = 0.0f;
+#pragma unroll
+    for (int n = 0; n < kSharers; ++n) codes += sums[n][d];
+    const float scale = space.v_scale[of_head + d];
+    const int count = space.v_count[of_block + d];
+    float units = __fdiv_rn(space.v_mean[of_block + d], scale == 0.0f ? 1.0f : scale);
+    if (count > 0) units = __fsub_rn(units, __fdiv_rn(codes, static_cast<float>(count)));
     // Means far beyond their channel's spread must not become infinite.
-    space.v_mean_units[block * D + d] = fmaxf(-1e37f, fminf(1e37f, units));
+    space.v_back[block * D + d] = fmaxf(-1e37f, fminf(1e37f, units));
   }
 }
 
-template <int D>
-__global__ void __launch_bounds__(kThreads, 2) Quantise(const __grid_constant__ PrepassPlan a) {
-  const unsigned kv_blocks = static_cast<unsigned>(a.kv_count) * a.space.tiles;
+template <int D, class E>
+__global__ void __launch_bounds__(kThreads, D == 256 ? 1 : 2)
+    Quantise(const __grid_constant__ PrepassPlan a) {
+  const unsigned tiles = a.space.tiles, kv_blocks = static_cast<unsigned>(a.kv_count) * tiles;
   unsigned block = blockIdx.x;
-  if (block < kv_blocks) return QuantiseK<D>(a, block / a.space.tiles, block % a.space.tiles);
+  if (block < kv_blocks) return QuantiseK<D, E>(a, block / tiles, block % tiles);
   block -= kv_blocks;
-  if (block < kv_blocks) return QuantiseV<D>(a, block / a.space.tiles, block % a.space.tiles);
-  block -= kv_blocks;
-  QuantiseQ<D>(a, block / a.q_blocks, block % a.q_blocks);
+  const unsigned v_blocks = kv_blocks * a.v_parts;
+  if (block < v_blocks) {
+    const unsigned head_part = block / tiles;
+    return QuantiseV<(D < kPartDim ? D : kPartDim), D, E>(a, head_part / a.v_parts, block % tiles,
+                                                          head_part % a.v_parts);
+  }
+  block -= v_blocks;
+  QuantiseQ<D, E>(a, block / a.q_blocks, block % a.q_blocks);
+}
+
+template <class E>
+void Launch(const PrepassPlan& plan, int dim, cudaStream_t stream) {
+  const int64_t q_heads = static_cast<int64_t>(plan.kv_count) * plan.group;
+  const int64_t kv_blocks = static_cast<int64_t>(plan.kv_count) * plan.space.tiles;
+  const unsigned blocks =
+      static_cast<unsigned>(kv_blocks * (1 + plan.v_parts) + q_heads * plan.q_blocks);
+  switch (dim) {
+    case 64:
+      Quantise<64, E><<<blocks, kThreads, 0, stream>>>(plan);
+      break;
+    case 128:
+      Quantise<128, E><<<blocks, kThreads, 0, stream>>>(plan);
+      break;
+    default:
+      Quantise<256, E><<<blocks, kThreads, 0, stream>>>(plan);
+  }
 }
 
 }  // namespace
 
 void LaunchQuantise(const PrepassPlan& plan, int dim, cudaStream_t stream) {
-  const int64_t q_heads = static_cast<int64_t>(plan.kv_count) * plan.group;
-  const unsigned blocks =
-      static_cast<unsigned>(2ll * plan.kv_count * plan.space.tiles + q_heads * plan.q_blocks);
-  if (dim == 64) {
-    Quantise<64><<<blocks, kThreads, 0, stream>>>(plan);
-  } else {
-    Quantise<128><<<blocks, kThreads, 0, stream>>>(plan);
-  }
+  WithElements(plan.input, [&](auto element) { Launch<decltype(element)>(plan, dim, stream); });
 }
 
 }  // namespace sage::cuda::int8

@@ -1,4 +1,4 @@
-// The copies of one block: 64 keys of k and v at a time, into two slots in turns.
+// The copies of one block: 64 keys of k and v at a time (or 32), into two slots in turns.
 //
 //   step i: wait for its copies; barrier; start the copies of step i + 1; compute
 //
@@ -13,8 +13,6 @@
 #include "cuda/tensor_core.cuh"
 
 namespace sage::cuda::int8 {
-
-constexpr int kTileKeys = 64;  // of a step
 
 template <int kBytes, int kThreads>
 __device__ __forceinline__ void CopyBlock(uint32_t to, const uint8_t* from) {
@@ -33,15 +31,17 @@ struct CopySources {
   const float *table, *means;  // scales of k by 32 keys; means of v, null = v is not smoothed
 };
 
-template <int D, int kKBytes, int kVBytes, int kThreads>
+// D: channels of v.
+template <int D, int kKeys, int kKRowBytes, int kVRowBytes, int kThreads>
 struct Ring {
+  static constexpr int kKBytes = kKeys * kKRowBytes, kVBytes = kKeys * kVRowBytes;
   static constexpr int kTable = kKBytes + kVBytes;  // of a slot
-  static constexpr int kTableBytes = kTileKeys / kStepTokens * 16;
+  static constexpr int kTableBytes = kKeys / kStepTokens * 16;
   static constexpr int kSlotBytes = kTable + 128;  // rows of banks stay whole
   static constexpr int kMeanBytes = D * 4;
   static constexpr int kMeans = 2 * kSlotBytes;  // two blocks of 128 tokens
   static constexpr int kBytes = kMeans + 2 * kMeanBytes;
-  static constexpr int kStepsPerMean = kTileTokens / kTileKeys;
+  static constexpr int kStepsPerMean = kTileTokens / kKeys;
 
   __device__ __forceinline__ static int Means(int step) {
     return kMeans + step / kStepsPerMean % 2 * kMeanBytes;

@@ -1,10 +1,11 @@
-// What both launches of the pre-pass read: rows of float32 in any strides, their magnitudes, and
-// the scales of integer codes.
+// What both launches of the pre-pass read: rows in any strides, their magnitudes, and the scales of
+// integer codes.
 #ifndef SAGE_CUDA_INT8_ROWS_CUH_
 #define SAGE_CUDA_INT8_ROWS_CUH_
 
 #include <cstdint>
 
+#include "cuda/elements.cuh"
 #include "cuda/int8/finish.cuh"
 #include "cuda/int8/plan.h"
 
@@ -13,14 +14,17 @@ namespace sage::cuda::int8 {
 constexpr uint32_t kTinyBits = (127 - 110) << 23;  // 2^-110 (docs/numerics.md 4)
 
 struct Source {
-  const float* data;
+  const void* data;
   TokenStrides strides;
   int heads, tokens, dim;
-  bool vectors;  // rows are whole aligned 16-byte vectors
+  bool words;    // rows begin with whole words of 4 bytes
+  bool vectors;  // rows are whole vectors of 4 elements, aligned to their bytes
 
-  __device__ __forceinline__ const float* Row(int64_t batch_head, int64_t token) const {
-    return data + batch_head / heads * strides.batch + batch_head % heads * strides.head +
-           token * strides.token;
+  template <class E>
+  __device__ __forceinline__ const typename E::Storage* Row(int64_t batch_head,
+                                                            int64_t token) const {
+    return static_cast<const typename E::Storage*>(data) + batch_head / heads * strides.batch +
+           batch_head % heads * strides.head + token * strides.token;
   }
 };
 
@@ -30,6 +34,8 @@ struct PrepassPlan {
   int q_heads, group;  // query heads; query heads per kv head
   int kv_count;        // B·Hkv
   int q_blocks;        // of 128 rows in a query head
+  int v_parts;
+  InputType input;
   TokenGroup q_group, k_group;
   float qk_top;  // 127 or 7
   float v_top;   // 0: v is halves with a power of two per channel
@@ -64,6 +70,19 @@ __device__ __forceinline__ int RoundCode(float x, float inverse, int top, bool a
     code = y < 0.0f ? -rounded : rounded;
   }
   return max(-top, min(top, code));
+}
+
+// Calls f with the type of the elements.
+template <class F>
+void WithElements(InputType input, const F& f) {
+  switch (input) {
+    case InputType::kFloat32:
+      return f(Float32());
+    case InputType::kFloat16:
+      return f(Float16());
+    case InputType::kBfloat16:
+      return f(BFloat16());
+  }
 }
 
 void LaunchStatistics(const PrepassPlan& plan, int dim, cudaStream_t stream);

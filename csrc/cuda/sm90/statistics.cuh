@@ -13,7 +13,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cuda/sm90/elements.cuh"
+#include "cuda/elements.cuh"
 #include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/workspace.h"
 #include "sage/problem.h"

@@ -21,7 +21,7 @@ inline std::vector<Case> Int8Cases() {
     change(c);
     cases.push_back(c);
   };
-  for (const int64_t d : {64, 128}) {
+  for (const int64_t d : {64, 128, 256}) {
     for (const int64_t n : {1, 17, 32, 33, 127, 128, 129, 1000, 2500}) {
       with("square", [&](Case& c) { c.q_len = c.kv_len = n, c.qk_dim = c.v_dim = d; });
       with("causal", [&](Case& c) {
@@ -110,7 +110,13 @@ inline std::vector<Case> Int8Cases() {
                                           {96, 17},
                                           {128, 64},
                                           {64, 100},
-                                          {3, 128}}) {
+                                          {3, 128},
+                                          {136, 136},
+                                          {192, 128},
+                                          {200, 192},
+                                          {129, 40},
+                                          {100, 255},
+                                          {256, 130}}) {
     with("other head_dim", [&](Case& c) {
       c.qk_dim = dims.first, c.v_dim = dims.second, c.q_len = 150, c.kv_len = 700,
       c.causal = Causal::kBottomRight;
@@ -121,6 +127,36 @@ inline std::vector<Case> Int8Cases() {
     with("short q", [&](Case& c) {
       c.q_len = q_len, c.kv_len = 4100, c.heads = 8, c.kv_heads = 2, c.qk_dim = c.v_dim = 128;
       c.causal = Causal::kBottomRight;
+    });
+  }
+  using sage::InputType;
+  for (const InputType type : {InputType::kFloat16, InputType::kBfloat16}) {
+    const char* name = type == InputType::kFloat16 ? "fp16" : "bf16";
+    for (const int64_t d : {64, 128, 256}) {
+      with(name, [&](Case& c) {
+        c.input = type, c.batch = 2, c.heads = 4, c.q_len = 203, c.kv_len = 700;
+        c.qk_dim = c.v_dim = d, c.k_bias = 5.0f, c.v_bias = 1.0f;
+      });
+      // Rows aligned to words, and to nothing.
+      for (const int64_t padding : {2, 3}) {
+        with(name, [&](Case& c) {
+          c.input = type, c.padding = padding, c.q_len = 150, c.kv_len = 333;
+          c.qk_dim = c.v_dim = d, c.tokens_first = true;
+        });
+      }
+      // Words are aligned, but the last has one element.
+      with(name, [&](Case& c) {
+        c.input = type, c.padding = 1, c.qk_dim = c.v_dim = d - 1, c.kv_len = 200;
+      });
+      for (const char which : {'q', 'k', 'v'}) {
+        with(name, [&](Case& c) {
+          c.input = type, c.q_len = c.kv_len = 290, c.qk_dim = c.v_dim = d, c.poison = which;
+          c.causal = Causal::kTopLeft;
+        });
+      }
+    }
+    with(name, [&](Case& c) {
+      c.input = type, c.q_len = 1, c.kv_len = 2100, c.heads = 8, c.kv_heads = 2;
     });
   }
   return cases;

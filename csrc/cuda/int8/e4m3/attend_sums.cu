@@ -6,11 +6,16 @@ namespace sage::cuda::int8 {
 
 void LaunchE4m3(const Form& form, const AttendPlan& plan, cudaStream_t stream) {
   if (form.values == Values::kE4m3) {
-    LaunchInstance<Instance<128, false, Values::kE4m3>>(plan, stream);
-  } else if (form.dim == 64) {
-    LaunchInstance<Instance<64, false, Values::kE4m3HalfSums>>(plan, stream);
-  } else {
-    LaunchInstance<Instance<128, false, Values::kE4m3HalfSums>>(plan, stream);
+    if (form.dim == 256) return LaunchInstance<Instance<256, false, Values::kE4m3>>(plan, stream);
+    return LaunchInstance<Instance<128, false, Values::kE4m3>>(plan, stream);
+  }
+  switch (form.dim) {
+    case 64:
+      return LaunchInstance<Instance<64, false, Values::kE4m3HalfSums>>(plan, stream);
+    case 128:
+      return LaunchInstance<Instance<128, false, Values::kE4m3HalfSums>>(plan, stream);
+    default:
+      return LaunchInstance<Instance<256, false, Values::kE4m3HalfSums>>(plan, stream);
   }
 }
 

@@ -1,30 +1,28 @@
 // Elements of q, k and v in memory, read as float32: every 16-bit value is a float32 value, so what
 // follows does not know which they were.
-#ifndef SAGE_CUDA_SM90_ELEMENTS_CUH_
-#define SAGE_CUDA_SM90_ELEMENTS_CUH_
+#ifndef SAGE_CUDA_ELEMENTS_CUH_
+#define SAGE_CUDA_ELEMENTS_CUH_
 
 #include <cuda_fp16.h>
 
 #include <cstdint>
 
-#include "cuda/sm90/hopper.cuh"
 #include "sage/problem.h"
 
 namespace sage {
-namespace sm90 {
 
 // How words of 4 bytes hold elements. At: element i of a word. kInfinities: a word of them.
 struct Float32 {
   using Storage = uint32_t;
   static constexpr int kInWord = 1;
   static constexpr uint32_t kInfinities = 0x7f800000;
-  SAGE_DEVICE static float At(uint32_t word, int) { return __uint_as_float(word); }
+  __device__ __forceinline__ static float At(uint32_t word, int) { return __uint_as_float(word); }
 };
 struct Float16 {
   using Storage = uint16_t;
   static constexpr int kInWord = 2;
   static constexpr uint32_t kInfinities = 0x7c007c00;
-  SAGE_DEVICE static float At(uint32_t word, int i) {
+  __device__ __forceinline__ static float At(uint32_t word, int i) {
     return __half2float(__ushort_as_half(static_cast<uint16_t>(i == 0 ? word : word >> 16)));
   }
 };
@@ -32,21 +30,22 @@ struct BFloat16 {
   using Storage = uint16_t;
   static constexpr int kInWord = 2;
   static constexpr uint32_t kInfinities = 0x7f807f80;
-  SAGE_DEVICE static float At(uint32_t word, int i) {
+  __device__ __forceinline__ static float At(uint32_t word, int i) {
     return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
   }
 };
 
 // One element, read for the last time.
 template <class E>
-SAGE_DEVICE float LoadElement(const typename E::Storage* at) {
+__device__ __forceinline__ float LoadElement(const typename E::Storage* at) {
   return E::At(__ldcs(at), 0);
 }
 
 // The word at `at`. If it is not `whole` (aligned, both elements inside the row), its elements are
 // read one by one; a second one that does not exist (`second` false) is Infinity.
 template <class E>
-SAGE_DEVICE uint32_t LoadWord(const typename E::Storage* at, bool whole, bool second) {
+__device__ __forceinline__ uint32_t LoadWord(const typename E::Storage* at, bool whole,
+                                             bool second) {
   if constexpr (E::kInWord == 1) {
     return __ldg(at);
   } else {
@@ -58,7 +57,7 @@ SAGE_DEVICE uint32_t LoadWord(const typename E::Storage* at, bool whole, bool se
 
 // `kCount` elements, aligned to all their bytes or to 16, read for the last time.
 template <class E, int kCount>
-SAGE_DEVICE void LoadElements(const typename E::Storage* at, float (&x)[kCount]) {
+__device__ __forceinline__ void LoadElements(const typename E::Storage* at, float (&x)[kCount]) {
   constexpr int kWords = kCount / E::kInWord;
   uint32_t words[kWords];
   if constexpr (kWords == 1) {
@@ -84,7 +83,7 @@ struct Values {
   InputType input;
 
   // Whether the element at `at` (in elements) is a number.
-  SAGE_DEVICE bool Finite(int64_t at) const {
+  __device__ __forceinline__ bool Finite(int64_t at) const {
     if (input == InputType::kFloat32) {
       return (static_cast<const uint32_t*>(data)[at] & 0x7fffffffu) < 0x7f800000u;
     }
@@ -93,7 +92,6 @@ struct Values {
   }
 };
 
-}  // namespace sm90
 }  // namespace sage
 
-#endif  // SAGE_CUDA_SM90_ELEMENTS_CUH_
+#endif  // SAGE_CUDA_ELEMENTS_CUH_
