@@ -17,6 +17,7 @@
 #include "formats/formats.h"
 #include "sage/quantize.h"
 #include "test/cuda/sm90_problem.h"
+#include "test/fp4_means.h"
 
 namespace sage_test {
 
@@ -78,6 +79,7 @@ struct Outputs {
 // v, or codes of e4m3; what a code of v is worth per channel.
 struct Operands {
   std::vector<float> q, k, v, v_scale;
+  StoredMeans means;
 };
 
 // The q, k and v that a workspace holds; `read` copies device (or host) memory to a vector.
@@ -153,6 +155,7 @@ Operands Unpack(const Problem& p, const sage::sm120::Workspace& w, Read read) {
       out.v_scale.push_back(x);
     }
   }
+  out.means = UnpackMeans(p, w, read);
   return out;
 }
 
@@ -263,6 +266,7 @@ inline bool Judge(const Fp4Case& c, const Data& data, const Outputs& mine,
   Operands cpu;
   const Outputs theirs = RunCpu(data, &cpu);
   const int64_t codes = data.p.kv_len > 0 ? Differences(operands, cpu) : 0;
+  const int64_t means = WrongMeans(data, operands.means, operands.v, operands.v_scale);
   const std::vector<Errors> errors = Compare(data, {&mine, &theirs}, 400);
   double o = 0, lse = 0;
   Distances(data, mine, theirs, &o, &lse);
@@ -275,15 +279,16 @@ inline bool Judge(const Fp4Case& c, const Data& data, const Outputs& mine,
   const double error = errors[0].RelativeL2(), of_cpu = errors[1].RelativeL2();
   // P is rounded against another maximum, so the errors agree but for chance; scores differ by the
   // fp16 of the means.
-  const bool ok = codes == 0 && errors[0].wrong == 0 && touched == 0 && lse <= 2e-3 &&
+  const bool ok = codes == 0 && means == 0 && errors[0].wrong == 0 && touched == 0 && lse <= 2e-3 &&
                   error <= 1.15 * of_cpu + 4e-3;
   std::printf(
-      "%s %-9s %-26s q %4ld kv %4ld d %3ld/%3ld  codes %ld wrong %ld touched %ld  lse %.1e  "
+      "%s %-9s %-26s q %4ld kv %4ld d %3ld/%3ld  codes %ld means %ld wrong %ld touched %ld  lse "
+      "%.1e  "
       "relL2 %.4f cpu %.4f  apart %.4f\n",
       ok ? "ok  " : "FAIL", NameOf(c.form), c.shape.name.c_str(), static_cast<long>(data.p.q_len),
       static_cast<long>(data.p.kv_len), static_cast<long>(data.p.qk_dim),
-      static_cast<long>(data.p.v_dim), static_cast<long>(codes), static_cast<long>(errors[0].wrong),
-      static_cast<long>(touched), lse, error, of_cpu, o);
+      static_cast<long>(data.p.v_dim), static_cast<long>(codes), static_cast<long>(means),
+      static_cast<long>(errors[0].wrong), static_cast<long>(touched), lse, error, of_cpu, o);
   return ok;
 }
 

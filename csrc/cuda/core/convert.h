@@ -86,6 +86,48 @@ SAGE_TILE uint32_t PackE4m3(float a, float b, float c, float d) {
 #endif
 }
 
+// The sum of the eight e2m1 values of a word, exactly.
+SAGE_TILE float SumE2m1(uint32_t codes) {
+#ifdef __CUDA_ARCH__
+  int twice = 0;
+  SAGE_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    // Four codes to bytes: twice the magnitudes, and the signs as 1 and -1.
+    const uint32_t four = codes >> 16 * half;
+    const uint32_t magnitudes = __byte_perm(0x03020100u, 0x0c080604u, four & 0x7777u);
+    const uint32_t signs = __byte_perm(0x0000ff01u, 0u, four >> 3 & 0x1111u);
+    twice = __dp4a(static_cast<int>(magnitudes), static_cast<int>(signs), twice);
+  }
+  return 0.5f * static_cast<float>(twice);
+#else
+  float sum = 0.0f;
+  for (int i = 0; i < 8; ++i) sum += DecodeE2m1(static_cast<uint8_t>(codes >> 4 * i & 15));
+  return sum;
+#endif
+}
+
+// The sum of the four e4m3 values of a word. None is NaN.
+SAGE_TILE float SumE4m3(uint32_t codes) {
+  float x[4];
+#if SAGE_NATIVE_FP4
+  uint32_t low, high;  // pairs of fp16, which holds every e4m3 value
+  asm("{.reg .b16 c0, c1;\n"
+      "mov.b32 {c0, c1}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, c0; cvt.rn.f16x2.e4m3x2 %1, c1;}"
+      : "=r"(low), "=r"(high)
+      : "r"(codes));
+  asm("{.reg .f16 h0, h1, h2, h3;\n"
+      "mov.b32 {h0, h1}, %4; mov.b32 {h2, h3}, %5;\n"
+      "cvt.f32.f16 %0, h0; cvt.f32.f16 %1, h1; cvt.f32.f16 %2, h2; cvt.f32.f16 %3, h3;}"
+      : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+      : "r"(low), "r"(high));
+#else
+  SAGE_UNROLL
+  for (int i = 0; i < 4; ++i) x[i] = DecodeE4m3(static_cast<uint8_t>(codes >> 8 * i));
+#endif
+  return (x[0] + x[1]) + (x[2] + x[3]);
+}
+
 // Two floats as fp16, the first in the lower half: to nearest even, at most 65,504. Not for NaN.
 SAGE_TILE uint32_t PackHalves(float low, float high) {
 #ifdef __CUDA_ARCH__

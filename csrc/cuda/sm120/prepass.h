@@ -195,8 +195,15 @@ SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint
 
 // ---- v: one tile of 128 tokens ----
 
+// What the threads of a block know of the tile of v: thread t of channel t % D, which several have.
+struct ChannelSum {
+  float sum;  // of the values of codes
+  int count;  // of finite values
+};
+
 template <int D>
-SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
+SAGE_TILE ChannelSum QuantiseV(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
+  static_assert(kQuantiseThreads % D == 0);  // so that a thread's channel is one
   const Workspace& w = a.space;
   const int64_t block = static_cast<int64_t>(head) * w.tiles + key_tile;
   constexpr int V = VChannelsOf(D);
@@ -204,11 +211,13 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
   const int part_bytes = TileBytesOf(D, a.fp8).v;
   const float power =
       a.head_exponent && !a.fp8 ? tile::PowerOfTwo(ExponentOf(w.v_largest[head])) : 1.0f;
+  const int d = tile::ThreadIndex() % D;
+  const float mean = w.v_mean[block * D + d];
+  const float inverse = w.v_inverse[static_cast<int64_t>(head) * D + d];
+  ChannelSum total = {0.0f, 0};
   SAGE_NO_UNROLL
-  for (int n = tile::ThreadIndex(); n < D * (kTile / 16); n += kQuantiseThreads) {
-    const int d = n % D, m = n / D, token0 = key_tile * kTile + 16 * m;
-    const float mean = w.v_mean[block * D + d];
-    const float inverse = w.v_inverse[static_cast<int64_t>(head) * D + d];
+  for (int m = tile::ThreadIndex() / D; m < kTile / 16; m += kQuantiseThreads / D) {
+    const int token0 = key_tile * kTile + 16 * m;
     float x[16];
     SAGE_UNROLL
     for (int i = 0; i < 16; ++i) {
@@ -217,6 +226,7 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
       const bool finite = IsFinite(x[i]);
       if (!finite) marks[kTile + 16 * m + i] = 2;  // any thread may: they write the same
       x[i] = inside && finite ? x[i] - mean : 0.0f;
+      total.count += inside && finite;
     }
     const int dv = d % V, pair = dv / 16, g = d % 8, second = d / 8 % 2;
     uint8_t* const image = images + d / V * part_bytes;
@@ -229,6 +239,7 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
         const uint32_t word = tile::PackE4m3(x[4 * i] * inverse, x[4 * i + 1] * inverse,
                                              x[4 * i + 2] * inverse, x[4 * i + 3] * inverse);
         codes[((u * (V / 16) + pair) * 32 + g * 4 + q) * 4 + second * 2 + h] = word;
+        total.sum += tile::SumE4m3(word);
       }
       continue;
     }
@@ -242,20 +253,36 @@ SAGE_TILE void QuantiseV(const PrepassArguments& a, int head, int key_tile, uint
     const int word = s * (V / 32) + dv / 32;
     image[kTile * V / 2 + ((word / 4 * 32 + g * 4 + d / 8 % 4) * 4 + word % 4) * 4 + m % 4] =
         static_cast<uint8_t>(out.scale);
+    total.sum += (tile::SumE2m1(out.low) + tile::SumE2m1(out.high)) *
+                 DecodeUe4m3(static_cast<uint8_t>(out.scale));
   }
+  return total;
 }
 
-// The means of one tile of v in units of its codes, for the product with row sums.
+// What is put back of one tile's means of v (docs/numerics.md 3), in units of its codes, for the
+// product with row sums. Shared memory: 8 bytes for each thread.
 template <int D>
-SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile) {
+SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile, const ChannelSum& mine,
+                          ChannelSum* shared) {
   constexpr int V = VChannelsOf(D);
   const Workspace& w = a.space;
   const int d = tile::ThreadIndex();
+  shared[d] = mine;
+  tile::SyncBlock();
   if (d >= D) return;
+  ChannelSum rounded = mine;
+  SAGE_UNROLL
+  for (int part = 1; part < kQuantiseThreads / D; ++part) {
+    rounded.sum += shared[part * D + d].sum;
+    rounded.count += shared[part * D + d].count;
+  }
   const float scale = w.v_scale[static_cast<int64_t>(head) * D + d];
   const float mean = w.v_mean[(static_cast<int64_t>(head) * w.tiles + key_tile) * D + d];
   // A channel without a scale has codes 0, and means in units of 1.
-  const float units = mean / (scale == 0.0f ? 1.0f : scale);
+  float units = mean / (scale == 0.0f ? 1.0f : scale);
+  if (a.smooth_v && rounded.count > 0) {
+    units = units - rounded.sum / static_cast<float>(rounded.count);
+  }
   const float clamped = fmaxf(-3e38f, fminf(3e38f, units));
   float* rows = w.mean_rows + (static_cast<int64_t>(head) * w.mean_groups + key_tile / kMeanTiles) *
                                   (kMeanTiles * D);
@@ -357,8 +384,10 @@ SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) 
   }
 }
 
+// Shared memory of a tile of k and v: marks of tokens, then the channels' sums.
+constexpr int kKvShared = 2 * kTile + kQuantiseThreads * static_cast<int>(sizeof(ChannelSum));
 template <int D>
-constexpr int kQuantiseShared = 4 * D * 4 > 2 * kTile ? 4 * D * 4 : 2 * kTile;
+constexpr int kQuantiseShared = 4 * D * 4 > kKvShared ? 4 * D * 4 : kKvShared;
 
 // Blocks are numbered as in Statistics.
 template <int D>
@@ -373,8 +402,8 @@ SAGE_TILE void Quantise(const PrepassArguments& a, uint8_t* shared) {
   for (int t = thread; t < 2 * kTile; t += kQuantiseThreads) shared[t] = 0;
   tile::SyncBlock();
   QuantiseK<D>(a, head, key_tile, shared);
-  QuantiseV<D>(a, head, key_tile, shared);
-  StoreMeans<D>(a, head, key_tile);
+  const ChannelSum rounded = QuantiseV<D>(a, head, key_tile, shared);
+  StoreMeans<D>(a, head, key_tile, rounded, reinterpret_cast<ChannelSum*>(shared + 2 * kTile));
   tile::SyncBlock();
   for (int t = thread; t < kTile; t += kQuantiseThreads) {
     const uint32_t mark = static_cast<uint32_t>(shared[t]) | shared[kTile + t];
