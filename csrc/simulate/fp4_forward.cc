@@ -10,13 +10,25 @@
 namespace sage::simulate {
 namespace {
 
-template <int D>
-void Prepass(const sm120::PrepassArguments& a) {
+template <int D, class E>
+void PrepassTyped(const sm120::PrepassArguments& a) {
   const int blocks = static_cast<int>(sm120::PrepassBlocks(a));
-  RunGrid(blocks, sm120::StatisticsThreads(D), 16,
-          [&](uint8_t* shared) { sm120::Statistics<D>(a, shared); });
-  RunGrid(blocks, sm120::kQuantiseThreads, sm120::kQuantiseShared<D>,
-          [&](uint8_t* shared) { sm120::Quantise<D>(a, shared); });
+  RunGrid(blocks, sm120::StatisticsThreads(D), sizeof(sm120::StatisticsShared<D>),
+          [&](uint8_t* shared) { sm120::Statistics<D, E>(a, shared); });
+  RunGrid(blocks, sm120::kQuantiseThreads, sm120::kQuantiseShared,
+          [&](uint8_t* shared) { sm120::Quantise<D, E>(a, shared); });
+}
+
+template <int D>
+void Prepass(InputType input, const sm120::PrepassArguments& a) {
+  switch (input) {
+    case InputType::kFloat32:
+      return PrepassTyped<D, sm120::Float32>(a);
+    case InputType::kFloat16:
+      return PrepassTyped<D, sm120::Float16>(a);
+    case InputType::kBfloat16:
+      return PrepassTyped<D, sm120::BFloat16>(a);
+  }
 }
 
 template <int D, bool kFp8, bool kMasked>
@@ -28,7 +40,7 @@ void Attend(const sm120::AttendArguments& a, int blocks) {
 template <int D>
 void Run(const Problem& p, const ForwardBuffers& buffers, const sm120::Workspace& space,
          int blocks) {
-  Prepass<D>(sm120::PlanPrepass(p, buffers, space));
+  Prepass<D>(p.input, sm120::PlanPrepass(p, buffers, space));
   const sm120::AttendArguments a = sm120::PlanAttend(p, buffers, space);
   const bool masked = p.mask_kind != MaskKind::kNone;
   if (p.recipe.pv == PvFormat::kE4m3) {

@@ -42,7 +42,7 @@ inline sage::Recipe RecipeOf(Form form) {
   r.variant = paper ? sage::Variant::kPaper : sage::Variant::kTuned;
   r.smooth_q = paper ? 128 : 32;
   r.smooth_v = paper ? 0 : 128;
-  r.rotate = r.four_six = r.head_exponent = !paper;
+  r.balance = r.rotate = r.four_six = r.head_exponent = !paper;
   if (form == Form::kFp4Fp8) {
     r.pv = sage::PvFormat::kE4m3;
     r.v_scale = sage::VScale::kChannel;
@@ -60,6 +60,7 @@ struct Fp4Case {
   Case shape;
   Form form = Form::kFp4;
   bool smooth_q = true;
+  bool uneven = false;  // channels of q and k are of many widths
 };
 
 inline Data MakeData(const Fp4Case& c, uint64_t seed) {
@@ -68,7 +69,28 @@ inline Data MakeData(const Fp4Case& c, uint64_t seed) {
   data.p.recipe.smooth_k = c.shape.smooth_k;
   if (!c.shape.smooth_v) data.p.recipe.smooth_v = 0;
   if (!c.smooth_q) data.p.recipe.smooth_q = 0;
+  const auto widen = [&](std::vector<float>* x, std::vector<uint16_t>* bits, int64_t every) {
+    const int64_t row = c.shape.qk_dim + c.shape.padding;
+    for (size_t i = 0; i < x->size(); ++i) {
+      const int64_t d = static_cast<int64_t>(i) % row;
+      (*x)[i] *= std::ldexp(1.0f, static_cast<int>(d % every) - 3);
+      if (!bits->empty()) (*bits)[i] = RoundTo(data.narrow, &(*x)[i]);
+    }
+  };
+  if (c.uneven) {
+    widen(&data.q, &data.q16, 7);
+    widen(&data.k, &data.k16, 5);
+  }
   return data;
+}
+
+// The arrays of a problem in host memory, as float32 or in the 16 bits of data.narrow.
+inline sage::ForwardBuffers HostBuffers(const Data& data, const Problem& p, float* o, float* lse) {
+  const bool wide = p.input == sage::InputType::kFloat32;
+  const auto of = [&](const std::vector<float>& x, const std::vector<uint16_t>& bits) {
+    return wide ? x.data() : reinterpret_cast<const float*>(bits.data());
+  };
+  return {of(data.q, data.q16), of(data.k, data.k16), of(data.v, data.v16), data.mask(), o, lse};
 }
 
 struct Outputs {
@@ -198,6 +220,15 @@ inline int64_t Differences(const std::vector<float>& mine, const std::vector<flo
 inline int64_t Differences(const Operands& mine, const Operands& theirs) {
   return Differences(mine.q, theirs.q) + Differences(mine.k, theirs.k) +
          Differences(mine.v, theirs.v) + Differences(mine.v_scale, theirs.v_scale);
+}
+
+inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const bool both_nan = std::isnan(a[i]) && std::isnan(b[i]);  // payloads are the device's own
+    if (!both_nan && std::memcmp(&a[i], &b[i], 4) != 0) return false;
+  }
+  return true;
 }
 
 struct Errors {
@@ -366,6 +397,47 @@ inline std::vector<Fp4Case> Fp4Cases() {
   with("no smoothing", [&](Case& c) { c.kv_len = 200, c.smooth_k = c.smooth_v = false; });
   cases.back().smooth_q = false;
   with("no keys", [&](Case& c) { c.kv_len = 0; });
+  for (const Form f : {Form::kFp4, Form::kFp4Fp8}) {
+    form = f;
+    for (const int64_t dim : {40, 64, 128, 256}) {
+      d = dim;
+      with("uneven channels", [&](Case& c) {
+        c.batch = 2, c.heads = 4, c.kv_heads = 2, c.q_len = 150, c.kv_len = 300, c.k_bias = 2.0f;
+        if (dim == 64) c.poison = 'q', c.padding = 4, c.tokens_first = true;
+      });
+      cases.back().uneven = true;
+    }
+  }
+  form = Form::kFp4;
+  d = 64;
+  with("uneven channels, no smoothing",
+       [&](Case& c) { c.kv_len = 200, c.q_len = 290, c.smooth_k = c.smooth_v = false; });
+  cases.back().uneven = true;
+  cases.back().smooth_q = false;
+  for (const sage::InputType type : {sage::InputType::kFloat16, sage::InputType::kBfloat16}) {
+    form = type == sage::InputType::kFloat16 ? Form::kFp4 : Form::kFp4Fp8;
+    for (const int64_t dim : {64, 128, 256}) {
+      d = dim;
+      with("16 bits", [&](Case& c) {
+        c.input = type, c.heads = 2, c.q_len = 150, c.kv_len = 290, c.k_bias = 3.0f;
+        c.causal = Causal::kBottomRight;
+      });
+      cases.back().uneven = dim != 64;
+    }
+    d = 64;
+    for (const char which : {'q', 'k', 'v'}) {
+      for (const int64_t padding : {1, 8}) {
+        with("16 bits, not finite", [&](Case& c) {
+          c.input = type, c.q_len = 66, c.kv_len = 130, c.poison = which, c.padding = padding;
+        });
+      }
+    }
+    with("16 bits, other head_dim", [&](Case& c) {
+      c.input = type, c.qk_dim = 33, c.v_dim = 65, c.batch = 2, c.heads = 4, c.kv_heads = 2;
+      c.tokens_first = true;
+    });
+  }
+  form = Form::kFp4;
   const std::pair<int, int> dims[] = {{1, 1},    {40, 24},  {33, 65},  {80, 80},
                                       {96, 17},  {128, 64}, {3, 128},  {129, 130},
                                       {256, 40}, {20, 200}, {192, 256}};

@@ -9,24 +9,38 @@ namespace {
 
 using namespace sage_test;
 
-bool Check(const Fp4Case& c, uint64_t seed) {
-  const Data data = MakeData(c, seed);
-  const Problem& p = data.p;
-  Outputs out;
-  out.o.assign(data.o_elements(), 1e30f);
-  out.lse.assign(p.batch * p.q_heads * p.q_len, 1e30f);
-  const sage::ForwardBuffers buffers = {data.q.data(), data.k.data(), data.v.data(),
-                                        data.mask(),   out.o.data(),  out.lse.data()};
+bool Simulate(const Data& data, sage::InputType input, Outputs* out, Operands* operands) {
+  Problem p = data.p;
+  p.input = input;
+  out->o.assign(data.o_elements(), 1e30f);
+  out->lse.assign(p.batch * p.q_heads * p.q_len, 1e30f);
   sage::simulate::SimulatedWorkspace space;
-  const sage::Status status = sage::simulate::Fp4Forward(p, buffers, 2, &space);
+  const sage::Status status = sage::simulate::Fp4Forward(
+      p, HostBuffers(data, p, out->o.data(), out->lse.data()), 2, &space);
   if (!status.ok()) {
     std::printf("Fp4Forward: %s\n", status.message);
     return false;
   }
-  const Operands operands = Unpack(p, space.layout, [](const uint8_t* from, int64_t count) {
+  *operands = Unpack(p, space.layout, [](const uint8_t* from, int64_t count) {
     return std::vector<uint8_t>(from, from + count);
   });
-  return Judge(c, data, out, operands);
+  return true;
+}
+
+bool Check(const Fp4Case& c, uint64_t seed) {
+  const Data data = MakeData(c, seed);
+  Outputs out;
+  Operands operands;
+  if (!Simulate(data, sage::InputType::kFloat32, &out, &operands)) return false;
+  const bool ok = Judge(c, data, out, operands);
+  if (data.narrow == sage::InputType::kFloat32) return ok;
+  Outputs narrow;
+  Operands of_narrow;
+  if (!Simulate(data, data.narrow, &narrow, &of_narrow)) return false;
+  const bool same = Differences(of_narrow, operands) == 0 && SameBits(narrow.o, out.o) &&
+                    SameBits(narrow.lse, out.lse);
+  if (!same) std::printf("FAIL 16 bits give another result than the same values in float32\n");
+  return ok && same;
 }
 
 }  // namespace

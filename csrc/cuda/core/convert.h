@@ -51,6 +51,15 @@ SAGE_TILE double Log2(float x) {
   return static_cast<double>(e) + 2.8853900817779268 * (sum * z);
 }
 
+#ifdef __CUDACC__
+// Two fp16 as floats, the lower half first.
+SAGE_TILE void UnpackHalves(uint32_t pair, float& low, float& high) {
+  asm("{.reg .f16 h0, h1; mov.b32 {h0, h1}, %2; cvt.f32.f16 %0, h0; cvt.f32.f16 %1, h1;}"
+      : "=f"(low), "=f"(high)
+      : "r"(pair));
+}
+#endif
+
 // Eight floats as e2m1, the first in the lowest nibble: to nearest even, at most 6.
 SAGE_TILE uint32_t PackE2m1(const float (&x)[8]) {
 #if SAGE_NATIVE_FP4
@@ -86,6 +95,21 @@ SAGE_TILE uint32_t PackE4m3(float a, float b, float c, float d) {
 #endif
 }
 
+#if SAGE_NATIVE_FP4
+// The inverse of PackE2m1, exactly.
+SAGE_TILE void UnpackE2m1(uint32_t codes, float (&x)[8]) {
+  uint32_t pairs[4];  // of fp16, which holds every e2m1 value
+  asm("{.reg .b8 b0, b1, b2, b3;\n"
+      "mov.b32 {b0, b1, b2, b3}, %4;\n"
+      "cvt.rn.f16x2.e2m1x2 %0, b0; cvt.rn.f16x2.e2m1x2 %1, b1;\n"
+      "cvt.rn.f16x2.e2m1x2 %2, b2; cvt.rn.f16x2.e2m1x2 %3, b3;}"
+      : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+      : "r"(codes));
+  SAGE_UNROLL
+  for (int i = 0; i < 4; ++i) UnpackHalves(pairs[i], x[2 * i], x[2 * i + 1]);
+}
+#endif
+
 // The sum of the eight e2m1 values of a word, exactly.
 SAGE_TILE float SumE2m1(uint32_t codes) {
 #ifdef __CUDA_ARCH__
@@ -116,11 +140,8 @@ SAGE_TILE float SumE4m3(uint32_t codes) {
       "cvt.rn.f16x2.e4m3x2 %0, c0; cvt.rn.f16x2.e4m3x2 %1, c1;}"
       : "=r"(low), "=r"(high)
       : "r"(codes));
-  asm("{.reg .f16 h0, h1, h2, h3;\n"
-      "mov.b32 {h0, h1}, %4; mov.b32 {h2, h3}, %5;\n"
-      "cvt.f32.f16 %0, h0; cvt.f32.f16 %1, h1; cvt.f32.f16 %2, h2; cvt.f32.f16 %3, h3;}"
-      : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
-      : "r"(low), "r"(high));
+  UnpackHalves(low, x[0], x[1]);
+  UnpackHalves(high, x[2], x[3]);
 #else
   SAGE_UNROLL
   for (int i = 0; i < 4; ++i) x[i] = DecodeE4m3(static_cast<uint8_t>(codes >> 8 * i));

@@ -17,10 +17,12 @@ constexpr int64_t kMostBlocks = std::numeric_limits<int32_t>::max();
 // Blackwell holds 96 MB, of the smallest 32 MB.
 constexpr int64_t kWaveBytes = int64_t{16} << 20;
 
-Source SourceOf(const float* data, const TokenStrides& strides, int64_t heads, int64_t tokens,
-                int64_t dim) {
-  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && strides.batch % 4 == 0 &&
-                       strides.head % 4 == 0 && strides.token % 4 == 0;
+Source SourceOf(const void* data, InputType input, const TokenStrides& strides, int64_t heads,
+                int64_t tokens, int64_t dim) {
+  const int64_t together = input == InputType::kFloat32 ? 4 : 8;  // elements in 16 bytes
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+                       strides.batch % together == 0 && strides.head % together == 0 &&
+                       strides.token % together == 0;
   return {data,   strides, static_cast<int>(heads), static_cast<int>(tokens), static_cast<int>(dim),
           aligned};
 }
@@ -38,7 +40,6 @@ int RotationOf(const Problem& p) {
 
 const char* RefusalOf(const Problem& p) {
   const Recipe& r = p.recipe;
-  if (p.input != InputType::kFloat32) return kFloat32InputOnly;
   if (r.qk != QkFormat::kNvfp4 || (r.pv != PvFormat::kNvfp4 && r.pv != PvFormat::kE4m3)) {
     return "the FP4 kernels compute the recipes fp4 and fp4_fp8";
   }
@@ -62,9 +63,9 @@ const char* RefusalOf(const Problem& p) {
 PrepassArguments PlanPrepass(const Problem& p, const ForwardBuffers& buffers,
                              const Workspace& space) {
   PrepassArguments a = {};
-  a.q = SourceOf(buffers.q, p.q, p.q_heads, p.q_len, p.qk_dim);
-  a.k = SourceOf(buffers.k, p.k, p.kv_heads, p.kv_len, p.qk_dim);
-  a.v = SourceOf(buffers.v, p.v, p.kv_heads, p.kv_len, p.v_dim);
+  a.q = SourceOf(buffers.q, p.input, p.q, p.q_heads, p.q_len, p.qk_dim);
+  a.k = SourceOf(buffers.k, p.input, p.k, p.kv_heads, p.kv_len, p.qk_dim);
+  a.v = SourceOf(buffers.v, p.input, p.v, p.kv_heads, p.kv_len, p.v_dim);
   a.space = space;
   a.q_heads = static_cast<int>(p.q_heads);
   a.group = static_cast<int>(p.group());
@@ -78,6 +79,7 @@ PrepassArguments PlanPrepass(const Problem& p, const ForwardBuffers& buffers,
   }
   a.smooth_k = p.recipe.smooth_k;
   a.smooth_v = p.recipe.smooth_v > 0;
+  a.balance = p.recipe.balance;
   a.four_six = p.recipe.four_six;
   a.head_exponent = p.recipe.head_exponent;
   a.fp8 = p.recipe.pv == PvFormat::kE4m3;
@@ -113,6 +115,7 @@ AttendArguments PlanAttend(const Problem& p, const ForwardBuffers& buffers,
   a.see.mask_strides = p.mask;
   a.see.mask = buffers.mask;
   a.v = buffers.v;
+  a.v_input = p.input;
   a.v_strides = p.v;
   a.o_strides = p.o;
   a.o = buffers.o;

@@ -14,7 +14,7 @@ namespace sage {
 namespace sm120 {
 
 struct Source {
-  const float* data;
+  const void* data;  // of the problem's input type
   TokenStrides strides;
   int heads, tokens, dim;
   bool aligned;  // rows begin at multiples of 16 bytes
@@ -28,7 +28,7 @@ struct PrepassArguments {
   int smooth_q;                           // rows per mean, 0 = off
   int rotation;                           // block of the Hadamard rotation, 0 = none
   float rotation_norm;
-  bool smooth_k, smooth_v, four_six, head_exponent, fp8, want_lse;
+  bool smooth_k, smooth_v, balance, four_six, head_exponent, fp8, want_lse;
   bool negative;  // sign of the scale: carried by q
   double scale;
 };
@@ -38,7 +38,8 @@ struct AttendArguments {
   const uint32_t *q_scale, *q_mean, *k_half, *not_finite, *q_largest, *k_largest;
   const float *mean_rows, *v_scale, *lse_shift;
   Visibility see;
-  const float* v;
+  const void* v;
+  InputType v_input;
   TokenStrides v_strides, o_strides;
   float *o, *lse;
   float factor;  // |scale| log2(e)

@@ -64,7 +64,9 @@ SAGE_TILE Work WorkOf(const AttendArguments& a, int rows, int index) {
   return work;
 }
 
-SAGE_TILE int KvHead(const AttendArguments& a, int head) {
+// Of the problem, whichever arguments tell of it.
+template <class Arguments>
+SAGE_TILE int KvHead(const Arguments& a, int head) {
   return head / a.q_heads * (a.q_heads / a.group) + head % a.q_heads / a.group;
 }
 

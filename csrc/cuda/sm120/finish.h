@@ -6,6 +6,7 @@
 #include "cuda/core/convert.h"
 #include "cuda/core/warp.h"
 #include "cuda/sm120/block.h"
+#include "cuda/sm120/elements.h"
 
 namespace sage {
 namespace sm120 {
@@ -17,14 +18,14 @@ SAGE_TILE_CALL void MarkRow(const AttendArguments& a, int head, int kv_head, int
   const int64_t mask = MaskRow(a.see, head, row);
   const uint8_t* marks = a.marks + static_cast<int64_t>(kv_head) * a.tiles * kTile;
   const int kv_heads = a.q_heads / a.group;
-  const float* v =
-      a.v + kv_head / kv_heads * a.v_strides.batch + kv_head % kv_heads * a.v_strides.head;
+  const int64_t v = kv_head / kv_heads * a.v_strides.batch + kv_head % kv_heads * a.v_strides.head;
   const float nan = BitsToFloat(0x7fc00000u);
   for (int j = FirstKey(a.see, row) + (tile::Lane() & 3); j < EndKey(a.see, row); j += 4) {
     const uint8_t mark = marks[j];
     if (mark == 0 || !MaskAllows(a.see, mask, j)) continue;
     for (int d = d0; d < d_end; ++d) {
-      if ((mark & 1) != 0 || !IsFinite(v[j * a.v_strides.token + d])) o[d] = nan;
+      const int64_t at = v + j * a.v_strides.token + d;
+      if ((mark & 1) != 0 || !IsFiniteElement(a.v, a.v_input, at)) o[d] = nan;
     }
     if ((mark & 1) != 0 && lse != nullptr) *lse = nan;
   }

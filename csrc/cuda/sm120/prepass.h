@@ -19,62 +19,15 @@
 #include "cuda/core/convert.h"
 #include "cuda/core/warp.h"
 #include "cuda/sm120/block.h"
+#include "cuda/sm120/elements.h"
+#include "cuda/sm120/quantise_group.h"
 #include "cuda/sm120/statistics.h"
 
 namespace sage {
 namespace sm120 {
 
-// ---- NVFP4 groups of 16 ----
-
-struct Group {
-  uint32_t low, high;  // codes 0..7 and 8..15
-  uint32_t scale;      // ue4m3
-};
-
-// Sum of squared errors of x under a scale (docs/numerics.md 4.5).
-SAGE_TILE float ErrorOf(const float (&x)[16], float sf, float inverse) {
-  constexpr int32_t kE2m1MaxBits = 0x40c00000;  // 6
-  float error = 0.0f;
-  SAGE_UNROLL
-  for (int i = 0; i < 16; ++i) {
-    // Signs agree, so magnitudes do.
-    const int32_t rounded = RoundMagnitude<1, 0>(MagnitudeBits(x[i] * inverse), kE2m1MaxBits);
-    const float d = fabsf(x[i]) - BitsToFloat(static_cast<uint32_t>(rounded)) * sf;
-    error = error + d * d;
-  }
-  return error;
-}
-
-SAGE_TILE Group QuantiseGroup(const float (&x)[16], bool four_six) {
-  uint32_t largest = 0;
-  SAGE_UNROLL
-  for (int i = 0; i < 16; ++i) largest = Magnitude(x[i]) > largest ? Magnitude(x[i]) : largest;
-  const float amax = BitsToFloat(largest);
-  Group group;
-  group.scale = EncodeUe4m3(amax / 6.0f);
-  const float sf = DecodeUe4m3(static_cast<uint8_t>(group.scale));
-  float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
-  if (four_six) {
-    const uint32_t scale = EncodeUe4m3(amax / 4.0f);
-    const float other = DecodeUe4m3(static_cast<uint8_t>(scale));
-    const float other_inverse = other == 0.0f ? 0.0f : 1.0f / other;
-    if (ErrorOf(x, other, other_inverse) < ErrorOf(x, sf, inverse)) {
-      group.scale = scale;
-      inverse = other_inverse;
-    }
-  }
-  float low[8], high[8];
-  SAGE_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    low[i] = x[i] * inverse;
-    high[i] = x[i + 8] * inverse;
-  }
-  group.low = tile::PackE2m1(low);
-  group.high = tile::PackE2m1(high);
-  return group;
-}
-
 // The Walsh-Hadamard transform of a row of D / 16 neighbouring threads, 16 dims each.
+template <int D>
 SAGE_TILE void Rotate(float (&x)[16], int group, int rotation, float norm) {
   SAGE_UNROLL
   for (int h = 1; h < 16; h *= 2) {
@@ -86,14 +39,13 @@ SAGE_TILE void Rotate(float (&x)[16], int group, int rotation, float norm) {
       x[i + h] = u - w;
     }
   }
-  SAGE_NO_UNROLL
-  for (int h = 16; h < 256; h *= 2) {
-    const bool inside = h < rotation, upper = (group & (h / 16)) != 0;
+  SAGE_UNROLL
+  for (int h = 16; h < D; h *= 2) {
+    if (h >= rotation) break;
+    // The lower thread adds, the upper one subtracts its own: one operation, rounded once.
+    const float sign = (group & (h / 16)) != 0 ? -1.0f : 1.0f;
     SAGE_UNROLL
-    for (int i = 0; i < 16; ++i) {
-      const float other = tile::ShuffleXor(x[i], h / 16);
-      if (inside) x[i] = upper ? other - x[i] : x[i] + other;
-    }
+    for (int i = 0; i < 16; ++i) x[i] = tile::Fma(x[i], sign, tile::ShuffleXor(x[i], h / 16));
   }
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) x[i] = x[i] * norm;
@@ -102,42 +54,73 @@ SAGE_TILE void Rotate(float (&x)[16], int group, int rotation, float norm) {
 // Whether `flag` holds in any of the D / 16 threads of a row.
 template <int D>
 SAGE_TILE bool AnyOfRow(bool flag) {
+  if (!tile::Any(flag)) return false;
   uint32_t bits = flag;
   SAGE_UNROLL
   for (int step = 1; step < D / 16; step *= 2) bits |= tile::ShuffleXor(bits, step);
   return bits != 0;
 }
 
-// Loads 16 dims from `d0` on of a row; zeros outside the tensor. Returns whether all are finite.
-SAGE_TILE bool LoadGroup(const Source& source, int head, int token, int d0, float (&x)[16]) {
-  bool finite = true;
+// 0 unless some x is not finite.
+SAGE_TILE bool AllFinite(const float (&x)[16]) {
+  float sum = 0.0f;
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) sum = tile::Fma(x[i], 0.0f, sum);
+  return sum == 0.0f;
+}
+
+// Loads 16 dims from `d0` on of a row; zeros outside the tensor.
+template <class E>
+SAGE_TILE void LoadGroup(const Source& source, int head, int token, int d0, float (&x)[16]) {
   const bool inside = token < source.tokens;
-  const float* row = inside ? RowOf(source, head, token) + d0 : nullptr;
+  const typename E::Storage* row = inside ? RowOf<E>(source, head, token) + d0 : nullptr;
   if (inside && source.aligned && d0 + 16 <= source.dim) {
     // A thread's rows are 64 bytes: loads of 4 would touch each sector of memory eight times.
+    constexpr int kTogether = 4 * E::kInWord;
     SAGE_UNROLL
-    for (int i = 0; i < 16; i += 4) {
-      const tile::Words4 words = tile::LoadConstant(reinterpret_cast<const tile::Words4*>(row + i));
-      x[i] = BitsToFloat(words.x);
-      x[i + 1] = BitsToFloat(words.y);
-      x[i + 2] = BitsToFloat(words.z);
-      x[i + 3] = BitsToFloat(words.w);
+    for (int i = 0; i < 16; i += kTogether) {
+      const tile::Words4 four = tile::LoadConstant(reinterpret_cast<const tile::Words4*>(row + i));
+      const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+      SAGE_UNROLL
+      for (int j = 0; j < kTogether; ++j) x[i + j] = E::At(words[j / E::kInWord], j % E::kInWord);
     }
+    return;
+  }
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) x[i] = inside && d0 + i < source.dim ? E::At(row[i], 0) : 0.0f;
+}
+
+// 16 floats from `at` on, aligned to 16 bytes.
+SAGE_TILE void LoadFloats(const float* at, float (&x)[16]) {
+  SAGE_UNROLL
+  for (int i = 0; i < 16; i += 4) {
+    const tile::Words4 four = tile::LoadConstant(reinterpret_cast<const tile::Words4*>(at + i));
+    x[i] = BitsToFloat(four.x);
+    x[i + 1] = BitsToFloat(four.y);
+    x[i + 2] = BitsToFloat(four.z);
+    x[i + 3] = BitsToFloat(four.w);
+  }
+}
+
+// x - mean where x is finite and inside the tensor, else 0. Neither rows past the end nor padding
+// are smoothed.
+SAGE_TILE void Smooth(const Source& source, int token, int d0, bool finite, const float (&mean)[16],
+                      float (&x)[16]) {
+  if (finite && token < source.tokens && d0 + 16 <= source.dim) {
     SAGE_UNROLL
-    for (int i = 0; i < 16; ++i) finite = finite && IsFinite(x[i]);
-    return finite;
+    for (int i = 0; i < 16; ++i) x[i] = x[i] - mean[i];
+    return;
   }
   SAGE_UNROLL
   for (int i = 0; i < 16; ++i) {
-    x[i] = inside && d0 + i < source.dim ? row[i] : 0.0f;
-    finite = finite && IsFinite(x[i]);
+    const bool real = token < source.tokens && d0 + i < source.dim && IsFinite(x[i]);
+    x[i] = real ? x[i] - mean[i] : 0.0f;
   }
-  return finite;
 }
 
 // ---- k: one tile of 128 tokens ----
 
-template <int D>
+template <int D, class E>
 SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
   constexpr int kGroups = D / 16, kSteps = D / 64;
   const Workspace& w = a.space;
@@ -150,20 +133,18 @@ SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint
   const float half_power = tile::PowerOfTwo(exponent);
   const float power = a.head_exponent ? half_power : 1.0f;
   const int group = tile::ThreadIndex() % kGroups, d0 = group * 16;
-  float mean[16];
+  float mean[16], powers[16];
+  LoadFloats(w.k_mean + static_cast<int64_t>(head) * D + d0, mean);
+  LoadFloats(w.balance + static_cast<int64_t>(head) * D + d0, powers);
   SAGE_UNROLL
-  for (int i = 0; i < 16; ++i) mean[i] = w.k_mean[static_cast<int64_t>(head) * D + d0 + i];
+  for (int i = 0; i < 16; ++i) powers[i] = power / powers[i];
   SAGE_NO_UNROLL
   for (int n = tile::ThreadIndex(); n < kTile * kGroups; n += kQuantiseThreads) {
     const int t = n / kGroups, token = key_tile * kTile + t;
     float x[16];
-    const bool finite = LoadGroup(a.k, head, token, d0, x);
-    SAGE_UNROLL
-    for (int i = 0; i < 16; ++i) {
-      // Neither rows past the end nor padding are smoothed: they stay zero.
-      const bool real = token < a.k.tokens && d0 + i < a.k.dim && IsFinite(x[i]);
-      x[i] = real ? x[i] - mean[i] : 0.0f;
-    }
+    LoadGroup<E>(a.k, head, token, d0, x);
+    const bool finite = AllFinite(x);
+    Smooth(a.k, token, d0, finite, mean, x);
     const bool bad = AnyOfRow<D>(!finite);
     if (group == 0 && bad) marks[t] |= 1;
     // Key 32u + 8q + 2j + e.
@@ -178,8 +159,8 @@ SAGE_TILE void QuantiseK(const PrepassArguments& a, int head, int key_tile, uint
       }
     }
     SAGE_UNROLL
-    for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
-    if (a.rotation > 0) Rotate(x, group, a.rotation, a.rotation_norm);
+    for (int i = 0; i < 16; ++i) x[i] = x[i] * powers[i];
+    if (a.rotation > 0) Rotate<D>(x, group, a.rotation, a.rotation_norm);
     const Group out = QuantiseGroup(x, a.four_six);
     // Dims 64 s + 16 c ..: words of k 8q', q' = 2c and 2c + 1, below or above 32.
     const int s = group / 4, c = group % 4, column = 2 * q + e;
@@ -201,7 +182,7 @@ struct ChannelSum {
   int count;  // of finite values
 };
 
-template <int D>
+template <int D, class E>
 SAGE_TILE ChannelSum QuantiseV(const PrepassArguments& a, int head, int key_tile, uint8_t* marks) {
   static_assert(kQuantiseThreads % D == 0);  // so that a thread's channel is one
   const Workspace& w = a.space;
@@ -218,15 +199,23 @@ SAGE_TILE ChannelSum QuantiseV(const PrepassArguments& a, int head, int key_tile
   SAGE_NO_UNROLL
   for (int m = tile::ThreadIndex() / D; m < kTile / 16; m += kQuantiseThreads / D) {
     const int token0 = key_tile * kTile + 16 * m;
+    const int inside = d < a.v.dim ? a.v.tokens - token0 : 0;  // how many of the tokens
+    const typename E::Storage* at = inside > 0 ? RowOf<E>(a.v, head, token0) + d : nullptr;
     float x[16];
     SAGE_UNROLL
-    for (int i = 0; i < 16; ++i) {
-      const bool inside = token0 + i < a.v.tokens && d < a.v.dim;
-      x[i] = inside ? RowOf(a.v, head, token0 + i)[d] : 0.0f;
-      const bool finite = IsFinite(x[i]);
-      if (!finite) marks[kTile + 16 * m + i] = 2;  // any thread may: they write the same
-      x[i] = inside && finite ? x[i] - mean : 0.0f;
-      total.count += inside && finite;
+    for (int i = 0; i < 16; ++i) x[i] = i < inside ? E::At(at[i * a.v.strides.token], 0) : 0.0f;
+    if (AllFinite(x) && inside >= 16) {
+      SAGE_UNROLL
+      for (int i = 0; i < 16; ++i) x[i] = x[i] - mean;
+      total.count += 16;
+    } else {
+      SAGE_UNROLL
+      for (int i = 0; i < 16; ++i) {
+        const bool finite = IsFinite(x[i]);
+        if (!finite) marks[kTile + 16 * m + i] = 2;  // any thread may: they write the same
+        x[i] = i < inside && finite ? x[i] - mean : 0.0f;
+        total.count += i < inside && finite;
+      }
     }
     const int dv = d % V, pair = dv / 16, g = d % 8, second = d / 8 % 2;
     uint8_t* const image = images + d / V * part_bytes;
@@ -296,66 +285,72 @@ SAGE_TILE void StoreMeans(const PrepassArguments& a, int head, int key_tile, con
 
 // ---- q: one tile of 128 rows ----
 
-// Shared memory: the means of up to four blocks of rows, float [4][D].
+// The means of the warps' rows as operands; 4 of the warps of a block lie in this tile.
 template <int D>
-SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) {
+SAGE_TILE void StoreRowMeans(const PrepassArguments& a, int head, int first, float power) {
+  const Workspace& w = a.space;
+  constexpr int kRows = RowsOf(D), kColumns = 8 * MeanSetsOf(D), kGroups = D / 16;
+  uint32_t* to = w.q_mean + (static_cast<int64_t>(head) * (w.q_rows / kRows) + first / kRows) *
+                                (kColumns * (D / 2));
+  const int column0 = first % kRows / kWarpRows;
+  const float* means =
+      w.q_block_mean + (static_cast<int64_t>(head) * w.q_rows + first) / a.smooth_q * D;
+  // The last tile of a block fills what no warp uses.
+  const int columns = column0 + 4 == WarpsOf(D) ? kColumns - column0 : 4;
+  for (int n = tile::ThreadIndex(); n < columns * (D / 2); n += kQuantiseThreads) {
+    const int part = n / (D / 2), d = n % (D / 2) * 2;
+    const int column = column0 + part, c = d % 8 / 2, h = d / 8 % 2;
+    uint32_t word = 0;
+    if (part < 4) {
+      const float* mean = means + part * kWarpRows / a.smooth_q * D + d;
+      word = tile::PackHalves(mean[0] * power, mean[1] * power);
+    }
+    to[((column / 8 * kGroups + d / 16) * 32 + column % 8 * 4 + c) * 2 + h] = word;
+  }
+}
+
+template <int D, class E>
+SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block) {
   constexpr int kGroups = D / 16, kSteps = D / 64;
   const Workspace& w = a.space;
   const int head = block / a.q_tiles, first = block % a.q_tiles * kQTile;
-  const int kv_head = head / a.q_heads * (a.q_heads / a.group) + head % a.q_heads / a.group;
-  const int exponent = ExponentOf(w.q_largest[head]);
-  const float half_power = tile::PowerOfTwo(exponent);
+  const int kv_head = KvHead(a, head);
+  const float half_power = tile::PowerOfTwo(ExponentOf(w.q_largest[head]));
   const float power = a.head_exponent ? half_power : 1.0f;
-  float* means = reinterpret_cast<float*>(shared);
-  const int thread = tile::ThreadIndex();
   if (a.smooth_q > 0) {
-    const int blocks = kQTile / a.smooth_q;
-    for (int n = thread; n < D * blocks; n += kQuantiseThreads) {
-      const int from = first + n / D * a.smooth_q;
-      const int rows = Least(a.smooth_q, a.q.tokens - from);
-      means[n] = 0.0f;
-      if (rows <= 0) continue;
-      const ChannelStatistics s = ReadChannel(a.q, head, from, rows, n % D);
-      means[n] = MeanOf(s.sum, s.count);
-    }
-    tile::SyncBlock();
-    // The mean of the rows of each warp of the attention kernel: 4 of a block's lie in this tile.
-    constexpr int kRows = RowsOf(D), kColumns = 8 * MeanSetsOf(D);
-    uint32_t* to = w.q_mean + (static_cast<int64_t>(head) * (w.q_rows / kRows) + first / kRows) *
-                                  (kColumns * (D / 2));
-    const int column0 = first % kRows / kWarpRows;
-    // The last tile of a block fills what no warp uses.
-    const int columns = column0 + 4 == WarpsOf(D) ? kColumns - column0 : 4;
-    for (int n = thread; n < columns * (D / 2); n += kQuantiseThreads) {
-      const int part = n / (D / 2), d = n % (D / 2) * 2;
-      const int column = column0 + part, c = d % 8 / 2, h = d / 8 % 2;
-      const float sign = a.negative ? -half_power : half_power;
-      uint32_t word = 0;
-      if (part < 4) {
-        const float* mean = means + part * kWarpRows / a.smooth_q * D + d;
-        word = tile::PackHalves(mean[0] * sign, mean[1] * sign);
-      }
-      to[((column / 8 * kGroups + d / 16) * 32 + column % 8 * 4 + c) * 2 + h] = word;
-    }
+    StoreRowMeans<D>(a, head, first, a.negative ? -half_power : half_power);
   }
-  const int group = thread % kGroups, d0 = group * 16;
+  const int thread = tile::ThreadIndex(), group = thread % kGroups, d0 = group * 16;
+  float powers[16];
+  LoadFloats(w.balance + static_cast<int64_t>(kv_head) * D + d0, powers);
+  SAGE_UNROLL
+  for (int i = 0; i < 16; ++i) powers[i] = powers[i] * power;
   SAGE_NO_UNROLL
   for (int n = thread; n < kQTile * kGroups; n += kQuantiseThreads) {
     const int t = n / kGroups, row = first + t;
-    float x[16];
-    const bool finite = LoadGroup(a.q, head, row, d0, x);
+    float x[16], mean[16];
+    LoadGroup<E>(a.q, head, row, d0, x);
+    const bool finite = AllFinite(x);
     const bool bad = AnyOfRow<D>(!finite);
     double shift = 0.0;
-    SAGE_UNROLL
-    for (int i = 0; i < 16; ++i) {
-      const bool real = row < a.q.tokens && d0 + i < a.q.dim && IsFinite(x[i]);
-      if (!real) x[i] = 0.0f;
-      if (a.want_lse) {
-        shift += static_cast<double>(x[i]) *
-                 static_cast<double>(w.k_mean[static_cast<int64_t>(kv_head) * D + d0 + i]);
+    if (a.want_lse) {
+      LoadFloats(w.k_mean + static_cast<int64_t>(kv_head) * D + d0, mean);
+      SAGE_UNROLL
+      for (int i = 0; i < 16; ++i) {
+        // Past the end x is 0, and past head_dim both.
+        const float finite_x = IsFinite(x[i]) ? x[i] : 0.0f;
+        shift += static_cast<double>(finite_x) * static_cast<double>(mean[i]);
       }
-      if (real && a.smooth_q > 0) x[i] = x[i] - means[t / a.smooth_q * D + d0 + i];
     }
+    if (a.smooth_q > 0) {
+      LoadFloats(
+          w.q_block_mean + (static_cast<int64_t>(head) * w.q_rows + row) / a.smooth_q * D + d0,
+          mean);
+    } else {
+      SAGE_UNROLL
+      for (int i = 0; i < 16; ++i) mean[i] = 0.0f;
+    }
+    Smooth(a.q, row, d0, finite, mean, x);
     const int64_t at = static_cast<int64_t>(head) * w.q_rows + row;
     if (a.want_lse) {
       SAGE_UNROLL
@@ -364,8 +359,8 @@ SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) 
     }
     if (group == 0) w.q_bad[at] = bad ? 1 : 0;
     SAGE_UNROLL
-    for (int i = 0; i < 16; ++i) x[i] = x[i] * power;
-    if (a.rotation > 0) Rotate(x, group, a.rotation, a.rotation_norm);
+    for (int i = 0; i < 16; ++i) x[i] = x[i] * powers[i];
+    if (a.rotation > 0) Rotate<D>(x, group, a.rotation, a.rotation_norm);
     Group out = QuantiseGroup(x, a.four_six);
     if (a.negative) {
       out.low ^= 0x88888888u;
@@ -385,24 +380,22 @@ SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block, uint8_t* shared) 
 }
 
 // Shared memory of a tile of k and v: marks of tokens, then the channels' sums.
-constexpr int kKvShared = 2 * kTile + kQuantiseThreads * static_cast<int>(sizeof(ChannelSum));
-template <int D>
-constexpr int kQuantiseShared = 4 * D * 4 > kKvShared ? 4 * D * 4 : kKvShared;
+constexpr int kQuantiseShared = 2 * kTile + kQuantiseThreads * static_cast<int>(sizeof(ChannelSum));
 
 // Blocks are numbered as in Statistics.
-template <int D>
+template <int D, class E>
 SAGE_TILE void Quantise(const PrepassArguments& a, uint8_t* shared) {
   const Workspace& w = a.space;
   const int kv_blocks = a.kv_count * w.tiles, block = tile::BlockIndex();
   if (block >= kv_blocks) {
-    QuantiseQ<D>(a, block - kv_blocks, shared);
+    QuantiseQ<D, E>(a, block - kv_blocks);
     return;
   }
   const int head = block / w.tiles, key_tile = block % w.tiles, thread = tile::ThreadIndex();
   for (int t = thread; t < 2 * kTile; t += kQuantiseThreads) shared[t] = 0;
   tile::SyncBlock();
-  QuantiseK<D>(a, head, key_tile, shared);
-  const ChannelSum rounded = QuantiseV<D>(a, head, key_tile, shared);
+  QuantiseK<D, E>(a, head, key_tile, shared);
+  const ChannelSum rounded = QuantiseV<D, E>(a, head, key_tile, shared);
   StoreMeans<D>(a, head, key_tile, rounded, reinterpret_cast<ChannelSum*>(shared + 2 * kTile));
   tile::SyncBlock();
   for (int t = thread; t < kTile; t += kQuantiseThreads) {

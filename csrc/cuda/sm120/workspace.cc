@@ -42,6 +42,10 @@ Workspace LayOut(const Problem& p, void* base) {
   w.zeroed_bytes = carver.used;
   w.k_sum = carver.Take<double>(tiles * w.dim);
   w.k_count = carver.Take<int32_t>(tiles * w.dim);
+  w.k_spread = carver.Take<float>(tiles * w.dim);
+  w.q_spread = carver.Take<float>(rows / kQTile * w.dim);
+  w.balance = carver.Take<float>(channels);
+  w.q_block_mean = carver.Take<float>(q_means ? rows / p.recipe.smooth_q * w.dim : 0);
   w.k_mean = carver.Take<float>(channels);
   w.v_mean = carver.Take<float>(tiles * w.dim);
   w.v_scale = carver.Take<float>(channels);

@@ -88,9 +88,13 @@ struct Workspace {
   uint32_t* channel_largest;  // [B·Hkv][D] largest |v'|, as bits
   int64_t zeroed_bytes;
 
-  double* k_sum;     // [B·Hkv][T][D] sums of finite k
-  int32_t* k_count;  // [B·Hkv][T][D] how many they are
-  float* k_mean;     // [B·Hkv][D]
+  double* k_sum;        // [B·Hkv][T][D] sums of finite k
+  int32_t* k_count;     // [B·Hkv][T][D] how many they are
+  float* k_spread;      // [B·Hkv][T][D] width of k's channels (docs/numerics.md 4.5)
+  float* q_spread;      // [B·Hq][R/128][D]
+  float* balance;       // [B·Hkv][D] 2^e: what q's channels are multiplied by, and k's divided
+  float* q_block_mean;  // [B·Hq][R/rows per mean][D]
+  float* k_mean;        // [B·Hkv][D]
   float* v_mean;
   float* v_scale;
   float* v_inverse;  // [B·Hkv][D], of e4m3

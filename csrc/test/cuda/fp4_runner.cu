@@ -2,7 +2,8 @@
 //
 //   fp4_runner check [part of a case's name]   the case table of test/fp4_cases.h on the device:
 //                                              codes and scales equal to the CPU engine's, errors
-//                                              against float64, the same bits twice, and the same
+//                                              against float64, the same bits twice (where the
+//                                              case has 16-bit inputs: from those), and the same
 //                                              bits as the simulation unless the device computes
 //                                              FP4 natively; exit code 0 if all hold
 //   fp4_runner accuracy [tokens]               fp4 and fp4_fp8 against the published form
@@ -22,7 +23,7 @@ using namespace sage_test;
 
 // Device copies of a problem's arrays.
 struct OnDevice {
-  explicit OnDevice(const Data& data)
+  OnDevice(const Data& data, sage::InputType input)
       : q(data.q.size() * 4),
         k(data.k.size() * 4),
         v(data.v.size() * 4),
@@ -30,9 +31,10 @@ struct OnDevice {
         o(data.o_elements() * 4),
         lse(data.p.batch * data.p.q_heads * data.p.q_len * 4),
         workspace(sage::Fp4Workspace(data.p)) {
-    Upload(q, data.q);
-    Upload(k, data.k);
-    Upload(v, data.v);
+    const bool wide = input == sage::InputType::kFloat32;
+    wide ? Upload(q, data.q) : Upload(q, data.q16);
+    wide ? Upload(k, data.k) : Upload(k, data.k16);
+    wide ? Upload(v, data.v) : Upload(v, data.v16);
     Upload(mask, data.mask_bytes);
     Upload(mask, data.mask_values);
     buffers = {q.as<float>(),   k.as<float>(), v.as<float>(),
@@ -42,9 +44,10 @@ struct OnDevice {
   sage::ForwardBuffers buffers;
 };
 
-Outputs RunGpu(const Data& data, Operands* operands) {
-  const Problem& p = data.p;
-  OnDevice device(data);
+Outputs RunGpu(const Data& data, sage::InputType input, Operands* operands) {
+  Problem p = data.p;
+  p.input = input;
+  OnDevice device(data, input);
   Outputs out;
   // Every element must be written, and nothing between rows.
   out.o.assign(data.o_elements(), 1e30f);
@@ -73,21 +76,11 @@ Outputs RunSimulation(const Data& data) {
   Outputs out;
   out.o.assign(data.o_elements(), 1e30f);
   out.lse.assign(p.batch * p.q_heads * p.q_len, 1e30f);
-  const sage::ForwardBuffers buffers = {data.q.data(), data.k.data(), data.v.data(),
-                                        data.mask(),   out.o.data(),  out.lse.data()};
   sage::simulate::SimulatedWorkspace space;
-  const sage::Status status = sage::simulate::Fp4Forward(p, buffers, 3, &space);
+  const sage::Status status =
+      sage::simulate::Fp4Forward(p, HostBuffers(data, p, out.o.data(), out.lse.data()), 3, &space);
   if (!status.ok()) std::exit(2);
   return out;
-}
-
-bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const bool both_nan = std::isnan(a[i]) && std::isnan(b[i]);  // payloads are the device's own
-    if (!both_nan && std::memcmp(&a[i], &b[i], 4) != 0) return false;
-  }
-  return true;
 }
 
 uint32_t Hash(const Outputs& out) {
@@ -108,10 +101,13 @@ int RunChecks(const std::string& part) {
     if (c.shape.name.find(part) == std::string::npos) continue;
     const Data data = MakeData(c, static_cast<uint64_t>(seed));
     Operands operands;
-    const Outputs out = RunGpu(data, &operands), again = RunGpu(data, nullptr);
+    const Outputs out = RunGpu(data, sage::InputType::kFloat32, &operands);
+    Operands of_again;
+    const Outputs again = RunGpu(data, data.narrow, &of_again);
     bool ok = Judge(c, data, out, operands);
-    const bool repeats = SameBits(out.o, again.o) && SameBits(out.lse, again.lse);
-    if (!repeats) std::printf("     not the same bits twice\n");
+    const bool repeats = Differences(operands, of_again) == 0 && SameBits(out.o, again.o) &&
+                         SameBits(out.lse, again.lse);
+    if (!repeats) std::printf("     not the same bits twice, or from 16 bits\n");
     ok = ok && repeats;
     if (!native) {
       const Outputs simulated = RunSimulation(data);
@@ -140,7 +136,8 @@ void PrintAccuracy(const char* name, const Case& c, const Data& data) {
     Data of_form = data;
     of_form.p.recipe = RecipeOf(forms[f]);
     Operands operands;
-    const Outputs out = RunGpu(of_form, nullptr), theirs = RunCpu(of_form, &operands);
+    const Outputs out = RunGpu(of_form, sage::InputType::kFloat32, nullptr),
+                  theirs = RunCpu(of_form, &operands);
     const std::vector<Errors> errors = Compare(of_form, {&out, &theirs}, 512);
     error[f] = errors[0].RelativeL2();
     cpu[f] = errors[1].RelativeL2();
@@ -210,7 +207,7 @@ int RunBench() {
         c.shape.q_len = c.shape.kv_len = n;
         c.shape.qk_dim = c.shape.v_dim = d;
         const Data data = MakeData(c, 7);
-        OnDevice device(data);
+        OnDevice device(data, sage::InputType::kFloat32);
         const sage::sm120::Workspace space =
             sage::sm120::LayOut(data.p, device.workspace.as<void>());
         const float before = Milliseconds([&] {
