@@ -38,6 +38,8 @@ elseif(TARGET amx_test)
   set_target_properties(amx_test PROPERTIES EXCLUDE_FROM_ALL TRUE)
 endif()
 
-# Not a test: times the engine without Node (docs/kernels_cpu.md).
-add_executable(forward_bench "${CMAKE_CURRENT_SOURCE_DIR}/csrc/test/forward_bench.cc" ${sage_engine_objects})
-target_link_libraries(forward_bench PRIVATE sage_engine_flags)
+# Not tests: they time the engine without Node (docs/kernels_cpu.md).
+foreach(name forward_bench backward_bench)
+  add_executable(${name} "${CMAKE_CURRENT_SOURCE_DIR}/csrc/test/${name}.cc" ${sage_engine_objects})
+  target_link_libraries(${name} PRIVATE sage_engine_flags)
+endforeach()
