@@ -34,6 +34,12 @@ constexpr int kRows = 32;
 constexpr int kRows = 6;
 #endif
 
+// Rows whose sums end together. The last products of a register tile go by pairs of rows, so that
+// what becomes of the sums of one pair (conversions, maxima, stores: other units than the products)
+// runs beside the products of the next. After all products it waited for room in the schedulers.
+constexpr int kRowsAtEnd = 2;
+static_assert(kRows % kRowsAtEnd == 0, "whole pairs");
+
 // Keys of one softmax step, and the row length of the score tile. 256 measured better than 128 at
 // head_dim 64 and 128 on AVX2 and AVX-512: fewer passes over the accumulators outweigh K and V
 // leaving L1 for L2.

@@ -18,6 +18,7 @@
 
 #include "cpu/forward/tile_integer.h"
 #include "cpu/simd/dot_avx512.h"
+#include "cpu/simd/keep_addresses.h"
 #include "cpu/simd/simd_shuffle.h"
 
 namespace sage {
@@ -120,33 +121,50 @@ SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const 
 #pragma GCC unroll 4
     for (int t = 0; t < kVectors; ++t) acc[r][t] = first;
   }
-  constexpr int kLineDims = 16 * Dwords::kElements, kStepDims = 4 * Dwords::kElements;
-  for (int line = 0; line < dims; line += kLineDims, q += kRows * kLineBytes) {
-    const uint8_t* query = q;
-    for (int d = line; d < MinOf(line + kLineDims, dims); d += kStepDims) {
+  // Dwords of a row in steps of 4; the last step goes by pairs of rows (kRowsAtEnd).
+  constexpr int kSteps = 4, kLineSteps = 16 / kSteps;
+  const uint8_t* query = q;
+  const int steps = dims / (kSteps * Dwords::kElements);
+  for (int step = 1; step < steps; ++step) {
 #pragma GCC unroll 4
-      for (int u = 0; u < 4; ++u) {
-        const __m512i* keys = reinterpret_cast<const __m512i*>(k + u * 256);
-        __m512i key[kVectors];
+    for (int u = 0; u < kSteps; ++u) {
+      const __m512i* keys = reinterpret_cast<const __m512i*>(k + u * 256);
+      __m512i key[kVectors];
 #pragma GCC unroll 4
-        for (int t = 0; t < kVectors; ++t) key[t] = keys[t];
+      for (int t = 0; t < kVectors; ++t) key[t] = keys[t];
 #pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) {
-          const __m512i a = Broadcast4(query + r * kLineBytes + u * 4);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i a = Broadcast4(query + r * kLineBytes + u * 4);
 #pragma GCC unroll 4
-          for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], a);
-        }
+        for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], a);
       }
-      k += 4 * 256;
-      query += 16;
     }
+    k += kSteps * 256;
+    query += step % kLineSteps == 0 ? kRows * kLineBytes - 48 : 16;
   }
-  __m512 scale[kVectors];
+#pragma GCC unroll 3
+  for (int r0 = 0; r0 < kRows; r0 += kRowsAtEnd) {
+    KeepAddresses(query, k, k_scale, s, most);
 #pragma GCC unroll 4
-  for (int t = 0; t < kVectors; ++t) scale[t] = _mm512_load_ps(k_scale + 16 * t);
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-    StoreScores<kVectors>(acc[r], scale, s + r * kScoreStride, &most[r]);
+    for (int u = 0; u < kSteps; ++u) {
+      const __m512i* keys = reinterpret_cast<const __m512i*>(k + u * 256);
+      __m512i key[kVectors];
+#pragma GCC unroll 4
+      for (int t = 0; t < kVectors; ++t) key[t] = keys[t];
+#pragma GCC unroll 2
+      for (int r = r0; r < r0 + kRowsAtEnd; ++r) {
+        const __m512i a = Broadcast4(query + r * kLineBytes + u * 4);
+#pragma GCC unroll 4
+        for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], a);
+      }
+    }
+    __m512 scale[kVectors];
+#pragma GCC unroll 4
+    for (int t = 0; t < kVectors; ++t) scale[t] = _mm512_load_ps(k_scale + 16 * t);
+#pragma GCC unroll 2
+    for (int r = r0; r < r0 + kRowsAtEnd; ++r) {
+      StoreScores<kVectors>(acc[r], scale, s + r * kScoreStride, &most[r]);
+    }
   }
 }
 
@@ -222,9 +240,11 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
   const __m512i* values =
       reinterpret_cast<const __m512i*>(v + first / Dwords::kElements * kCount * 64);
   p += first * kBytesPerElement;
-  for (int j = first; j < end; j += 4 * Dwords::kElements) {
+  // Dwords of keys in steps of 4; the last step goes by pairs of rows (kRowsAtEnd).
+  constexpr int kSteps = 4;
+  for (int j = first + kSteps * Dwords::kElements; j < end; j += kSteps * Dwords::kElements) {
 #pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
+    for (int u = 0; u < kSteps; ++u) {
       __m512i value[kCount];
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) value[t] = values[u * kCount + t];
@@ -235,17 +255,33 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
         for (int t = 0; t < kCount; ++t) acc[r][t] = Dwords::Dot(acc[r][t], weight, value[t]);
       }
     }
-    values += 4 * kCount;
-    p += 16;
+    values += kSteps * kCount;
+    p += kSteps * 4;
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-    const __m512 a = alpha == nullptr ? _mm512_setzero_ps() : _mm512_set1_ps(alpha[r]);
+#pragma GCC unroll 3
+  for (int r0 = 0; r0 < kRows; r0 += kRowsAtEnd) {
+    KeepAddresses(values, p, o, alpha);
 #pragma GCC unroll 4
-    for (int t = 0; t < kCount; ++t) {
-      float* out = o + r * stride + 16 * t;
-      const __m512 sum = _mm512_cvtepi32_ps(acc[r][t]);
-      _mm512_store_ps(out, alpha == nullptr ? sum : _mm512_fmadd_ps(a, _mm512_load_ps(out), sum));
+    for (int u = 0; u < kSteps; ++u) {
+      __m512i value[kCount];
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) value[t] = values[u * kCount + t];
+#pragma GCC unroll 2
+      for (int r = r0; r < r0 + kRowsAtEnd; ++r) {
+        const __m512i weight = Broadcast4(p + r * kScoreStride * kBytesPerElement + u * 4);
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) acc[r][t] = Dwords::Dot(acc[r][t], weight, value[t]);
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = r0; r < r0 + kRowsAtEnd; ++r) {
+      const __m512 a = alpha == nullptr ? _mm512_setzero_ps() : _mm512_set1_ps(alpha[r]);
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) {
+        float* out = o + r * stride + 16 * t;
+        const __m512 sum = _mm512_cvtepi32_ps(acc[r][t]);
+        _mm512_store_ps(out, alpha == nullptr ? sum : _mm512_fmadd_ps(a, _mm512_load_ps(out), sum));
+      }
     }
   }
 }

@@ -18,6 +18,7 @@
 
 #include "cpu/forward/plan.h"
 #include "cpu/forward/round_p.h"
+#include "cpu/simd/keep_addresses.h"
 #include "cpu/simd/simd_shuffle.h"
 
 namespace sage {
@@ -67,8 +68,10 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
 #pragma GCC unroll 4
     for (int t = 0; t < kVectors; ++t) acc[r][t] = Zero();
   }
+  // The last dims go by pairs of rows (kRowsAtEnd).
+  const int end = dims > 4 ? dims - 4 : 0, left = dims - end;
 #pragma GCC unroll 4
-  for (int d = 0; d < dims; ++d) {
+  for (int d = 0; d < end; ++d) {
     F32 key[kVectors];
 #pragma GCC unroll 4
     for (int t = 0; t < kVectors; ++t) key[t] = Load(k + t * kLanes);
@@ -82,15 +85,30 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
     ++q;
   }
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-    F32 top = acc[r][0];
-    Store(s + r * kScoreStride, acc[r][0]);
+  for (int r0 = 0; r0 < kRows; r0 += kRowsAtEnd) {
+    KeepAddresses(q, k, s, most);
+    for (int d = 0; d < left; ++d) {
+      F32 key[kVectors];
 #pragma GCC unroll 4
-    for (int t = 1; t < kVectors; ++t) {
-      Store(s + r * kScoreStride + t * kLanes, acc[r][t]);
-      top = Max(top, acc[r][t]);
+      for (int t = 0; t < kVectors; ++t) key[t] = Load(k + d * kTile + t * kLanes);
+#pragma GCC unroll 6
+      for (int r = r0; r < r0 + kRowsAtEnd; ++r) {
+        const F32 a = Set1(q[r * stride + d]);
+#pragma GCC unroll 4
+        for (int t = 0; t < kVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
+      }
     }
-    most[r] = Max(most[r], top);
+#pragma GCC unroll 6
+    for (int r = r0; r < r0 + kRowsAtEnd; ++r) {
+      F32 top = acc[r][0];
+      Store(s + r * kScoreStride, acc[r][0]);
+#pragma GCC unroll 4
+      for (int t = 1; t < kVectors; ++t) {
+        Store(s + r * kScoreStride + t * kLanes, acc[r][t]);
+        top = Max(top, acc[r][t]);
+      }
+      most[r] = Max(most[r], top);
+    }
   }
 }
 

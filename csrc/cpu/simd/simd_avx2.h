@@ -61,6 +61,9 @@ SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
 // in [-126, 127]. Adding 1.5 · 2^23 rounds x to an integer and leaves that integer in the lowest
 // mantissa bits: shifted to the exponent field they are what a · 2^n adds to the bits of a.
 constexpr bool kFractionFromZero = false;
+// TimesPowerOfTwo(a, n) is 0 for n far below the exponents of float32, -Infinity included, by
+// itself.
+constexpr bool kUnderflows = false;
 using Exponent = __m256i;
 SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
   const __m256 magic = _mm256_set1_ps(12582912.0f);

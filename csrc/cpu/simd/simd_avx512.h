@@ -51,6 +51,9 @@ SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
 // x = n + f with n integral and f in [0, 1]. TimesPowerOfTwo(a, n) is a · 2^n. One instruction
 // takes x - floor(x), and the scaling one takes the floor itself, so n is x as it stands.
 constexpr bool kFractionFromZero = true;
+// TimesPowerOfTwo(a, n) is 0 for n far below the exponents of float32, -Infinity included, by
+// itself.
+constexpr bool kUnderflows = true;
 using Exponent = __m512;
 SAGE_INLINE Exponent SplitExponent(F32 x, F32* f) {
   f->r = _mm512_reduce_ps(x.r, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);

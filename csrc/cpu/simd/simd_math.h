@@ -22,13 +22,27 @@ SAGE_INLINE F32 Polynomial(const float (&c)[kDegree + 1], F32 f) {
 }
 
 template <int kDegree>
-SAGE_INLINE F32 Exp2By(const float (&centred)[kDegree + 1], const float (&from_zero)[kDegree + 1],
-                       F32 x) {
+SAGE_INLINE F32 Exp2Unbounded(const float (&centred)[kDegree + 1],
+                              const float (&from_zero)[kDegree + 1], F32 x) {
   F32 f;
   const Exponent n = SplitExponent(x, &f);
-  const F32 p = Polynomial<kDegree>(kFractionFromZero ? from_zero : centred, f);
-  // Far below the floor p · 2^n is garbage where the exponent is added as bits.
-  return ZeroUnlessAbove(TimesPowerOfTwo(p, n), x, kExp2Floor);
+  return TimesPowerOfTwo(Polynomial<kDegree>(kFractionFromZero ? from_zero : centred, f), n);
+}
+
+// Far below the floor p · 2^n is garbage where the exponent is added as bits.
+template <int kDegree>
+SAGE_INLINE F32 Exp2By(const float (&centred)[kDegree + 1], const float (&from_zero)[kDegree + 1],
+                       F32 x) {
+  return ZeroUnlessAbove(Exp2Unbounded<kDegree>(centred, from_zero, x), x, kExp2Floor);
+}
+
+// For a P that is rounded: below the floor, 0 or what rounds to 0, so that no comparison is needed
+// where the scaling instruction itself underflows to the 0 of hidden keys.
+template <int kDegree>
+SAGE_INLINE F32 Exp2ToRound(const float (&centred)[kDegree + 1],
+                            const float (&from_zero)[kDegree + 1], F32 x) {
+  return kUnderflows ? Exp2Unbounded<kDegree>(centred, from_zero, x)
+                     : Exp2By<kDegree>(centred, from_zero, x);
 }
 
 // Relative error 1.5e-7, about one unit in the last place: for float32 P.
@@ -45,14 +59,14 @@ SAGE_INLINE F32 Exp2Medium(F32 x) {
   constexpr float kCentred[5] = {9.9999928e-1f, 6.9312179e-1f, 2.4024744e-1f, 5.5917859e-2f,
                                  9.5701021e-3f};
   constexpr float kFromZero[5] = {1.0f, 6.9304484e-1f, 2.4128021e-1f, 5.2242473e-2f, 1.3426686e-2f};
-  return Exp2By<4>(kCentred, kFromZero, x);
+  return Exp2ToRound<4>(kCentred, kFromZero, x);
 }
 
 // Relative error 8.6e-5: a fiftieth of bf16's and of half a step of an 8-bit P.
 SAGE_INLINE F32 Exp2Coarse(F32 x) {
   constexpr float kCentred[4] = {9.9992806e-1f, 6.9326097e-1f, 2.4261113e-1f, 5.5171669e-2f};
   constexpr float kFromZero[4] = {1.0f, 6.9511682e-1f, 2.2764498e-1f, 7.7067055e-2f};
-  return Exp2By<3>(kCentred, kFromZero, x);
+  return Exp2ToRound<3>(kCentred, kFromZero, x);
 }
 
 }  // namespace

@@ -90,6 +90,9 @@ SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
 // mantissa bits: shifted to the exponent field they are what a · 2^n adds to the bits of a.
 // Unsigned, so that a NaN overflows nothing.
 constexpr bool kFractionFromZero = false;
+// TimesPowerOfTwo(a, n) is 0 for n far below the exponents of float32, -Infinity included, by
+// itself.
+constexpr bool kUnderflows = false;
 struct Exponent {
   uint32_t bits[kLanes];
 };
