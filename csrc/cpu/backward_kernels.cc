@@ -42,8 +42,8 @@ void AccumulateKeys(const Worker& w, const float* weights, const float* rows, in
       if (begin >= end) continue;
       MultiplyTile<true>(strip, count,
                          {end - begin, weights + begin * kScoreStride + j, kScoreStride,
-                          rows + static_cast<int64_t>(begin) * dim + v * kLanes, dim,
-                          out + static_cast<int64_t>(j) * dim + v * kLanes, dim});
+                          rows + static_cast<int64_t>(begin) * dim + v * kLanes, dim},
+                         AddSums{out + static_cast<int64_t>(j) * dim + v * kLanes, dim});
     }
   }
 }
@@ -59,13 +59,16 @@ void AccumulateQueries(const Worker& w, float* d_q, int64_t stride) {
       const int rows = static_cast<int>(MinOf(kRows, w.queries - r));
       const int low = w.low[r], high = w.high[r + rows - 1];
       if (low >= high) continue;
-      MultiplyTile<false>(
-          rows, count,
-          {high - low, w.d_s + r * kScoreStride + low, kScoreStride,
-           w.k_rows + static_cast<int64_t>(low) * dim + column, dim, w.d_q, kPanel});
-      ScaleRows<true>(w.d_q, kPanel, scale, rows,
-                      static_cast<int>(MinOf(count * kLanes, w.qk_dim - column)),
-                      d_q + r * stride + column, stride);
+      const Product product = {high - low, w.d_s + r * kScoreStride + low, kScoreStride,
+                               w.k_rows + static_cast<int64_t>(low) * dim + column, dim};
+      float* out = d_q + r * stride + column;
+      if (column + count * kLanes <= w.qk_dim) {
+        MultiplyTile<false>(rows, count, product, AddScaledSums{out, stride, scale});
+        continue;
+      }
+      // The caller's rows end within the last vector.
+      MultiplyTile<false>(rows, count, product, WriteSums{w.d_q, kPanel});
+      ScaleRows<true>(w.d_q, kPanel, scale, rows, w.qk_dim - column, out, stride);
     }
   }
 }
@@ -137,6 +140,16 @@ bool RunKeyBlock(Worker* w, int64_t key_begin, int keys, bool of_queries) {
     for (int64_t i = begin; i < end; i += kQueryRows) {
       if (Cancelled(*w)) return false;
       LoadQueries(w, i, static_cast<int>(MinOf(kQueryRows, end - i)));
+      w->fetch.count = 0;
+      const int64_t next = i + kQueryRows;
+      w->fetch.per_step = next < end ? kFetchedQueries : kFetchedKeys;
+      if (next < end) {
+        AnnounceQueries(w, w->head, next, MinOf(next + kQueryRows, end), of_queries);
+      } else if (head + 1 < w->plan->group) {
+        AnnounceQueries(w, w->head + 1, begin, MinOf(begin + kQueryRows, end), of_queries);
+      } else if (key_begin + keys < p.kv_len) {
+        AnnounceKeys(w, key_begin + keys, MinOf(key_begin + keys + kKeyRows, p.kv_len));
+      }
       RunTile(w, true, of_queries);
     }
   }
@@ -196,6 +209,9 @@ void Queries(const BackwardPlan& plan, const BackwardRange& range, float* scratc
         for (int64_t j = begin; j < end; j += kKeyRows) {
           if (Cancelled(w)) return;
           LoadKeys(&w, j, static_cast<int>(MinOf(kKeyRows, end - j)));
+          w.fetch.count = 0;
+          w.fetch.per_step = kFetchedKeys;
+          if (j + kKeyRows < end) AnnounceKeys(&w, j + kKeyRows, MinOf(j + 2 * kKeyRows, end));
           RunTile(&w, false, true);
         }
       }

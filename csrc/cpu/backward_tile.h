@@ -10,8 +10,9 @@
 #include <cstring>
 
 #include "cpu/backward.h"
+#include "cpu/backward_fetch.h"
 #include "cpu/backward_product.h"
-#include "cpu/simd/simd.h"
+#include "cpu/simd/simd_shuffle.h"
 
 namespace sage {
 namespace {
@@ -32,6 +33,9 @@ static_assert(kRows <= kLanes,
 constexpr float kLog2E = 1.44269504088896340736f;
 // Beyond it a power of two overflows; only an lse that is not that of the scores gets there.
 constexpr float kExp2Top = 127.0f;
+// Below it P of a tile where nothing is hidden stays what it is there, 8e-31 of its row: no
+// denormals come out of the products with it, which some processors take hundreds of cycles for.
+constexpr float kExp2Bottom = -100.0f;
 constexpr float kInfinity = __builtin_inff();
 
 SAGE_INLINE int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -64,6 +68,7 @@ struct Worker {
   bool queries_finite;
   float* q_rows;    // [queries][qk_padded]
   float* d_o_rows;  // [queries][v_padded]
+  FetchList fetch;
 
   // Tile. By causality and window, query r sees keys [low[r], high[r]) of the block. Neither bound
   // falls as r grows.
@@ -115,6 +120,7 @@ void Begin(const BackwardPlan& plan, float* scratch, Worker* worker) {
   worker->qk_padded = static_cast<int>(RoundUp(problem.qk_dim, kLanes));
   worker->v_padded = static_cast<int>(RoundUp(problem.v_dim, kLanes));
   LayOut(problem, scratch, worker);
+  worker->fetch.count = 0;
   for (int j = 0; j < kKeyRows && j < RoundUp(problem.kv_len, kLanes); ++j) worker->bias[j] = 0.0f;
 }
 
@@ -123,25 +129,54 @@ SAGE_INLINE bool Cancelled(const Worker& w) { return w.plan->cancelled(w.plan->c
 // ---- Copies --------------------------------------------------------------------------
 
 // Copies rows, padded with zeros to whole vectors. Returns whether every value is finite: if not,
-// a sum of zero times each is NaN.
+// a sum of zero times each is NaN. Four sums, as one would wait for itself.
 bool PackRows(const float* source, int64_t stride, int rows, int dim, int padded, float* out) {
-  F32 sum = Zero();
+  constexpr int kSums = 4;
+  F32 sum[kSums];
+  for (int i = 0; i < kSums; ++i) sum[i] = Zero();
   for (int r = 0; r < rows; ++r, source += stride, out += padded) {
-    std::memcpy(out, source, static_cast<size_t>(dim) * sizeof(float));
-    for (int d = dim; d < padded; ++d) out[d] = 0.0f;
-    for (int d = 0; d < padded; d += kLanes) sum = Fma(Load(out + d), Zero(), sum);
+    int d = 0;
+    for (; d + kSums * kLanes <= dim; d += kSums * kLanes) {
+      SAGE_UNROLL
+      for (int i = 0; i < kSums; ++i) {
+        const F32 x = LoadU(source + d + i * kLanes);
+        sum[i] = Fma(x, Zero(), sum[i]);
+        Store(out + d + i * kLanes, x);
+      }
+    }
+    for (; d < dim; d += kLanes) {
+      const F32 x = d + kLanes <= dim ? LoadU(source + d) : LoadFirst(source + d, dim - d);
+      sum[0] = Fma(x, Zero(), sum[0]);
+      Store(out + d, x);
+    }
   }
-  return ReduceAdd(sum) == 0.0f;
+  return ReduceAdd(Add(Add(sum[0], sum[1]), Add(sum[2], sum[3]))) == 0.0f;
 }
 
 // Transposes rows into panels [panel][dim][kPanel], zeros past the last row.
 void PackPanels(const float* source, int64_t stride, int rows, int dim, float* out) {
-  for (int first = 0; first < rows; first += kPanel, out += static_cast<int64_t>(dim) * kPanel) {
-    const int count = static_cast<int>(MinOf(kPanel, rows - first));
-    if (count < kPanel) std::memset(out, 0, static_cast<size_t>(dim) * kPanel * sizeof(float));
-    for (int r = 0; r < count; ++r) {
-      const float* row = source + (first + r) * stride;
-      for (int d = 0; d < dim; ++d) out[d * kPanel + r] = row[d];
+  for (int t = 0; t < RoundUp(rows, kPanel); t += kLanes) {
+    float* column = out + t / kPanel * kPanel * static_cast<int64_t>(dim) + t % kPanel;
+    const float* from = source + t * stride;
+    const int count = rows - t;
+    for (int d = 0; d < dim; d += kLanes) {
+      F32 x[kLanes];
+      if (count >= kLanes && d + kLanes <= dim) {
+        SAGE_UNROLL_LANES
+        for (int i = 0; i < kLanes; ++i) x[i] = LoadU(from + i * stride + d);
+        Transpose(x);
+        SAGE_UNROLL_LANES
+        for (int i = 0; i < kLanes; ++i) Store(column + (d + i) * kPanel, x[i]);
+      } else {
+        const int dims = static_cast<int>(MinOf(kLanes, dim - d));
+        for (int i = 0; i < kLanes; ++i) {
+          x[i] = i >= count       ? Zero()
+                 : dims == kLanes ? LoadU(from + i * stride + d)
+                                  : LoadFirst(from + i * stride + d, dims);
+        }
+        Transpose(x);
+        for (int i = 0; i < dims; ++i) Store(column + (d + i) * kPanel, x[i]);
+      }
     }
   }
 }
@@ -170,6 +205,24 @@ void LoadQueries(Worker* w, int64_t query_begin, int queries) {
   const bool q_finite = PackRows(q, p.q.token, queries, w->qk_dim, w->qk_padded, w->q_rows);
   const bool d_o_finite = PackRows(d_o, p.o.token, queries, w->v_dim, w->v_padded, w->d_o_rows);
   w->queries_finite = q_finite && d_o_finite;
+}
+
+// What tiles of this key block will read next: queries [begin, end) of a head, and the rows of dQ
+// that belong to them where these are wanted.
+void AnnounceQueries(Worker* w, int64_t head, int64_t begin, int64_t end, bool of_queries) {
+  const Problem& p = *w->problem;
+  const int64_t rows = end - begin, q = At(p.q, w->batch, head, begin);
+  Announce(&w->fetch, w->buffers->q + q, p.q.token, w->qk_dim, rows);
+  Announce(&w->fetch, w->buffers->d_o + At(p.o, w->batch, head, begin), p.o.token, w->v_dim, rows);
+  if (of_queries) Announce(&w->fetch, w->buffers->d_q + q, p.q.token, w->qk_dim, rows);
+}
+
+void AnnounceKeys(Worker* w, int64_t begin, int64_t end) {
+  const Problem& p = *w->problem;
+  Announce(&w->fetch, w->buffers->k + At(p.k, w->batch, w->kv_head, begin), p.k.token, w->qk_dim,
+           end - begin);
+  Announce(&w->fetch, w->buffers->v + At(p.v, w->batch, w->kv_head, begin), p.v.token, w->v_dim,
+           end - begin);
 }
 
 void ZeroRows(float* out, int64_t stride, int64_t rows, int dim) {
@@ -283,22 +336,60 @@ void AddMaskRow(const Worker& w, const float* d_s, int64_t query, int low, int h
   }
 }
 
-// out[queries][keys] = rows · panels: S from Q and K, dP from dO and V. A panel stays in L1 while
-// all queries stream by.
-void MultiplyScores(const Worker& w, const float* rows, int dim, int padded, const float* panels,
-                    float* out) {
-  for (int panel = 0; panel * kLanes < w.keys; panel += kVectors, panels += dim * kPanel) {
-    for (int r = 0; r < w.queries; r += kRows) {
-      const int count = static_cast<int>(MinOf(kRows, w.queries - r));
-      const int begin = static_cast<int>(MaxOf(panel, w.low[r] / kLanes));
-      const int end = static_cast<int>(
-          MinOf(panel + kVectors, RoundUp(w.high[r + count - 1], kLanes) / kLanes));
-      if (begin >= end) continue;
-      MultiplyTile<false>(count, end - begin,
-                          {dim, rows + r * padded, padded, panels + (begin - panel) * kLanes,
-                           kPanel, out + r * kScoreStride + begin * kLanes, kScoreStride});
+// An end of a product (backward_product.h): dP becomes dS, and S beside it P, where every query of
+// the tile sees every key. The vectors of a row go step by step, together: each step of one waits
+// for the one before, and the processor looks only some four vectors' steps ahead.
+struct Differentiated {
+  float* p;
+  float* d_s;
+  float scale;
+  const float* lse;
+  const float* delta;
+  template <int V>
+  SAGE_INLINE void Row(const Differentiated& end, int r, const F32 (&d_p)[V]) {
+    float* p = end.p + r * kScoreStride;
+    float* d_s = end.d_s + r * kScoreStride;
+    const F32 scale = Set1(end.scale), lse = Set1(end.lse[r]), delta = Set1(end.delta[r]);
+    F32 x[V];
+    SAGE_UNROLL
+    for (int v = 0; v < V; ++v) x[v] = Mul(Fms(Load(p + v * kLanes), scale, lse), Set1(kLog2E));
+    SAGE_UNROLL
+    for (int v = 0; v < V; ++v) x[v] = Min(Set1(kExp2Top), Max(Set1(kExp2Bottom), x[v]));
+    Exp2Within<V>(x);
+    SAGE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      Store(p + v * kLanes, x[v]);
+      Store(d_s + v * kLanes, Mul(x[v], Sub(d_p[v], delta)));
     }
   }
+};
+
+// rows · panels, [queries][keys]: S from Q and K, dP from dO and V. A panel stays in L1 while all
+// queries stream by. end_at(query, vector) is what becomes of a register tile.
+template <class EndAt>
+SAGE_INLINE void MultiplyScores(Worker* w, const float* rows, int dim, int padded,
+                                const float* panels, const EndAt& end_at) {
+  for (int panel = 0; panel * kLanes < w->keys; panel += kVectors, panels += dim * kPanel) {
+    for (int r = 0; r < w->queries; r += kRows) {
+      const int count = static_cast<int>(MinOf(kRows, w->queries - r));
+      const int begin = static_cast<int>(MaxOf(panel, w->low[r] / kLanes));
+      const int end = static_cast<int>(
+          MinOf(panel + kVectors, RoundUp(w->high[r + count - 1], kLanes) / kLanes));
+      if (begin >= end) continue;
+      MultiplyTile<false>(
+          count, end - begin,
+          {dim, rows + r * padded, padded, panels + (begin - panel) * kLanes, kPanel},
+          end_at(r, begin));
+      FetchSome(&w->fetch);
+    }
+  }
+}
+
+SAGE_INLINE bool AllAttend(const float* lse, int rows) {
+  for (int r = 0; r < rows; ++r) {
+    if (lse[r] == -kInfinity) return false;
+  }
+  return true;
 }
 
 // Fills p with P and d_s with dS wherever the later products look.
@@ -310,10 +401,25 @@ bool ScoreTile(Worker* w, bool add_mask_gradient) {
   const bool masked = problem.mask_kind != MaskKind::kNone;
   bool full = FindBands(w) && !masked;
 
-  MultiplyScores(*w, w->q_rows, w->qk_dim, w->qk_padded, w->k_panels, w->p);
-  MultiplyScores(*w, w->d_o_rows, w->v_dim, w->v_padded, w->v_panels, w->d_s);
-
+  const auto write_to = [](float* out) {
+    return [out](int r, int v) {
+      return WriteSums{out + r * kScoreStride + v * kLanes, kScoreStride};
+    };
+  };
+  MultiplyScores(w, w->q_rows, w->qk_dim, w->qk_padded, w->k_panels, write_to(w->p));
   const int64_t row0 = (w->batch * problem.q_heads + w->head) * problem.q_len + w->query_begin;
+  // Values that are not finite need the exact 0 of P where a score is -Infinity.
+  if (full && !add_mask_gradient && w->queries_finite && w->keys_finite &&
+      AllAttend(w->buffers->lse + row0, w->queries)) {
+    MultiplyScores(w, w->d_o_rows, w->v_dim, w->v_padded, w->v_panels, [&](int r, int v) {
+      const int64_t at = r * kScoreStride + v * kLanes;
+      return Differentiated{w->p + at, w->d_s + at, scale, w->buffers->lse + row0 + r,
+                            w->plan->delta + row0 + r};
+    });
+    return true;
+  }
+  MultiplyScores(w, w->d_o_rows, w->v_dim, w->v_padded, w->v_panels, write_to(w->d_s));
+
   if (masked && problem.mask.query == 0) FillBias(*w, 0, 0, w->keys);
   for (int r = 0; r < w->queries; ++r) {
     const int strip = r / kRows * kRows;

@@ -45,13 +45,32 @@ SAGE_INLINE F32 Exp2ToRound(const float (&centred)[kDegree + 1],
                      : Exp2By<kDegree>(centred, from_zero, x);
 }
 
+constexpr float kExp2Centred[6] = {1.0f,          6.9314694e-1f, 2.4022120e-1f,
+                                   5.5507131e-2f, 9.6755410e-3f, 1.3276472e-3f};
+constexpr float kExp2FromZero[6] = {1.0f,          6.9315130e-1f, 2.4016444e-1f,
+                                    5.5799913e-2f, 9.0170298e-3f, 1.8671302e-3f};
+
 // Relative error 1.5e-7, about one unit in the last place: for float32 P.
-SAGE_INLINE F32 Exp2(F32 x) {
-  constexpr float kCentred[6] = {1.0f,          6.9314694e-1f, 2.4022120e-1f,
-                                 5.5507131e-2f, 9.6755410e-3f, 1.3276472e-3f};
-  constexpr float kFromZero[6] = {1.0f,          6.9315130e-1f, 2.4016444e-1f,
-                                  5.5799913e-2f, 9.0170298e-3f, 1.8671302e-3f};
-  return Exp2By<5>(kCentred, kFromZero, x);
+SAGE_INLINE F32 Exp2(F32 x) { return Exp2By<5>(kExp2Centred, kExp2FromZero, x); }
+
+// The same of several vectors, step by step, where all of x is known to lie in [-126, 127].
+template <int kCount>
+SAGE_INLINE void Exp2Within(F32 (&x)[kCount]) {
+  const float(&c)[6] = kFractionFromZero ? kExp2FromZero : kExp2Centred;
+  F32 f[kCount], p[kCount];
+  Exponent n[kCount];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    n[i] = SplitExponent(x[i], &f[i]);
+    p[i] = Set1(c[5]);
+  }
+#pragma GCC unroll 5
+  for (int k = 4; k >= 0; --k) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) p[i] = Fma(p[i], f[i], Set1(c[k]));
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) x[i] = TimesPowerOfTwo(p[i], n[i]);
 }
 
 // Relative error 3e-6: a twentieth of half a step of a 13-bit P.
