@@ -154,6 +154,24 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   const int64_t r0 = g * kRows;
+  if constexpr (DirectRows<Kernels>::kKeys) {
+    const float* row[kRows];
+    RowWalk at = WalkFrom(plan, row0 + r0);
+    for (int r = 0; r < kRows; ++r) {
+      row[r] = QSource(plan, head, at.g, at.i, 1).base;
+      // Rows of padding repeat the task's last one.
+      if (r0 + r + 1 < rows) at.Next(plan);
+    }
+    F32 scale;
+    if (plan.packs_rows && DirectRows<Kernels>::Queries(plan, row, g, scratch.q, &scale)) {
+      const F32 c = Mul(scale, Set1(plan.q_factor));
+      const F32 used = FirstLanes(kRows, Set1(FactorOf(0.0f)), Zero());
+      // FactorOf of each; lanes without a row stay 0.
+      Store(scratch.c + g * kGroupLanes, Add(c, Sub(used, ZeroWhereEqual(c, Zero(), used))));
+      memset(scratch.bad + r0, 0, kRows);
+      return;
+    }
+  }
   const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
   const bool by_row = RoundedByPacking(plan, recipe.q_group);
   const bool together = (by_norm || by_row || recipe.qk == QkFormat::kFloat32) &&

@@ -394,17 +394,26 @@ SAGE_NOINLINE void TakeOffMeanOfRounded(const Plan& plan, const Head& head, int6
   }
 }
 
-// Quantises up to plan.pack_tokens tokens of K and V from `first` on, `padded` with padding, and
-// hands them to the kernels' packing.
+// Ways from the caller's rows to packed operands without a stop in memory, for kernels that have
+// them (pack_rows_avx512.h). They serve plans with packs_rows, and values that are finite.
 template <class Kernels>
-SAGE_INLINE void PackTokens(const Plan& plan, Head* head, int64_t first, int padded,
-                            const PrepassScratch& scratch) {
+struct DirectRows {
+  static constexpr bool kKeys = false, kValues = false;
+};
+
+// Quantise up to plan.pack_tokens tokens of K or V from `first` on, `padded` with padding, and hand
+// them to the kernels' packing.
+template <class Kernels>
+SAGE_INLINE void PackKeys(const Plan& plan, Head* head, int64_t first, int padded,
+                          const PrepassScratch& scratch) {
   const Problem& p = *plan.problem;
-  uint8_t* marks = head->not_finite + first;
   const Source k = KSource(plan, *head, first, plan.pack_tokens);
   const float* k_mean = p.recipe.smooth_k ? head->k_mean : nullptr;
-  bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
-  if (!finite) MarkTokens(k, 1, marks, &head->any_not_finite);
+  if constexpr (DirectRows<Kernels>::kKeys) {
+    if (plan.packs_rows && DirectRows<Kernels>::Keys(plan, *head, k, k_mean, first)) return;
+  }
+  const bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
+  if (!finite) MarkTokens(k, 1, head->not_finite + first, &head->any_not_finite);
   const InspectionBuffers* inspect = plan.inspect;
   float factors[kBlock];
   float* factor =
@@ -425,16 +434,26 @@ SAGE_INLINE void PackTokens(const Plan& plan, Head* head, int64_t first, int pad
     for (int t = 0; t < padded; ++t) head->k_scale[first + t] *= plan.k_sign;
   }
   Kernels::PackK(plan, *head, first, k.rows, padded, scratch.x, scratch.copy, factor);
+}
 
+template <class Kernels>
+SAGE_INLINE void PackValues(const Plan& plan, Head* head, int64_t first, int padded,
+                            const PrepassScratch& scratch) {
+  const Problem& p = *plan.problem;
   const Source v = VSource(plan, *head, first, plan.pack_tokens);
-  finite = VCodesAreIntegers(p.recipe) &&
-           LoadCodes(v, plan.v_dims, head->v_inverse, padded, scratch.x) < kInfBits;
+  if constexpr (DirectRows<Kernels>::kValues) {
+    if (plan.packs_rows && DirectRows<Kernels>::Values(plan, *head, v, first, padded)) return;
+  }
+  bool finite = VCodesAreIntegers(p.recipe) &&
+                LoadCodes(v, plan.v_dims, head->v_inverse, padded, scratch.x) < kInfBits;
   if (!finite) {
     finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
-    if (!finite) MarkTokens(v, 2, marks, &head->any_not_finite);
+    if (!finite) MarkTokens(v, 2, head->not_finite + first, &head->any_not_finite);
     QuantizeV(plan, *head, v, finite, first, padded, scratch);
     if (p.recipe.smooth_v > 0) CountRounded(plan, v, finite, scratch);
   }
+  const InspectionBuffers* inspect = plan.inspect;
+  const int64_t kv_at = (head->batch * p.kv_heads + head->kv_head) * p.kv_len + first;
   if (inspect != nullptr && inspect->v_codes != nullptr) {
     for (int t = 0; t < v.rows; ++t) {
       memcpy(inspect->v_codes + (kv_at + t) * p.v_dim, scratch.x + t * plan.v_dims,
@@ -466,7 +485,8 @@ SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
   }
   for (int64_t first = begin; first < end; first += plan.pack_tokens) {
     const int padded = static_cast<int>(MinOf(plan.pack_tokens, end - first));
-    PackTokens<Kernels>(plan, head, first, padded, scratch);
+    PackKeys<Kernels>(plan, head, first, padded, scratch);
+    PackValues<Kernels>(plan, head, first, padded, scratch);
   }
   if (smoothed) TakeOffMeanOfRounded(plan, *head, block, scratch);
 }

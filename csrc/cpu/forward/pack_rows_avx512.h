@@ -1,0 +1,257 @@
+// Rows of Q, K and V straight from the caller's memory to the operands of tile_avx512.h: int8 with
+// a scale for each row, and bf16. Whole chunks of 64 dims of Q and K, and finite values; the rest
+// takes the general path (prepass.h, attend.h) and gives the same codes.
+//
+//   scale = max |x| / 127, code = round(x · (127 / max |x|))      docs/numerics.md 4.2
+//
+// Two passes over the rows, of which the second finds them in L1: largest magnitudes, then codes
+// in registers, 64 dims of a row in one. What the general path costs besides is the way through
+// memory as float32 and one row's steps waiting for each other.
+#ifndef SAGE_CPU_FORWARD_PACK_ROWS_AVX512_H_
+#define SAGE_CPU_FORWARD_PACK_ROWS_AVX512_H_
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "cpu/forward/prepass.h"
+#include "cpu/forward/tile_avx512.h"
+#include "cpu/simd/dot_avx512.h"
+#include "cpu/simd/simd_shuffle.h"
+#include "formats/float_bits.h"
+
+namespace sage {
+namespace {
+
+// Dims of one register of codes.
+constexpr int kChunkDims = 64;
+
+// The dims of a chunk as the packing instructions leave them: each 128 bits hold four dims of each
+// vector of 16, so dword w of the row is in lane w % 4 * 4 + w / 4.
+SAGE_INLINE __m512i PackCodes(const F32 x[4], F32 by) {
+  __m512i code[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) code[i] = _mm512_cvtps_epi32(Mul(x[i], by).r);
+  return _mm512_packs_epi16(_mm512_packs_epi32(code[0], code[1]),
+                            _mm512_packs_epi32(code[2], code[3]));
+}
+
+SAGE_INLINE bool AllFinite(F32 magnitudes) {
+  const __m512i infinity = _mm512_set1_epi32(kInfBits);
+  return _mm512_cmpge_epi32_mask(_mm512_castps_si512(magnitudes.r), infinity) == 0;
+}
+
+// Scales and their inverses of 16 rows, from their largest magnitudes; 0 where a row is all but 0.
+SAGE_INLINE void ByteScales(F32 most, F32* scale, F32* inverse) {
+  const __mmask16 tiny =
+      _mm512_cmplt_epi32_mask(_mm512_castps_si512(most.r), _mm512_set1_epi32((127 - 110) << 23));
+  const __mmask16 there = static_cast<__mmask16>(~tiny);
+  const __m512 top = _mm512_set1_ps(127.0f);
+  scale->r = _mm512_maskz_div_ps(there, most.r, top);
+  inverse->r = _mm512_maskz_div_ps(there, top, most.r);
+}
+
+// Keys to columns of a tile of 64 (4 keys' bytes apart: 256), as code + 128; `tile` is that of the
+// first key. Keys from `count` to 16 are zeros. False where some value is not finite.
+SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int dims,
+                               const float* mean, float sign, uint8_t* tile, float* scale) {
+  alignas(64) static constexpr float kZeros[16] = {};
+  const float* row[16];
+  // A row that is not there is one of zeros, less no mean.
+  for (int t = 0; t < 16; ++t) row[t] = t < count ? rows + t * stride : nullptr;
+  const auto load = [&](int t, int d, F32 shift) -> F32 {
+    return row[t] == nullptr ? Load(kZeros) : Sub(LoadU(row[t] + d), shift);
+  };
+  F32 most[16];
+#pragma GCC unroll 16
+  for (int t = 0; t < 16; ++t) most[t] = Zero();
+  for (int d = 0; d < dims; d += 16) {
+    const F32 shift = mean == nullptr ? Zero() : LoadU(mean + d);
+    if (count == 16) {
+#pragma GCC unroll 16
+      for (int t = 0; t < 16; ++t) most[t] = MaxMagnitude(most[t], Sub(LoadU(row[t] + d), shift));
+    } else {
+      for (int t = 0; t < 16; ++t) most[t] = MaxMagnitude(most[t], load(t, d, shift));
+    }
+  }
+  F32 all = most[0];
+#pragma GCC unroll 16
+  for (int t = 1; t < 16; ++t) all = MaxMagnitude(all, most[t]);
+  if (!AllFinite(all)) return false;
+  F32 row_scale, inverse;
+  ByteScales(MaxEach(most), &row_scale, &inverse);
+  Store(scale, Mul(row_scale, Set1(sign)));
+  alignas(64) float by[16];
+  Store(by, inverse);
+  const __m512i offset = _mm512_set1_epi8(-128);
+  for (int d = 0; d < dims; d += kChunkDims, tile += 16 * 256) {
+    F32 shift[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) shift[i] = mean == nullptr ? Zero() : LoadU(mean + d + 16 * i);
+    F32 line[16];
+#pragma GCC unroll 16
+    for (int t = 0; t < 16; ++t) {
+      F32 x[4];
+      if (count == 16) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) x[i] = Sub(LoadU(row[t] + d + 16 * i), shift[i]);
+      } else {
+        for (int i = 0; i < 4; ++i) x[i] = load(t, d + 16 * i, shift[i]);
+      }
+      // Of 8 bits, adding 128 and turning the sign bit over are the same.
+      const __m512i codes = _mm512_xor_si512(PackCodes(x, Set1(by[t])), offset);
+      line[t].r = _mm512_castsi512_ps(codes);
+    }
+    Transpose(line);
+#pragma GCC unroll 16
+    for (int w = 0; w < 16; ++w) {
+      _mm512_store_ps(tile + w * 256, line[w % 4 * 4 + w / 4].r);
+    }
+  }
+  return true;
+}
+
+// A group of 6 queries to lines of 64 dims, [line][6][64], the rows' scales and what starts their
+// sums of products with code + 128 keys: -128 times the sum of their codes. False where some value
+// is not finite.
+SAGE_NOINLINE bool PackQueryRows(const float* const row[6], int dims, uint8_t* group, F32* scale,
+                                 int32_t corrections[6]) {
+  static_assert(kRows == 6, "a group is 6 rows");
+  F32 most[6];
+#pragma GCC unroll 6
+  for (int r = 0; r < 6; ++r) most[r] = Zero();
+  for (int d = 0; d < dims; d += kChunkDims) {
+#pragma GCC unroll 6
+    for (int r = 0; r < 6; ++r) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) most[r] = MaxMagnitude(most[r], LoadU(row[r] + d + 16 * i));
+    }
+  }
+  F32 all = most[0];
+#pragma GCC unroll 6
+  for (int r = 1; r < 6; ++r) all = MaxMagnitude(all, most[r]);
+  if (!AllFinite(all)) return false;
+  F32 inverse;
+  ByteScales(MaxOfSix(most), scale, &inverse);
+  alignas(64) float by[16];
+  Store(by, inverse);
+  alignas(64) static constexpr int32_t kOrder[16] = {0, 4, 8,  12, 1, 5, 9,  13,
+                                                     2, 6, 10, 14, 3, 7, 11, 15};
+  const __m512i order = _mm512_load_si512(kOrder), ones = _mm512_set1_epi8(1);
+  __m512i sum[6];
+#pragma GCC unroll 6
+  for (int r = 0; r < 6; ++r) sum[r] = _mm512_setzero_si512();
+  for (int d = 0; d < dims; d += kChunkDims, group += 6 * kChunkDims) {
+#pragma GCC unroll 6
+    for (int r = 0; r < 6; ++r) {
+      F32 x[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) x[i] = LoadU(row[r] + d + 16 * i);
+      const __m512i codes = PackCodes(x, Set1(by[r]));
+      sum[r] = DotBytes(sum[r], ones, codes);
+      _mm512_store_si512(group + r * kChunkDims, _mm512_permutexvar_epi32(order, codes));
+    }
+  }
+  // 127 · 512 dims is exact in float32.
+  F32 sums[6];
+#pragma GCC unroll 6
+  for (int r = 0; r < 6; ++r) sums[r].r = _mm512_cvtepi32_ps(sum[r]);
+  const F32 start = Mul(SumOfSix(sums), Set1(-128.0f));
+  _mm512_mask_storeu_epi32(corrections, 0x3f, _mm512_cvtps_epi32(start.r));
+  return true;
+}
+
+#if defined(SAGE_ISA_AVX512_BF16)
+// Up to 16 keys, `padded` with zeros, to one panel of kCount vectors of V in pairs of keys;
+// `magnitudes` collects the largest by lane.
+template <int kCount>
+SAGE_INLINE void PackValuePanel(const float* rows, int64_t stride, int count, int padded,
+                                uint8_t* panel, F32* magnitudes) {
+  alignas(64) static constexpr uint16_t kInterleave[32] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i order = _mm512_load_si512(kInterleave);
+  F32 most[2] = {*magnitudes, *magnitudes};
+  for (int j = 0; j < padded; j += 2, rows += 2 * stride, panel += kCount * 64) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) {
+      const F32 low = j < count ? LoadU(rows + 16 * t) : Zero();
+      const F32 high = j + 1 < count ? LoadU(rows + stride + 16 * t) : Zero();
+      most[0] = MaxMagnitude(most[0], low);
+      most[1] = MaxMagnitude(most[1], high);
+      const __m512bh pair = _mm512_cvtne2ps_pbh(high.r, low.r);
+      __m512i words;
+      memcpy(&words, &pair, sizeof(words));
+      _mm512_store_si512(panel + t * 64, _mm512_permutexvar_epi16(order, words));
+    }
+  }
+  *magnitudes = MaxMagnitude(most[0], most[1]);
+}
+#endif
+
+// Whether there is a direct way for V of a P·V half, and what it is.
+template <class Pv>
+struct DirectValues {
+  static constexpr bool kKnown = false;
+};
+#if defined(SAGE_ISA_AVX512_BF16)
+template <>
+struct DirectValues<PvBf16> {
+  static constexpr bool kKnown = true;
+  SAGE_INLINE void PackPanel(const float* rows, const Source& v, int vectors, int padded,
+                             uint8_t* panel, F32* magnitudes) {
+    switch (vectors) {
+      case 1:
+        return PackValuePanel<1>(rows, v.stride, v.rows, padded, panel, magnitudes);
+      case 2:
+        return PackValuePanel<2>(rows, v.stride, v.rows, padded, panel, magnitudes);
+      case 3:
+        return PackValuePanel<3>(rows, v.stride, v.rows, padded, panel, magnitudes);
+      default:
+        return PackValuePanel<4>(rows, v.stride, v.rows, padded, panel, magnitudes);
+    }
+  }
+};
+#endif
+
+// For the kernels with symmetric bytes in Q·K.
+template <class Pv>
+struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
+  using Kernels = IntegerKernels<QkBytes512<128>, Pv>;
+  static constexpr bool kKeys = true;
+  static constexpr bool kValues = DirectValues<Pv>::kKnown;
+
+  static bool Keys(const Plan& plan, const Head& head, const Source& k, const float* mean,
+                   int64_t first) {
+    const int64_t at = first % Kernels::kKeyTile;
+    return PackKeyRows(k.base, k.stride, k.rows, plan.qk_dims, mean, plan.k_sign,
+                       head.k + (first - at) * plan.qk_dims + at * 4, head.k_scale + first);
+  }
+
+  static bool Values([[maybe_unused]] const Plan& plan, [[maybe_unused]] const Head& head,
+                     [[maybe_unused]] const Source& v, [[maybe_unused]] int64_t first,
+                     [[maybe_unused]] int padded) {
+    if constexpr (kValues) {
+      F32 magnitudes = Zero();
+      ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int vector, int count) {
+        const float* rows = v.base + vector * kLanes;
+        uint8_t* panel = head.v + (vector * plan.keys + first * count) * kLanes * Pv::kBytes;
+        DirectValues<Pv>::PackPanel(rows, v, count, padded, panel, &magnitudes);
+      });
+      return AllFinite(magnitudes);
+    }
+    return false;
+  }
+
+  // Group g of a task, whose queries lie at `row`.
+  static bool Queries(const Plan& plan, const float* const row[kRows], int64_t g, uint8_t* q,
+                      F32* scale) {
+    return PackQueryRows(row, plan.qk_dims,
+                         q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims), scale,
+                         Kernels::CorrectionsOf(plan, q) + g * kRows);
+  }
+};
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_PACK_ROWS_AVX512_H_
