@@ -27,8 +27,8 @@ const char* RecipeReason(const Recipe& r) {
   }
   if (r.smooth_q != 0) return "the Hopper kernels do not smooth q";
   if (r.pv_accumulator != PvAccumulator::kFp32Fp32 || r.v_scale != VScale::kChannel ||
-      r.row_sum != RowSum::kExact || r.p_top != 448.0f || r.v_top != 448.0f || r.rotate ||
-      r.four_six || r.head_exponent || (r.smooth_v != 0 && r.smooth_v != sm90::kTile)) {
+      r.row_sum != RowSum::kExact || r.p_top != 448.0f || r.v_top != 448.0f || r.balance ||
+      r.rotate || r.four_six || r.head_exponent || (r.smooth_v != 0 && r.smooth_v != sm90::kTile)) {
     return "the Hopper kernels accumulate P·V in two levels (fp32+fp32), v scaled per channel";
   }
   return nullptr;

@@ -91,7 +91,6 @@ __global__ void __launch_bounds__(kPrepassThreads<D>, kBlocksPerMultiprocessor<D
       continue;
     }
     const int block = ticket.index - a.space.tiles;
-    if (block < 0 || a.want_lse) AwaitHead(a, ticket.head);
     if (block < 0) {
       QuantiseTile<D, E>(a, ticket.head, ticket.index, &shared);
     } else {

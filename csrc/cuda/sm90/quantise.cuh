@@ -115,6 +115,7 @@ SAGE_DEVICE void QuantiseQ(const PrepassArguments& a, int block) {
       a.space.q_codes + (row0 - in_block) * D + in_block * static_cast<int>(D < 128 ? D : 128);
   float x[kRows][kChannels];
   LoadRows<E>(a.q, head, first, lane, x);
+  if (a.want_lse) AwaitHead(a, kv_head);  // while the rows come
   float mean[kChannels];
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
@@ -162,6 +163,7 @@ SAGE_DEVICE void QuantiseK(const PrepassArguments& a, int head, int tile, uint32
   const int64_t block = static_cast<int64_t>(head) * a.space.tiles + tile;
   float x[kRows][kChannels], mean[kChannels];
   LoadRows<E>(a.k, head, first, lane, x);
+  AwaitHead(a, head);  // while the rows come
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
     mean[c] = __ldcg(a.space.k_mean + static_cast<int64_t>(head) * D + lane * kChannels + c);
@@ -282,18 +284,31 @@ SAGE_DEVICE float2 SumCodes(const uint32_t* words, int first, int lane) {
 
 // What is put back for channel d of a tile of v, in units of v_scale, as an element of a B
 // fragment: lane (g, c) of a warp reads channel 8j + g of tiles c and c + 4 of a group of 8, two j
-// at a time. Tiles past the end of the last group are zero.
+// at a time.
 template <int D>
 SAGE_DEVICE void StoreMean(const PrepassArguments& a, int head, int tile, int d, float in_units) {
   float* image =
       a.space.mean_image +
       (static_cast<int64_t>(head) * a.space.mean_groups + tile / kMeanTiles) * (kMeanTiles * D);
   const int j = d / 8, g = d % 8;
-  const int end = tile + 1 == a.space.tiles ? kMeanTiles : tile % kMeanTiles + 1;
-  for (int s = tile % kMeanTiles; s < end; ++s) {
-    image[(j / 2 * 32 + g * 4 + s % 4) * 4 + j % 2 * 2 + s / 4] =
-        __uint_as_float(s == tile % kMeanTiles ? RoundTf32(in_units) : 0u);
+  image += (j / 2 * 32 + g * 4) * 4 + j % 2 * 2;
+  const auto at = [](int s) { return s % 4 * 4 + s / 4; };
+  image[at(tile % kMeanTiles)] = __uint_as_float(RoundTf32(in_units));
+  if (tile + 1 < a.space.tiles) return;
+    // Tiles past the end of the last group are zero.
+#pragma unroll 1
+  for (int s = tile % kMeanTiles + 1; s < kMeanTiles; ++s) image[at(s)] = 0.0f;
+}
+
+// How many values of a channel of a tile of v are finite.
+template <class E>
+SAGE_DEVICE int CountFinite(const Source& v, int head, int tile, int d) {
+  int count = 0;
+#pragma unroll 1
+  for (int t = tile * kTile; t < min(tile * kTile + kTile, v.tokens) && d < v.dim; ++t) {
+    count += Finite(LoadElement<E>(v.Row<E>(head, t) + d)) ? 1 : 0;
   }
+  return count;
 }
 
 // Stores a tile's codes of v, and what is put back for it: its means less the means of what is
@@ -303,36 +318,33 @@ SAGE_DEVICE void StoreV(const PrepassArguments& a, int head, int tile, const uin
                         bool spoilt) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t block = static_cast<int64_t>(head) * a.space.tiles + tile;
-  // The channel of this lane's mean; its scale and mean come while the codes go.
+  // The channel of this lane's mean; it comes while the codes go.
   const int first = warp * 16, d = first + lane % 2 * 8 + lane / 4;
-  float scale = 0.0f, mean = 0.0f;
-  if (a.smooth_v && first < D) {
-    scale = __ldcg(a.space.v_scale + static_cast<int64_t>(head) * D + d);
+  const bool sums_means = a.smooth_v && first < D;
+  float mean = 0.0f, inverse = 0.0f;
+  if (sums_means) {
     mean = __ldcg(a.space.v_mean + block * D + d);
+    inverse = __ldcg(a.space.v_inverse + static_cast<int64_t>(head) * D + d);
   }
   uint32_t* out = reinterpret_cast<uint32_t*>(a.space.v_codes + block * kTile * D);
-  for (int i = warp; i < D; i += kWarps<D>) {
+#pragma unroll
+  for (int n = 0; n < D / kWarps<D>; ++n) {
+    const int i = warp + n * kWarps<D>;
     out[i * 32 + SwizzledChunk<128>(i, lane / 4) * 4 + lane % 4] =
         words[i * 32 + (lane ^ (i / (D / 32)))];
   }
-  if (!a.smooth_v || first >= D) return;
+  if (!sums_means) return;
   const float2 sums = SumCodes<D>(words, first, lane);
   if (lane % 4 > 1) return;
-  int finite = min(kTile, a.v.tokens - tile * kTile);
-  if (spoilt) {
-    int count = 0;
-#pragma unroll 1
-    for (int t = 0; t < finite && d < a.v.dim; ++t) {
-      count += Finite(LoadElement<E>(a.v.Row<E>(head, tile * kTile + t) + d)) ? 1 : 0;
-    }
-    finite = count;
-  }
-  float in_units = __fdiv_rn(mean, scale == 0.0f ? 1.0f : scale);
+  const int finite =
+      spoilt ? CountFinite<E>(a.v, head, tile, d) : min(kTile, a.v.tokens - tile * kTile);
+  // A channel without a scale has codes 0 and means in units of 1.
+  float in_units = inverse == 0.0f ? mean : mean * inverse;
   if (finite > 0) in_units -= __fdividef(lane % 2 == 0 ? sums.x : sums.y, finite);
   StoreMean<D>(a, head, tile, d, fmaxf(-3e38f, fminf(3e38f, in_units)));
 }
 
-// One tile of k and v of a head whose statistics are ready.
+// One tile of k and v of a head.
 template <int D, class E>
 SAGE_DEVICE void QuantiseTile(const PrepassArguments& a, int head, int tile,
                               QuantiseShared<D>* shared) {
