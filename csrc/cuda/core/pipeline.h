@@ -31,6 +31,15 @@ SAGE_TILE void BarrierArrive(Barrier* barrier) {
       "{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(SharedAddress(barrier))
       : "memory");
 }
+#if __CUDA_ARCH__ >= 900
+// An arrival that announces bytes.
+SAGE_TILE void BarrierExpect(Barrier* barrier, int bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+#endif
 SAGE_TILE void BarrierWait(Barrier* barrier, uint32_t parity) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
@@ -72,10 +81,7 @@ SAGE_TILE void CopyStage(uint8_t* to, const uint8_t* first, int first_bytes, con
                          int second_bytes, Barrier* barrier) {
 #if __CUDA_ARCH__ >= 900
   if (Lane() == 0) {
-    asm volatile(
-        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
-        "r"(first_bytes + second_bytes)
-        : "memory");
+    BarrierExpect(barrier, first_bytes + second_bytes);
     BulkCopy(to, first, first_bytes, barrier);
     BulkCopy(to + first_bytes, second, second_bytes, barrier);
   }

@@ -33,12 +33,12 @@
 
 namespace sage::cuda::int8 {
 
-// Steps that a block and its warps take; all of them but the first bound are counts.
+// Steps that a block and its warps take.
 template <int kKeys>  // of a step
 struct Steps {
-  int first = 0, end = 0;              // of the block
-  int warp_first = 0, warp_count = 0;  // that some row of the warp sees
-  int open_first = 0, open_count = 0;  // that every row of the warp sees whole
+  int first = 0, end = 0;            // of the block
+  int warp_first = 0, warp_end = 0;  // that some row of the warp sees
+  int open_first = 0, open_end = 0;  // that every row of the warp sees whole
 
   __device__ __forceinline__ Steps(const AttendPlan& plan, int query0, int block_rows, int warp_row,
                                    int warp_rows) {
@@ -53,24 +53,12 @@ struct Steps {
     const int warp_last = min(warp_query0 + warp_rows, see.q_len) - 1;
     if (warp_last < warp_query0) return;
     const int to = see.EndKey(warp_last), from = see.FirstKey(warp_query0);
-    warp_first = from / kKeys;
-    warp_count = to > from ? (to + kKeys - 1) / kKeys - warp_first : 0;
+    if (to > from) warp_first = from / kKeys, warp_end = (to + kKeys - 1) / kKeys;
     if (see.mask_kind != MaskKind::kNone || plan.key_scales || plan.smooth_q > 0) return;
     open_first = (see.FirstKey(warp_last) + kKeys - 1) / kKeys;
-    open_count = max(see.EndKey(warp_query0) / kKeys - open_first, 0);
+    open_end = see.EndKey(warp_query0) / kKeys;  // no more than `end`
   }
 };
-
-// Whether a step is one of `count` from `first` on.
-__device__ __forceinline__ bool Covers(int first, int count, int step) {
-  return static_cast<unsigned>(step - first) < static_cast<unsigned>(count);
-}
-
-// A barrier of the whole block which warps may reach at different places of the program.
-template <int kThreads>
-__device__ __forceinline__ void SyncBlock() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
-}
 
 template <class Form>
 __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
@@ -102,8 +90,9 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     from.table = space.k_table + k_tiles * (kTileTokens / kStepTokens * 4);
     from.means = plan.smooth_v ? space.v_back + v_tiles * D : nullptr;
     if (threadIdx.x == 0) stored.from = from, stored.block = block;
-    if (steps.first < steps.end) Copies::Start(SharedAddress(memory), from, steps.first, 0, true);
-    CommitCopies();
+    Copies::Init(memory);
+    __syncthreads();
+    Copies::Start(memory, from, steps.first, steps.end, {}, true);
   }
   {
     const bool exists = block.query0 + warp_row < plan.see.q_len;
@@ -114,12 +103,13 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
 #pragma unroll
     for (int n = lane; n < Form::kTiles * Form::kQBytes / 16; n += 32)
       to[n] = exists ? __ldg(from + n) : make_uint4(0, 0, 0, 0);
+    __syncwarp();
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float scale = exists ? space.q_scale[row0 + 8 * r + lane / 4] : 0.0f;
       // A row that is not finite counts as zero until its outputs are written.
       w.q_scale[r] = scale == scale ? scale * plan.scale : 0.0f;
-      w.m[r] = -FLT_MAX;
+      w.less_m[r] = FLT_MAX;
       w.part[r] = 0.0f;
       sums[r * Form::kThreads] = 0.0f;
     }
@@ -140,28 +130,29 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
   }
 
   const uint32_t* largest_k = space.k_scale_most + block.kv_head;
-  int slot = 0, i = steps.first;
-  // k and v of step i are there, in `slot`; nobody reads those of the step before any more.
+  int i = steps.first;
+  typename Copies::Place place;  // of step i
   const auto begin = [&] {
-    WaitForCopies<0>();
-    SyncBlock<Form::kThreads>();
-    if (i + 1 < steps.end)
-      Copies::Start(SharedAddress(memory), stored.from, i + 1, slot ^ 1, false);
-    CommitCopies();
+    Copies::Start(memory, stored.from, i + 1, steps.end, place.Next(), false);
+    Copies::Wait(memory, place);
   };
-  const auto end_of_tile = [&] {
-    if (i % kStepsPerTile != kStepsPerTile - 1 && i + 1 != steps.end) return;
-    w.EndBlock(plan.smooth_v ? reinterpret_cast<const float*>(memory + Copies::Means(i)) : nullptr,
-               sums);
+  const auto end = [&] {
+    if (i % kStepsPerTile == kStepsPerTile - 1 || i + 1 == steps.end) {
+      w.EndBlock(
+          plan.smooth_v ? reinterpret_cast<const float*>(memory + Copies::Means(i)) : nullptr,
+          sums);
+    }
+    Copies::Release(memory, place);
+    place = place.Next();
+    ++i;
   };
   while (i < steps.end) {
-    if (Covers(steps.open_first, steps.open_count, i)) {
+    if (i >= steps.open_first && i < steps.open_end) {
       // A loop of their own: in one with the cut steps the assembler moves O about at every step.
-      const int open_end = min(steps.end, steps.open_first + steps.open_count);
 #pragma unroll 1
-      for (; i < open_end; ++i, slot ^= 1) {
+      while (i < steps.open_end) {
         begin();
-        const uint8_t* keys = memory + slot * Copies::kSlotBytes;
+        const uint8_t* keys = memory + place.Slot();
         const uint8_t* values = keys + Copies::kKBytes;
         const float* table = reinterpret_cast<const float*>(keys + Copies::kTable) + lane % 4;
         if constexpr (Form::kKeys < kStepKeys) {
@@ -176,13 +167,14 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
             w.template Move<false>(most, largest_k, sums);
           w.template Outputs<false>(values);
         }
-        end_of_tile();
+        end();
       }
       continue;
     }
     begin();
-    if (Covers(steps.warp_first, steps.warp_count, i)) {
-      const uint8_t* keys = memory + slot * Copies::kSlotBytes;
+    if (plan.smooth_q > 0) __syncthreads();  // the scores of q's means are there
+    if (i >= steps.warp_first && i < steps.warp_end) {
+      const uint8_t* keys = memory + place.Slot();
 #pragma unroll 1
       for (int at = 0; at < kStepKeys; at += Form::kKeys) {
         w.Scores(keys + at * Form::kKRowBytes, q_image);
@@ -201,23 +193,20 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
         w.template Outputs<true>(keys + Copies::kKBytes + at * Form::kVRowBytes);
       }
     }
-    end_of_tile();
     if (plan.smooth_q > 0 && i + 1 < steps.end) {
       MeanScores<Form::kQkDim, Form::kBlockRows, kStepKeys, Form::kWarps>(
           plan, kept, i + 1,
           mean_scores + (i + 1) % 2 * kMeanScoreFloats<Form::kBlockRows, kStepKeys>);
     }
-    ++i;
-    slot ^= 1;
+    end();
   }
 
   w.EndSums();
-  if (steps.first >= steps.end) __syncthreads();  // the block is kept
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const float sum = QuadSum(sums[r * Form::kThreads]);
     WriteRow<D, Form::kQkDim>(plan, kept, kept.query0 + warp_row + 8 * r + lane / 4, w.o[r / 2],
-                              r % 2, w.m[r], sum);
+                              r % 2, -w.less_m[r], sum);
   }
 }
 

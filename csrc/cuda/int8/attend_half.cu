@@ -4,21 +4,30 @@
 namespace sage::cuda::int8 {
 namespace {
 
-// Two blocks of 4 warps where their shared memory fits (sm_80, sm_90), since they wait for their
-// own copies only; elsewhere one block of 8 warps.
+template <class Form>
+bool Fits(int multiprocessor_bytes) {
+  constexpr int kReserved = 1024;  // by the system, for every block
+  return multiprocessor_bytes >= Form::kBlocks * (Form::kSharedBytes + kReserved);
+}
+
+// Two blocks of 4 warps where their shared memory fits, since they wait for their own copies only,
+// with a third slot for these where there is room for it as well (sm_90), so that warps may drift
+// apart by a step; elsewhere (sm_86, sm_89) one block of 8 warps.
 template <int D>
 void Launch(const AttendPlan& plan, cudaStream_t stream) {
-  using Small = Instance<D, false, Values::kHalf, 4>;
-  constexpr int kReserved = 1024;  // by the system, for every block
+  using Drifting = Instance<D, false, Values::kHalf, 4, 3>;
+  using Small = Instance<D, false, Values::kHalf, 4, 2>;
   int device = 0, bytes = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) !=
           cudaSuccess)
     return;
-  if (bytes >= Small::kBlocks * (Small::kSharedBytes + kReserved)) {
+  if (Fits<Drifting>(bytes)) {
+    LaunchInstance<Drifting>(plan, stream);
+  } else if (Fits<Small>(bytes)) {
     LaunchInstance<Small>(plan, stream);
   } else {
-    LaunchInstance<Instance<D, false, Values::kHalf>>(plan, stream);
+    LaunchInstance<Instance<D, false, Values::kHalf, 8, 2>>(plan, stream);
   }
 }
 

@@ -17,9 +17,9 @@ struct Kept {
 };
 
 // kWarps_: 8 fit a multiprocessor by their registers, as one block or as two. At 256 dims shared
-// memory holds q of 4.
-template <int D, bool kInt4, Values kValues, int kWarps_ = D == 256 ? 4 : 8>
-struct Instance {
+// memory holds q of 4. kSlots: of the copies (ring.cuh); three where 99 KiB hold them.
+template <int D, bool kInt4, Values kValues, int kWarps_ = D == 256 ? 4 : 8,
+          int kSlots = ValuesAreBytes(kValues) && D<256 ? 3 : 2> struct Instance {
   static constexpr int kQkDim = D;
   static constexpr int kDim = D < kPartDim ? D : kPartDim;  // channels of o
   static constexpr bool kBytes = ValuesAreBytes(kValues);
@@ -49,15 +49,15 @@ struct Instance {
   static constexpr float kRoom = kIsE4m3 ? 8.80735492f : kHalfAccumulator ? 1e-3f : 14.0f;
 
   static constexpr int kQSteps = D / (kInt4 ? 64 : 32);
-  static constexpr int kQBytes = kQImageBytes<D, kInt4>;
+  static constexpr int kQBytes = kCodeImageBytes<D, kInt4>;
   static constexpr int kKRowBytes = D / (kInt4 ? 2 : 1), kVRowBytes = kDim * (kBytes ? 1 : 2);
-  using Copies = Ring<kDim, kStepKeys, kKRowBytes, kVRowBytes, kThreads>;
+  using Copies = Ring<kDim, kStepKeys, kKRowBytes, kVRowBytes, kWarps, kSlots>;
   static constexpr int kQ = Copies::kBytes;
   static constexpr int kSums = kQ + kWarps * kTiles * kQBytes;  // of P, [row of a thread][thread]
   static constexpr int kMeanScores = kSums + 2 * kTiles * kThreads * 4;
   static constexpr int kBlock = kMeanScores + 2 * kMeanScoreFloats<kBlockRows, kStepKeys> * 4;
   static constexpr int kSharedBytes = kBlock + static_cast<int>(sizeof(Kept));
-  static_assert(kSharedBytes <= 99 * 1024, "fits in sm_86 and sm_89");
+  static_assert(kSharedBytes <= 99 * 1024, "fits in every device from sm_80 on");
 
   __device__ __forceinline__ static void StartScores(int (&s)[4], const uint32_t (&a)[4],
                                                      uint32_t b0, uint32_t b1,

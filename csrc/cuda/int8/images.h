@@ -9,8 +9,8 @@
 // Scores, packed as they stand, are A fragments of P·V: with halves in order (m16n8k16), with bytes
 // when position 16h + 4c + 2u + e of 32 tokens holds token 16h + 8u + 2c + e.
 //
-// An image of q is 16 rows, an image of k or v is 32 tokens (kStepTokens); D = 64, 128 or 256 dims
-// (v: 64 or 128).
+// An image of q or k is 16 rows or tokens (kRowImage), an image of v 32 tokens (kStepTokens);
+// D = 64, 128 or 256 dims (v: 64 or 128).
 #ifndef SAGE_CUDA_INT8_IMAGES_H_
 #define SAGE_CUDA_INT8_IMAGES_H_
 
@@ -20,12 +20,14 @@
 
 namespace sage::cuda::int8 {
 
-constexpr int kRowImage = 16;    // rows of q
-constexpr int kStepTokens = 32;  // tokens of k and v
+constexpr int kRowImage = 16;    // rows of q, tokens of k
+constexpr int kStepTokens = 32;  // tokens of v, and of k whose scales share an entry of k_table
 
-// Bytes of an image of q: [k32 or k64 step][lane][a0, a1, a2, a3].
+// Bytes of an image of q or k: [k32 or k64 step][lane][16]. Of q the 16 bytes are a0 to a3; of k
+// they are b0, b1 of tokens 0 to 7, then of 8 to 15, since a product takes b0 and b1 from
+// neighbouring registers.
 template <int D, bool kInt4>
-constexpr int kQImageBytes = kRowImage * D / (kInt4 ? 2 : 1);
+constexpr int kCodeImageBytes = kRowImage * D / (kInt4 ? 2 : 1);
 
 // Byte of the code (row, d): int8 a byte, int4 a nibble, the low one where d is even.
 template <int D, bool kInt4>
@@ -34,20 +36,12 @@ SAGE_HOST_DEVICE constexpr int QOffset(int row, int d) {
   const int step = d / (8 * kWord), half = d / (4 * kWord) % 2, c = d / kWord % 4;
   return (step * 32 + row % 8 * 4 + c) * 16 + (half * 2 + row / 8) * 4 + d % kWord / (kWord / 4);
 }
-
-// Bytes of an image of k: [token / 8][pair of k32 steps][lane][b0, b1, b0', b1'], with nibbles
-// [token / 8][lane][b0, b1, b0', b1'] at 128 dims, [token / 16][lane][b0, b1 of either] at 64.
-template <int D, bool kInt4>
-constexpr int kKImageBytes = kStepTokens * D / (kInt4 ? 2 : 1);
-
 template <int D, bool kInt4>
 SAGE_HOST_DEVICE constexpr int KOffset(int token, int d) {
   constexpr int kWord = kInt4 ? 8 : 4;
   const int step = d / (8 * kWord), half = d / (4 * kWord) % 2, c = d / kWord % 4;
-  const int lane = token % 8 * 4 + c, byte = d % kWord / (kWord / 4);
-  if (kInt4 && D == 64) return (token / 16 * 32 + lane) * 16 + token / 8 % 2 * 8 + half * 4 + byte;
-  constexpr int kPairs = D / (16 * kWord);
-  return ((token / 8 * kPairs + step / 2) * 32 + lane) * 16 + step % 2 * 8 + half * 4 + byte;
+  return (step * 32 + token % 8 * 4 + c) * 16 + (token / 8 * 2 + half) * 4 +
+         d % kWord / (kWord / 4);
 }
 
 // v as halves: [token / 16][d / 16][lane][b0, b1 of d / 8 even, of d / 8 odd] of m16n8k16.

@@ -9,7 +9,7 @@
 //   q_scale      [B·Hq][R]                    NaN: the row holds a value that is not finite
 //   lse_shift    [B·Hq][R]                    scale · q · mean(k); with want_lse
 //   mean_image   [B·Hq][R / 128] images, mean_scale [B·Hq][R / 128][4]; with a smoothed q
-//   k_codes      [B·Hkv][4 T] images
+//   k_codes      [B·Hkv][8 T] images
 //   k_scale      [B·Hkv][128 T]               by token
 //   k_table      [B·Hkv][4 T][4]              by 32 tokens and c: of the tokens that a lane's
 //   scores

@@ -19,6 +19,49 @@
 namespace sage::cuda::int8 {
 namespace {
 
+// The codes of a warp's rows as image number `image` of `images`, of k or of q; `inverse`: of the
+// row that the lane keeps.
+template <int D, bool kOfK, class Rows>
+__device__ __forceinline__ void StoreCodes(uint8_t* images, int64_t image, const Rows& rows,
+                                           float inverse, const PrepassPlan& a) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float of_row = __shfl_sync(~0u, inverse, rows.Keeper(i));
+    // Row i + 8, where the lane has it: in an image of q the two are neighbours.
+    constexpr bool kBoth = Rows::kLoads == 16;
+    constexpr int kOther = kBoth ? 8 : 0;
+    const float of_other = kBoth ? __shfl_sync(~0u, inverse, rows.Keeper(i + kOther)) : 0.0f;
+#pragma unroll
+    for (int c = 0; c < Rows::kChannels; c += 4) {
+      const int row = rows.Row(i), d = rows.channel + Rows::Beyond(c);
+      const uint32_t codes = rows.Codes(i, c, of_row, a);
+      const uint32_t other = kBoth ? rows.Codes(i + kOther, c, of_other, a) : 0;
+      if (a.int4) {
+        uint8_t* at = images + image * kCodeImageBytes<D, true>;
+        const auto store = [&](int r, uint32_t x) {
+          *reinterpret_cast<uint16_t*>(at +
+                                       (kOfK ? KOffset<D, true>(r, d) : QOffset<D, true>(r, d))) =
+              static_cast<uint16_t>(x);
+        };
+        store(row, codes);
+        if (kBoth) store(row + 8, other);
+        continue;
+      }
+      uint8_t* at = images + image * kCodeImageBytes<D, false>;
+      if (kBoth && !kOfK) {
+        *reinterpret_cast<uint2*>(at + QOffset<D, false>(row, d)) = make_uint2(codes, other);
+        continue;
+      }
+      const auto store = [&](int r, uint32_t x) {
+        *reinterpret_cast<uint32_t*>(
+            at + (kOfK ? KOffset<D, false>(r, d) : QOffset<D, false>(r, d))) = x;
+      };
+      store(row, codes);
+      if (kBoth) store(row + 8, other);
+    }
+  }
+}
+
 // x as two halves, x = high + low up to 2^-22 of 1 for |x| < 256.
 __device__ __forceinline__ void StoreHalves(uint8_t* high_at, uint8_t* low_at, float x) {
   const __half high = __float2half_rn(x);
@@ -116,39 +159,7 @@ __device__ void QuantiseQ(const PrepassPlan& a, int head, int block) {
     space.q_scale[kept] = rows.bad ? __uint_as_float(0x7fc00000u) : pair.x;
     inverse = a.sign * pair.y;
   }
-  // Rows r and r + 8 are neighbours in an image.
-  const int64_t image = row0 / kRowImage + warp;
-  if (a.int4) {
-    uint8_t* at = space.q_codes + image * kQImageBytes<D, true>;
-#pragma unroll
-    for (int i = 0; i < Rows::kLoads; ++i) {
-      const float of_row = __shfl_sync(~0u, inverse, rows.Keeper(i));
-#pragma unroll
-      for (int c = 0; c < Rows::kChannels; c += 4) {
-        *reinterpret_cast<uint16_t*>(
-            at + QOffset<D, true>(rows.Row(i), rows.channel + Rows::Beyond(c))) =
-            static_cast<uint16_t>(rows.Codes(i, c, of_row, a));
-      }
-    }
-    return;
-  }
-  uint8_t* at = space.q_codes + image * kQImageBytes<D, false>;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float of_row = __shfl_sync(~0u, inverse, rows.Keeper(i));
-    float of_other = 0.0f;
-    if constexpr (Rows::kLoads == 16) of_other = __shfl_sync(~0u, inverse, rows.Keeper(i + 8));
-#pragma unroll
-    for (int c = 0; c < Rows::kChannels; c += 4) {
-      const uint32_t word = rows.Codes(i, c, of_row, a);
-      uint8_t* to = at + QOffset<D, false>(rows.Row(i), rows.channel + Rows::Beyond(c));
-      if constexpr (Rows::kLoads == 16) {
-        *reinterpret_cast<uint2*>(to) = make_uint2(word, rows.Codes(i + 8, c, of_other, a));
-      } else {
-        *reinterpret_cast<uint32_t*>(to) = word;
-      }
-    }
-  }
+  StoreCodes<D, false>(space.q_codes, row0 / kRowImage + warp, rows, inverse, a);
 }
 
 template <int D, class E>
@@ -182,26 +193,9 @@ __device__ void QuantiseK(const PrepassPlan& a, int head, int tile) {
     atomicMax(space.k_scale_most + head, scale_most);
     if (bad) atomicOr(space.not_finite + head, 1u);
   }
-  const int64_t image = token0 / kStepTokens;
-#pragma unroll
-  for (int i = 0; i < Rows::kLoads; ++i) {
-    const float inverse = __shfl_sync(~0u, pair.y, rows.Keeper(i));
-    const int t = warp % 2 * kWarpTokens + rows.Row(i);
-#pragma unroll
-    for (int c = 0; c < Rows::kChannels; c += 4) {
-      const uint32_t codes = rows.Codes(i, c, inverse, a);
-      const int d = rows.channel + Rows::Beyond(c);
-      if (a.int4) {
-        *reinterpret_cast<uint16_t*>(space.k_codes + image * kKImageBytes<D, true> +
-                                     KOffset<D, true>(t, d)) = static_cast<uint16_t>(codes);
-      } else {
-        *reinterpret_cast<uint32_t*>(space.k_codes + image * kKImageBytes<D, false> +
-                                     KOffset<D, false>(t, d)) = codes;
-      }
-    }
-  }
+  StoreCodes<D, true>(space.k_codes, token0 / kRowImage, rows, pair.y, a);
   if (a.smooth_q > 0) {
-    uint8_t* halves = space.k_halves + image * kKHalvesImageBytes<D>;
+    uint8_t* halves = space.k_halves + token0 / kStepTokens * kKHalvesImageBytes<D>;
 #pragma unroll
     for (int i = 0; i < Rows::kLoads; ++i) {
       const float unit = PowerBelow(__shfl_sync(~0u, pair.x, rows.Keeper(i)));

@@ -1,68 +1,140 @@
-// The copies of one block: 64 keys of k and v at a time (or 32), into two slots in turns.
+// The copies of one block: the keys of a step (64, or 32) of k and v at a time, into slots in
+// turns.
 //
-//   step i: wait for its copies; barrier; start the copies of step i + 1; compute
+//   step n: start the copies of step n + 1; wait for those of n; compute; release the slot
 //
-// A slot is k, v, scales of k: one register addresses all.
+// A slot is k, v, scales of k, barriers: one register addresses all. The barriers count what has
+// come and who has read, so that no warp waits for another but the one that copies: one thread by
+// bulk copies from sm_90 on, every thread its share before.
 #ifndef SAGE_CUDA_INT8_RING_CUH_
 #define SAGE_CUDA_INT8_RING_CUH_
 
 #include <cstdint>
 
+#include "cuda/core/pipeline.h"
 #include "cuda/int8/attend_plan.h"
 #include "cuda/int8/images.h"
 #include "cuda/tensor_core.cuh"
 
-namespace sage::cuda::int8 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && !defined(SAGE_TEST_NO_BULK_COPIES)
+#define SAGE_BULK_COPIES 1
+#endif
 
-template <int kBytes, int kThreads>
-__device__ __forceinline__ void CopyBlock(uint32_t to, const uint8_t* from) {
-  static_assert(kBytes % 16 == 0, "whole vectors");
-  const int mine = static_cast<int>(threadIdx.x) * 16;
-#pragma unroll
-  for (int at = 0; at < kBytes; at += kThreads * 16) {
-    if (at + kThreads * 16 <= kBytes || at + mine < kBytes)
-      CopyAsync16(to + at + mine, from + at + mine, true);
-  }
-}
+namespace sage::cuda::int8 {
 
 // What a block copies from; kept in shared memory, since registers are few.
 struct CopySources {
   const uint8_t *k, *v;        // of the kv head
-  const float *table, *means;  // scales of k by 32 keys; means of v, null = v is not smoothed
+  const float *table, *means;  // scales of k by 32 keys; what v gets back, null = not smoothed
 };
 
 // D: channels of v.
-template <int D, int kKeys, int kKRowBytes, int kVRowBytes, int kThreads>
+template <int D, int kKeys, int kKRowBytes, int kVRowBytes, int kWarps, int kSlots>
 struct Ring {
   static constexpr int kKBytes = kKeys * kKRowBytes, kVBytes = kKeys * kVRowBytes;
   static constexpr int kTable = kKBytes + kVBytes;  // of a slot
   static constexpr int kTableBytes = kKeys / kStepTokens * 16;
+  static constexpr int kFilled = kTable + kTableBytes, kRead = kFilled + 8;  // barriers
   static constexpr int kSlotBytes = kTable + 128;  // rows of banks stay whole
+  static_assert(kRead + 8 <= kSlotBytes, "barriers fit");
   static constexpr int kMeanBytes = D * 4;
-  static constexpr int kMeans = 2 * kSlotBytes;  // two blocks of 128 tokens
+  static constexpr int kMeans = kSlots * kSlotBytes;  // two blocks of 128 tokens
   static constexpr int kBytes = kMeans + 2 * kMeanBytes;
   static constexpr int kStepsPerMean = kTileTokens / kKeys;
+#ifdef SAGE_BULK_COPIES
+  static constexpr int kCopyingThreads = 1;
+#else
+  static constexpr int kCopyingThreads = kWarps * 32;
+#endif
+
+  // Where a step lies: the byte of its slot, and in the lowest bit the parity of how often the slot
+  // was filled before.
+  struct Place {
+    uint32_t bits = 0;
+
+    __device__ __forceinline__ uint32_t Slot() const { return bits & ~1u; }
+    __device__ __forceinline__ uint32_t Parity() const { return bits & 1u; }
+    __device__ __forceinline__ Place Next() const {
+      constexpr uint32_t kLast = (kSlots - 1) * kSlotBytes;
+      return {bits >= kLast ? (bits ^ 1u) - kLast : bits + kSlotBytes};
+    }
+  };
 
   __device__ __forceinline__ static int Means(int step) {
     return kMeans + step / kStepsPerMean % 2 * kMeanBytes;
   }
 
-  // Starts the copies of a step into a slot; `whole`: also the means of a block of which it is not
-  // the first step.
-  __device__ __forceinline__ static void Start(uint32_t base, const CopySources& from, int step,
-                                               int slot, bool whole) {
-    const uint32_t to = base + slot * kSlotBytes;
-    CopyBlock<kKBytes, kThreads>(to, from.k + static_cast<int64_t>(step) * kKBytes);
-    CopyBlock<kVBytes, kThreads>(to + kKBytes, from.v + static_cast<int64_t>(step) * kVBytes);
-    CopyBlock<kTableBytes, kThreads>(to + kTable, reinterpret_cast<const uint8_t*>(from.table) +
-                                                      static_cast<int64_t>(step) * kTableBytes);
-    if (step % kStepsPerMean == 0 || whole) {
-      const float* means = from.means;
-      if (means != nullptr) {
-        CopyBlock<kMeanBytes, kThreads>(
-            base + Means(step), reinterpret_cast<const uint8_t*>(
-                                    means + static_cast<int64_t>(step / kStepsPerMean) * D));
-      }
+  // By all threads, which must meet before anything else is called.
+  __device__ __forceinline__ static void Init(uint8_t* memory) {
+    if (threadIdx.x != 0) return;
+    for (int slot = 0; slot < kSlots; ++slot, memory += kSlotBytes) {
+      tile::BarrierInit(At(memory + kFilled), kCopyingThreads);
+      tile::BarrierInit(At(memory + kRead), kWarps);
+    }
+    tile::BarrierInitFence();
+  }
+
+  // Starts the copies of `step`, if it is before `end`, once its slot is read; by all warps.
+  // `first`: the block's first step, which brings the means of a block that it does not begin.
+  __device__ __forceinline__ static void Start(uint8_t* memory, const CopySources& from, int step,
+                                               int end, const Place& place, bool first) {
+    // Warps take turns, since the one that copies waits for the slowest.
+    if (kCopyingThreads == 1 && threadIdx.x != static_cast<unsigned>(step) % kWarps * 32) return;
+    if (step >= end) return;
+    // The slot's first filling waits for nobody: the phase before the first counts as ended.
+    tile::BarrierWait(At(memory + place.Slot() + kRead), place.Parity() ^ 1);
+    const bool means = (step % kStepsPerMean == 0 || first) && from.means != nullptr;
+    uint8_t* to = memory + place.Slot();
+    tile::Barrier* filled = At(to + kFilled);
+    const uint8_t* k = from.k + static_cast<int64_t>(step) * kKBytes;
+    const uint8_t* v = from.v + static_cast<int64_t>(step) * kVBytes;
+    const uint8_t* table =
+        reinterpret_cast<const uint8_t*>(from.table) + static_cast<int64_t>(step) * kTableBytes;
+    const uint8_t* back = reinterpret_cast<const uint8_t*>(
+        from.means + static_cast<int64_t>(step / kStepsPerMean) * D);
+#ifdef SAGE_BULK_COPIES
+    constexpr int kStepBytes = kKBytes + kVBytes + kTableBytes;
+    tile::BarrierExpect(filled, means ? kStepBytes + kMeanBytes : kStepBytes);
+    tile::BulkCopy(to, k, kKBytes, filled);
+    tile::BulkCopy(to + kKBytes, v, kVBytes, filled);
+    tile::BulkCopy(to + kTable, table, kTableBytes, filled);
+    if (means) tile::BulkCopy(memory + Means(step), back, kMeanBytes, filled);
+#else
+    CopyShare<kKBytes>(to, k);
+    CopyShare<kVBytes>(to + kKBytes, v);
+    CopyShare<kTableBytes>(to + kTable, table);
+    if (means) CopyShare<kMeanBytes>(memory + Means(step), back);
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(SharedAddress(filled))
+                 : "memory");
+#endif
+  }
+
+  __device__ __forceinline__ static void Wait(uint8_t* memory, const Place& place) {
+    tile::BarrierWait(At(memory + place.Slot() + kFilled), place.Parity());
+  }
+
+  // By all warps: this one has read the slot, and the means if its step ends a block.
+  __device__ __forceinline__ static void Release(uint8_t* memory, const Place& place) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) tile::BarrierArrive(At(memory + place.Slot() + kRead));
+  }
+
+ private:
+  __device__ __forceinline__ static tile::Barrier* At(uint8_t* barrier) {
+    return reinterpret_cast<tile::Barrier*>(barrier);
+  }
+
+  // This thread's 16-byte pieces.
+  template <int kCopied>
+  __device__ __forceinline__ static void CopyShare(uint8_t* to, const uint8_t* from) {
+    static_assert(kCopied % 16 == 0, "whole vectors");
+    constexpr int kStride = kWarps * 32 * 16;
+    const int mine = static_cast<int>(threadIdx.x) * 16;
+    const uint32_t address = SharedAddress(to) + mine;
+#pragma unroll
+    for (int at = 0; at < kCopied; at += kStride) {
+      if (at + kStride <= kCopied || at + mine < kCopied)
+        CopyAsync16(address + at, from + at + mine, true);
     }
   }
 };

@@ -26,7 +26,7 @@ struct Warp {
   float o[kTiles][D / 8][4];
   uint32_t o_half[Form::kSumsInHalves ? kTiles : 1][D / 8][2];
   float q_scale[kRows];  // times the scale, log2 units
-  float m[kRows];        // offset
+  float less_m[kRows];   // minus the offset m: what the scores get
   float part[kRows];  // sums of P over the current block of 128 keys; those before: shared memory
 
   // Scores of a step: int32 sums from kMagicBits on, or, after ToLog2, floats in log2 units (kLog2
@@ -39,50 +39,64 @@ struct Warp {
     return __int_as_float(s[r / 2][column][r % 2 * 2 + e]);
   }
 
-  // s = q k^T of the keys whose images lie at `k`; `q`: images of this warp's rows.
-  __device__ __forceinline__ void Scores(const uint8_t* k, const uint8_t* q) {
-    const int lane = threadIdx.x % 32;
+  // What 32 or 64 dims of the scores of 32 keys are products of.
+  struct Operands {
+    uint32_t a[kTiles][4], b[2][4];
+  };
+  static constexpr int kGroups = kColumns / 4, kUnits = Form::kQSteps * kGroups;
+
+  // Unit n of kUnits: a step of dims, and in it a group of 32 keys. The first group's a serves all.
+  __device__ __forceinline__ static void Load(Operands& to, int n, const uint8_t* k,
+                                              const uint8_t* q) {
+    const int lane = threadIdx.x % 32, step = n / kGroups, group = n % kGroups;
     const uint4* b_at = reinterpret_cast<const uint4*>(k) + lane;
     const uint4* a_at = reinterpret_cast<const uint4*>(q) + lane;
-    constexpr int kSteps = Form::kQSteps;
-    // 16 bytes of k: two steps of one n8 tile, or one step of two.
-    constexpr int kStepsAtOnce = kSteps >= 2 ? 2 : 1, kGroup = 4;
 #pragma unroll
-    for (int pair = 0; pair < kSteps / kStepsAtOnce; ++pair) {
-      uint32_t a[kStepsAtOnce][kTiles][4];
+    for (int i = 0; i < 2; ++i)
+      Unpack(b_at[((group * 2 + i) * Form::kQSteps + step) * 32], to.b[i]);
+    if (group > 0) return;
 #pragma unroll
-      for (int n = 0; n < kStepsAtOnce; ++n) {
+    for (int t = 0; t < kTiles; ++t) Unpack(a_at[(t * Form::kQSteps + step) * 32], to.a[t]);
+  }
+
+  // s = q k^T of the keys whose images lie at `k`; `q`: images of this warp's rows. `first`: unit
+  // 0. The operands of a unit are loaded under the products of the one before.
+  __device__ __forceinline__ void Scores(const uint8_t* k, const uint8_t* q,
+                                         const Operands& first) {
+    Operands operands[2];
+    operands[0] = first;
 #pragma unroll
-        for (int t = 0; t < kTiles; ++t)
-          Unpack(a_at[(t * kSteps + pair * kStepsAtOnce + n) * 32], a[n][t]);
+    for (int n = 0; n < kUnits; ++n) {
+      Operands &now = operands[n % 2], &next = operands[(n + 1) % 2];
+      if (n + 1 < kUnits) {
+        if ((n + 1) % kGroups > 0) {
+#pragma unroll
+          for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) next.a[t][e] = now.a[t][e];
+          }
+        }
+        Load(next, n + 1, k, q);
       }
 #pragma unroll
-      for (int column = 0; column < kColumns; column += kGroup) {
-        uint32_t b[kGroup][4];  // [column][b0, b1, b0', b1'], or two columns in each
+      for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-        for (int j = 0; j < kGroup * kStepsAtOnce / 2; ++j) {
-          Unpack(kStepsAtOnce == 2 ? b_at[((column + j) * (kSteps / 2) + pair) * 32]
-                                   : b_at[(column / 2 + j) * 32],
-                 b[j]);
-        }
-#pragma unroll
-        for (int n = 0; n < kStepsAtOnce; ++n) {
-#pragma unroll
-          for (int j = 0; j < kGroup; ++j) {
-            const uint32_t b0 = kStepsAtOnce == 2 ? b[j][2 * n] : b[j / 2][j % 2 * 2];
-            const uint32_t b1 = kStepsAtOnce == 2 ? b[j][2 * n + 1] : b[j / 2][j % 2 * 2 + 1];
-#pragma unroll
-            for (int t = 0; t < kTiles; ++t) {
-              if (pair == 0 && n == 0) {
-                Form::StartScores(s[t][column + j], a[n][t], b0, b1, magic);
-              } else {
-                Form::AddScores(s[t][column + j], a[n][t], b0, b1);
-              }
-            }
+        for (int j = 0; j < 4; ++j) {
+          int(&to)[4] = s[t][n % kGroups * 4 + j];
+          const uint32_t b0 = now.b[j / 2][j % 2 * 2], b1 = now.b[j / 2][j % 2 * 2 + 1];
+          if (n < kGroups) {
+            Form::StartScores(to, now.a[t], b0, b1, magic);
+          } else {
+            Form::AddScores(to, now.a[t], b0, b1);
           }
         }
       }
     }
+  }
+  __device__ __forceinline__ void Scores(const uint8_t* k, const uint8_t* q) {
+    Operands first;
+    Load(first, 0, k, q);
+    Scores(k, q, first);
   }
 
   // x = s f + c in log2 units over m. c is exact: f keeps 22 bits, and m is a multiple of a power
@@ -93,10 +107,10 @@ struct Warp {
   template <bool kLog2>
   __device__ __forceinline__ Line LineOf(int r, int h) const {
     if constexpr (kLog2) {
-      return {1.0f, -m[r]};
+      return {1.0f, less_m[r]};
     } else {
       const float f = __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
-      return {f, fmaf(-kMagic, f, -m[r])};
+      return {f, fmaf(-kMagic, f, less_m[r])};
     }
   }
 
@@ -162,9 +176,9 @@ struct Warp {
       const float unit = __uint_as_float(__float_as_uint(q_scale[r] * k_scale) & kInfBits) * 2.0f;
       if (unit < 0x1p90f && fabsf(most) < INFINITY)
         most = __fsub_rn(__fadd_rn(most, kMagic * unit), kMagic * unit);
-      const float now = fmaxf(m[r], most);
-      alpha[r] = Exp2(m[r] - now);
-      m[r] = now;
+      const float now = fminf(less_m[r], -most);
+      alpha[r] = Exp2(now - less_m[r]);
+      less_m[r] = now;
       sums[r * Form::kThreads] *= alpha[r];
       part[r] *= alpha[r];
     }

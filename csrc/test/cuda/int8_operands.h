@@ -38,8 +38,8 @@ void UnpackImages(const sage::Problem& p, const sage::cuda::int8::Form& form,
   constexpr int V = D < kPartDim ? D : kPartDim;
   const int64_t v_image = bytes ? kVByteImageBytes<V> : kVHalfImageBytes<V>;
   const int64_t v_heads = kv_heads * form.v_parts;
-  const auto q = Download(w.q_codes, q_heads * w.q_rows / kRowImage * kQImageBytes<D, kInt4>);
-  const auto k = Download(w.k_codes, kv_heads * tokens / kStepTokens * kKImageBytes<D, kInt4>);
+  const auto q = Download(w.q_codes, q_heads * w.q_rows / kRowImage * kCodeImageBytes<D, kInt4>);
+  const auto k = Download(w.k_codes, kv_heads * tokens / kRowImage * kCodeImageBytes<D, kInt4>);
   const auto v = Download(w.v_codes, v_heads * tokens / kStepTokens * v_image);
   const auto v_back = Download(w.v_back, v_heads * w.tiles * V);
   const auto q_scale = Download(w.q_scale, q_heads * w.q_rows);
@@ -53,19 +53,20 @@ void UnpackImages(const sage::Problem& p, const sage::cuda::int8::Form& form,
       for (int d = 0; d < p.qk_dim; ++d) {
         // Offsets are of whole words: the first of four codes, then within it.
         const int at = QOffset<D, kInt4>(static_cast<int>(row % kRowImage), d);
-        const float code = CodeAt(&q[row / kRowImage * kQImageBytes<D, kInt4> + at], kInt4, d);
+        const float code = CodeAt(&q[row / kRowImage * kCodeImageBytes<D, kInt4> + at], kInt4, d);
         out->q_codes.push_back(sign * code + 0.0f);
       }
     }
   }
   for (int64_t h = 0; h < kv_heads; ++h) {
     for (int64_t j = 0; j < p.kv_len; ++j) {
-      const int64_t token = h * tokens + j, image = token / kStepTokens;
+      const int64_t token = h * tokens + j, image = token / kRowImage;
+      const int row = static_cast<int>(token % kRowImage);
       const int t = static_cast<int>(token % kStepTokens);
       out->k_scale.push_back(k_scale[token]);
       for (int d = 0; d < p.qk_dim; ++d) {
         out->k_codes.push_back(
-            CodeAt(&k[image * kKImageBytes<D, kInt4> + KOffset<D, kInt4>(t, d)], kInt4, d));
+            CodeAt(&k[image * kCodeImageBytes<D, kInt4> + KOffset<D, kInt4>(row, d)], kInt4, d));
       }
       for (int d = 0; d < p.v_dim; ++d) {
         const int64_t v_token = (h * form.v_parts + d / V) * tokens + j;
