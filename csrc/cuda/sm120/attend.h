@@ -51,21 +51,32 @@ SAGE_TILE void ScoreStep(float (&s)[4][4], const float (&c)[4][4], const uint32_
   tile::MmaNvfp4<TA, 3>(s[3], c[3], q, k23.z, k23.w, q_scale, k_scale);
 }
 
-// What a thread addresses of a stage: its 16 bytes of each fragment, its scores of the means.
+// A stage: its tile, and the scores of this warp's means.
 struct Stage {
-  const uint8_t *base, *mine, *mean_scores;
+  const uint8_t *tile, *means;
 };
+
+// What a thread addresses of a stage: its 16 bytes of each fragment, its pairs of the means'
+// scores. Both are computed from 16 · lane, the one address that a register holds.
+struct Mine {
+  const uint8_t *tile, *means;
+};
+template <int D, bool kFp8>
+SAGE_TILE Mine MineOf(const Stage& stage, int lane_bytes) {
+  return {stage.tile + lane_bytes,
+          stage.means + (lane_bytes & 48) * SharedMap<D, kFp8>::kPairBytes / 16};
+}
 
 // Scores of 32 rows with the 32 keys u of a tile.
 template <int D>
 SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
-                      const Stage& stage, const uint32_t (&k_scale)[2 * (D / 64)], int u,
+                      const Mine& from, const uint32_t (&k_scale)[2 * (D / 64)], int u,
                       float (&s)[2][4][4]) {
   constexpr int kSteps = D / 64, kPairBytes = SharedMap<D, false>::kPairBytes;
   float start[4][4];
   SAGE_UNROLL
   for (int j = 0; j < 4; ++j) {
-    const uint8_t* pair = stage.mean_scores + (16 * u + 4 * j) * kPairBytes;
+    const uint8_t* pair = from.means + (16 * u + 4 * j) * kPairBytes;
     if constexpr (kPairBytes == 16) {
       const tile::Floats4 x = *reinterpret_cast<const tile::Floats4*>(pair);
       start[j][0] = x.x;
@@ -78,7 +89,7 @@ SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scal
       start[j][1] = start[j][3] = x.y;
     }
   }
-  const tile::Words4* k = reinterpret_cast<const tile::Words4*>(stage.mine) + u * (kSteps * 64);
+  const tile::Words4* k = reinterpret_cast<const tile::Words4*>(from.tile) + u * (kSteps * 64);
   SAGE_UNROLL
   for (int t = 0; t < kSteps; ++t) {
     const tile::Words4 k01 = k[2 * t * 32], k23 = k[(2 * t + 1) * 32];
@@ -166,23 +177,23 @@ SAGE_TILE void LoadQ(const AttendArguments& a, const WarpWork& mine, uint32_t (&
 template <int D, bool kFp8, bool kMasked, bool kOpen>
 SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<VChannelsOf(D)>& state,
                     const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
-                    uint32_t scale_order, const Stage& stage, int key0, int half, uint8_t* my_sums,
+                    const Stage& stage, int key0, int half, uint8_t* my_sums,
                     uint32_t* mask_not_finite, int lane_bytes) {
   constexpr int kSteps = D / 64, V = VChannelsOf(D);
   const float c = kMasked ? 1.0f : mine.c;
-  const uint8_t* v = stage.mine + SharedMap<D, kFp8>::kTileBytes.k;
+  const uint8_t* mine_of_tile = stage.tile + lane_bytes;
+  const uint8_t* v = mine_of_tile + SharedMap<D, kFp8>::kTileBytes.k;
   uint32_t k_scale[2 * kSteps];
-  LoadScales(stage.mine + kTile * D / 2, half * 2 * kSteps, k_scale);
+  LoadScales(mine_of_tile + kTile * D / 2, half * 2 * kSteps, k_scale);
   uint32_t p[2][4];
   Groups groups;
   SAGE_UNROLL
   for (int u = 0; u < 2; ++u) {
     float s[2][4][4];
-    Stage from = stage;
-    if (D >= 128 && !kFp8 && kOpen && u == 1) {
-      // Registers do not hold the scores of 64 keys: the second 32 wait for the first.
-      from.mine = stage.base + tile::After(lane_bytes, FloatToBits(groups.top[0][3]), a.zero);
-    }
+    // Registers do not hold the scores of 64 keys: the second 32 wait for the first.
+    const bool wait = D >= 128 && !kFp8 && kOpen && u == 1;
+    const Mine from = MineOf<D, kFp8>(
+        stage, wait ? tile::After(lane_bytes, FloatToBits(groups.top[0][3]), a.zero) : lane_bytes);
     Scores<D>(q, q_scale, from, k_scale, 2 * half + u, s);
     if (kMasked) {
       *mask_not_finite |= ApplyMask(a, mine, key0 + 32 * u, s);
@@ -197,7 +208,7 @@ SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<VCh
     }
   }
   if constexpr (!kFp8) {
-    const uint32_t p_scale = AddGroups(state, groups, c, my_sums, scale_order);
+    const uint32_t p_scale = AddGroups(state, groups, c, my_sums, lane_bytes);
     AddOutputs(state, p, p_scale, v, half);
   }
 }
@@ -221,10 +232,6 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
   const int lane = tile::Lane();
   const Barriers<Map::kStages> bar = {reinterpret_cast<tile::Barrier*>(shared + Map::kBarriers)};
   const int lane_bytes = tile::Keep(lane * 16);
-  // Two numbers in one register: the upper half of a choice of bytes is not looked at.
-  const uint32_t order_and_means = tile::Keep(
-      ScaleOrderOf(lane) |
-      static_cast<uint32_t>(warp * Map::kMeanScoreRow + (lane & 3) * Map::kPairBytes) << 16);
   uint8_t* const sums = shared + Map::kSums + warp * Map::kSumBytes;
   uint8_t* const my_sums = sums + lane_bytes;
   Turn<Map::kStages> turn;
@@ -263,25 +270,23 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
     SAGE_NO_UNROLL
     for (; key_tile < end_tile; ++key_tile, turn.Next()) {
       tile::BarrierWait(bar.Full(turn.stage), turn.parity);
-      const Stage stage = {
-          shared + turn.stage * Map::kTileBytes.stage,
-          shared + turn.stage * Map::kTileBytes.stage + lane_bytes,
-          shared + Map::kMeanScores + turn.stage * Map::kMeanScoreBytes + (order_and_means >> 16)};
+      const Stage stage = {shared + turn.stage * Map::kTileBytes.stage,
+                           shared + Map::kMeanScores + turn.stage * Map::kMeanScoreBytes +
+                               warp * Map::kMeanScoreRow};
       const int key0 = key_tile * kTile;
       const unsigned open = static_cast<unsigned>(key_tile - open_tile);
       if (!kMasked && open < static_cast<unsigned>(open_tiles)) {
         SAGE_UNROLL
         for (int half = 0; half < 2; ++half) {
-          Step<D, kFp8, false, true>(a, mine, state, q, q_scale, order_and_means, stage,
-                                     key0 + half * 64, half, my_sums, &mask_not_finite, lane_bytes);
+          Step<D, kFp8, false, true>(a, mine, state, q, q_scale, stage, key0 + half * 64, half,
+                                     my_sums, &mask_not_finite, lane_bytes);
         }
       } else {
         SAGE_NO_UNROLL
         for (int half = 0; half < 2; ++half) {
           if (key0 + half * 64 + 64 <= seen_begin || key0 + half * 64 >= seen_end) continue;
-          Step<D, kFp8, kMasked, false>(a, mine, state, q, q_scale, order_and_means, stage,
-                                        key0 + half * 64, half, my_sums, &mask_not_finite,
-                                        lane_bytes);
+          Step<D, kFp8, kMasked, false>(a, mine, state, q, q_scale, stage, key0 + half * 64, half,
+                                        my_sums, &mask_not_finite, lane_bytes);
         }
       }
       tile::BarrierArrive(bar.Empty(turn.stage));

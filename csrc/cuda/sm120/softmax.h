@@ -164,18 +164,18 @@ SAGE_TILE void Exponentiate(const float (&s)[2][4][4], float c, int u, uint32_t 
   }
 }
 
-// What a thread supplies of the scales of P: those of row g + 8 (q % 2) of row tile q / 2. It holds
-// half of them, the groups of its half of the quad; the thread across the quad holds the rest, and
-// needs some of its own. One choice of bytes serves both the picking and the merging: of codes
-//   rows g, g+24 | g+8, g+16 (two keys' groups each, see ScalesOfP)
-// thread q picks its own two and its peer's two such that, of the picked and the peer's picked, the
-// same choice is the word in order of groups.
-SAGE_TILE uint32_t ScaleOrderOf(int lane) {
-  const int q = lane & 3;
-  return q < 2 ? (q == 0 ? 0x7250u : 0x6341u) : (q == 2 ? 0x2705u : 0x3614u);
+// What a thread supplies of the scales of P: those of row g + 8 (q % 2) of row tile q / 2, in order
+// of groups. It holds half of them, the groups of its half of the quad; the thread across the quad,
+// of the same q % 2, holds the rest. `codes` are, of two groups each, those of rows g, g + 16 | g +
+// 8, g + 24: so the two send each other the same word of theirs.
+SAGE_TILE uint32_t ScaleWordOf(const uint32_t (&codes)[2], int lane_bytes) {
+  const uint32_t mine = (lane_bytes & 16) != 0 ? codes[1] : codes[0];
+  const uint32_t other = tile::ShuffleXor(mine, 2);
+  // Bytes of the first row of mine and other, or of the second of other and mine.
+  return tile::SelectBytes(mine, other, (lane_bytes & 32) != 0 ? 0x3726u : 0x5140u);
 }
 
-// Scales of P of a thread's rows, unrounded, and as codes: of rows g, g + 24, then g + 8, g + 16.
+// Scales of P of a thread's rows, unrounded, and as codes: of rows g and g + 16, g + 8 and g + 24.
 // True where one is as large as a code can be.
 template <int V>
 SAGE_TILE bool ScalesOfP(const RowState<V>& state, const Groups& groups, float c, float (&sf)[2][4],
@@ -187,8 +187,8 @@ SAGE_TILE bool ScalesOfP(const RowState<V>& state, const Groups& groups, float c
       sf[u][row] = tile::Exp2(tile::Fma(groups.top[u][row], c, state.m[row]));
     }
   }
-  codes[0] = tile::PackE4m3(sf[0][0], sf[0][3], sf[1][0], sf[1][3]);
-  codes[1] = tile::PackE4m3(sf[0][1], sf[0][2], sf[1][1], sf[1][2]);
+  codes[0] = tile::PackE4m3(sf[0][0], sf[1][0], sf[0][2], sf[1][2]);
+  codes[1] = tile::PackE4m3(sf[0][1], sf[1][1], sf[0][3], sf[1][3]);
   // 0x7e is 448: two more set a byte's highest bit.
   return (((codes[0] + 0x02020202u) | (codes[1] + 0x02020202u)) & 0x80808080u) != 0;
 }
@@ -196,7 +196,7 @@ SAGE_TILE bool ScalesOfP(const RowState<V>& state, const Groups& groups, float c
 // Row sums, offsets and the scales of P of 64 keys: the word for their product with v.
 template <int V>
 SAGE_TILE uint32_t AddGroups(RowState<V>& state, const Groups& groups, float c, uint8_t* my_sums,
-                             uint32_t order) {
+                             int lane_bytes) {
   float sf[2][4];
   uint32_t codes[2];
   if (tile::Any(ScalesOfP(state, groups, c, sf, codes))) {
@@ -213,8 +213,7 @@ SAGE_TILE uint32_t AddGroups(RowState<V>& state, const Groups& groups, float c, 
     state.r[row] = tile::Fma(groups.sum[0][row], sf[0][row], state.r[row]);
     state.r[row] = tile::Fma(groups.sum[1][row], sf[1][row], state.r[row]);
   }
-  const uint32_t picked = tile::SelectBytes(codes[0], codes[1], order);
-  return tile::SelectBytes(picked, tile::ShuffleXor(picked, 2), order);
+  return ScaleWordOf(codes, lane_bytes);
 }
 
 // ---- P in E4M3: 32 keys at a time ----
