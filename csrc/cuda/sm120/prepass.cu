@@ -10,7 +10,7 @@ namespace {
 constexpr int kQuantiseBlocks = 3;
 
 template <int D, class E>
-__global__ void __launch_bounds__(StatisticsThreads(D))
+__global__ void __launch_bounds__(StatisticsThreads(D), 1024 / StatisticsThreads(D))
     StatisticsKernel(const __grid_constant__ PrepassArguments a) {
   __shared__ __align__(16) uint8_t shared[sizeof(StatisticsShared<D>)];
   Statistics<D, E>(a, shared);

@@ -1,18 +1,21 @@
-// The pre-pass of fp4 and fp4_fp8: statistics, then quantisation, from float32 in any strides.
+// The pre-pass of fp4 and fp4_fp8: statistics, then quantisation, from float32, fp16 or
+// bf16 in any strides.
 // Codes and scales are those of docs/numerics.md 2 to 4, bit for bit; inputs are never written.
 //
 //   Statistics  (statistics.h)
 //               block = 128 tokens of k and v of one head (thread = channel of one of them), or 128
 //               rows of q: k: float64 sums over tokens in order; v: mean of the block, largest
-//               |v - mean| per channel; largest magnitudes of all three. The last block of a head
-//               adds up k's sums in block order.
+//               |v - mean| per channel; q: means of blocks of rows; spreads of q's and k's
+//               channels; largest magnitudes of all three. The last block of a key/value head, q's
+//               of its group among them, adds up k's sums and the spreads of channels in block
+//               order, and balances them.
 //   Quantise    block = 128 tokens of k and v, or 128 rows of q. For q and k a thread owns one
 //               group of 16 dims of one row, and D / 16 neighbouring threads a row, so that the
 //               rotation's long steps are shuffles; for v it owns 16 tokens of one channel.
 //
-// Traffic per element of k and v: 4 bytes read twice, .56 written, of k 2 more where q has means;
-// of q: 4 read three times (the means' pass hits the cache), .56 written. No arithmetic here may be
-// contracted: products and differences are rounded one by one.
+// Traffic per element: 4 bytes (or 2) read twice, .56 written, of k 2 more where q has means. No
+// arithmetic here may be contracted: products and differences are rounded one by one, and Fma
+// stands where the product is exact.
 #ifndef SAGE_CUDA_SM120_PREPASS_H_
 #define SAGE_CUDA_SM120_PREPASS_H_
 
@@ -382,13 +385,15 @@ SAGE_TILE void QuantiseQ(const PrepassArguments& a, int block) {
 // Shared memory of a tile of k and v: marks of tokens, then the channels' sums.
 constexpr int kQuantiseShared = 2 * kTile + kQuantiseThreads * static_cast<int>(sizeof(ChannelSum));
 
-// Blocks are numbered as in Statistics.
+// From the last block of Statistics back to its first: what was read last may still be in L2, and
+// the tiles of k and v are the longer work.
 template <int D, class E>
 SAGE_TILE void Quantise(const PrepassArguments& a, uint8_t* shared) {
   const Workspace& w = a.space;
-  const int kv_blocks = a.kv_count * w.tiles, block = tile::BlockIndex();
-  if (block >= kv_blocks) {
-    QuantiseQ<D, E>(a, block - kv_blocks);
+  const int from_first = tile::GridSize() - 1 - tile::BlockIndex();
+  const int block = from_first - a.q_count * a.q_tiles;
+  if (block < 0) {
+    QuantiseQ<D, E>(a, from_first);
     return;
   }
   const int head = block / w.tiles, key_tile = block % w.tiles, thread = tile::ThreadIndex();

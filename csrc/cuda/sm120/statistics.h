@@ -232,20 +232,19 @@ SAGE_TILE void FinishStatistics(const PrepassArguments& a, int head, StatisticsS
                                  static_cast<double>(shared->spread[d]) * widest_k);
 }
 
-// Blocks are numbered: tiles of k and v head by head, then tiles of q.
+// Blocks are numbered: tiles of q, then tiles of k and v head by head.
 template <int D, class E>
 SAGE_TILE void Statistics(const PrepassArguments& a, uint8_t* shared_memory) {
   const Workspace& w = a.space;
   StatisticsShared<D>* const shared = reinterpret_cast<StatisticsShared<D>*>(shared_memory);
-  const int kv_blocks = a.kv_count * w.tiles, block = tile::BlockIndex();
-  const bool of_q = block >= kv_blocks;
+  const int q_blocks = a.q_count * a.q_tiles, block = tile::BlockIndex();
   int head;
-  if (of_q) {
-    head = KvHead(a, (block - kv_blocks) / a.q_tiles);
-    RowStatistics<D, E>(a, block - kv_blocks, shared);
+  if (block < q_blocks) {
+    head = KvHead(a, block / a.q_tiles);
+    RowStatistics<D, E>(a, block, shared);
   } else {
-    head = block / w.tiles;
-    TokenStatistics<D, E>(a, block);
+    head = (block - q_blocks) / w.tiles;
+    TokenStatistics<D, E>(a, block - q_blocks);
   }
   tile::Fence();
   tile::SyncBlock();
