@@ -19,10 +19,11 @@ namespace sage {
 bool Fp4Supports(const Problem& problem, const char** reason);
 
 // Bytes of device memory that a call needs beside its buffers: O(N), about .6 bytes per element of
-// q, k and v, 1.2 of v in fp4_fp8, and 2 of k where q is smoothed.
+// q, k and v, 1.2 of v in fp4_fp8, and where q is smoothed 2 of k and .1 of q.
 int64_t Fp4Workspace(const Problem& problem);
 
-// o (and lse when wanted) in full, from float32 device memory, enqueued in `stream`. `workspace`
+// o (and lse when wanted) in full, from device memory (q, k and v float32, or 16-bit as
+// problem.input says), enqueued in `stream`. `workspace`
 // needs no preparation and is aligned to 256 bytes, as cudaMalloc gives. kUnsupported for what
 // Fp4Supports refuses, kInternal with the runtime's text after a failed launch.
 Status Fp4Forward(const Problem& problem, const ForwardBuffers& buffers, void* workspace,
