@@ -1,6 +1,6 @@
-// The pre-pass of fp4 and fp4_fp8: statistics, then quantisation, from float32, fp16 or
-// bf16 in any strides.
-// Codes and scales are those of docs/numerics.md 2 to 4, bit for bit; inputs are never written.
+// The pre-pass of fp4 and fp4_fp8: statistics, then quantisation, from float32, fp16 or bf16 in any
+// strides. Codes and scales are those of docs/numerics.md 2 to 4, bit for bit; inputs are never
+// written.
 //
 //   Statistics  (statistics.h)
 //               block = 128 tokens of k and v of one head (thread = channel of one of them), or 128
