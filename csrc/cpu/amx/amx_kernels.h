@@ -24,6 +24,7 @@ struct AmxKernels {
   static constexpr int kKeyTile = 64;
   static constexpr int kDimsMultiple = kDimChunk;
   static constexpr bool kBeginsOutputs = true;
+  static constexpr bool kSoftmaxAhead = false;
   static constexpr bool kRoundsCodes = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }

@@ -18,6 +18,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/forward/attend_tile.h"
 #include "cpu/forward/fetch_ahead.h"
 #include "cpu/forward/mask_row.h"
 #include "cpu/forward/plan.h"
@@ -27,60 +28,9 @@
 namespace sage {
 namespace {
 
-// Scratch of one worker in the attention phase.
-struct AttendScratch {
-  uint8_t* q;      // packed rows
-  float* x;        // one group of rows before packing
-  float* o;        // [row_block][v_dims]
-  float* o_mean;   // [row_block][v_dims], V's means times sums of P
-  float* s;        // [6][kScoreStride]
-  uint8_t* p;      // probabilities in the kernels' format
-  float* partial;  // [6][v_dims], accumulators of 64 keys
-  // Whole vectors for each group of rows, [groups][kGroupLanes], at LaneOf(row):
-  float* c;      // score factor
-  float* m;      // running maximum, log2 domain
-  float* l;      // running sum of what the denominator counts
-  float* exact;  // running sum of the unrounded p, which lse counts; only where l sums the rounded
-                 // ones
-  uint8_t* bad;  // [row_block] the row of q is not finite
-};
-
-constexpr int kGroupLanes = (kRows + kLanes - 1) / kLanes * kLanes;
-
-SAGE_INLINE int64_t LaneOf(int64_t row) { return row / kRows * kGroupLanes + row % kRows; }
-
-template <class Kernels>
-SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
-  AttendScratch scratch;
-  scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
-  scratch.x = carver->Take<float>(kRows * plan.pack_dims);
-  scratch.o = carver->Take<float>(plan.row_block * plan.v_dims);
-  scratch.o_mean =
-      carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
-  scratch.s = carver->Take<float>(kRows * kScoreStride);
-  scratch.p = carver->Take<uint8_t>(Kernels::PBytes());
-  scratch.partial = carver->Take<float>(kRows * plan.v_dims);
-  const int64_t lanes = plan.row_block / kRows * kGroupLanes;
-  scratch.c = carver->Take<float>(lanes);
-  scratch.m = carver->Take<float>(lanes);
-  scratch.l = carver->Take<float>(lanes);
-  scratch.exact = carver->Take<float>(lanes);
-  scratch.bad = carver->Take<uint8_t>(plan.row_block);
-  return scratch;
-}
-
-SAGE_INLINE MaskRow MaskRowOf(const Plan& plan, int64_t batch, int64_t q_head, int64_t i) {
-  return MaskRowOf(*plan.problem, plan.buffers->mask, batch, q_head, i);
-}
-
 // A zero factor (all-zero row) times a hidden score would be NaN; all its scores are 0, so any
 // positive factor serves.
 SAGE_INLINE float FactorOf(float c) { return c == 0.0f ? 1e-30f : c; }
-
-// Row r of the group whose first row is row0 + r0: rows of padding repeat the task's last one.
-SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
-  return row0 + MinOf(r0 + r, rows - 1);
-}
 
 // Quantises row r of the task and packs it; returns whether every value was finite.
 template <class Kernels>
@@ -318,82 +268,6 @@ SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, i
   }
 }
 
-// The `seen` keys from j0 on that 6 rows see, `count` with padding: scores, masking, softmax,
-// outputs. fresh: these are the first keys, and outputs begin with them.
-template <class Kernels>
-SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                            int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
-                            bool fresh, const AttendScratch& scratch, FetchAhead* fetch) {
-  static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
-  const Problem& p = *plan.problem;
-  float* s = scratch.s;
-  const int64_t r0 = g * kRows;
-  F32 most[kRows];
-  for (int r = 0; r < kRows; ++r) most[r] = Set1(kMinusInf);
-  // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides;
-  // masking hides the rest of `count`.
-  const int multiplied = static_cast<int>(RoundUp(seen, 16));
-  Kernels::Scores(plan, head, scratch.q, g, j0, multiplied, s, most);
-  const bool masked = p.mask_kind != MaskKind::kNone;
-  const F32 c = masked ? Set1(1.0f) : Load(scratch.c + g * kLanes);
-  if (clip || masked) {
-    for (int r = 0; r < kRows; ++r) {
-      float* row = s + r * kScoreStride;
-      const int64_t last = RowOfGroup(row0, rows, r0, r);
-      const int64_t i = last / plan.group, q_head = head.kv_head * plan.group + last % plan.group;
-      if (masked) {
-        ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0,
-                  static_cast<int>(MinOf(count, p.kv_len - j0)), scratch.c[g * kLanes + r], row);
-      }
-      most[r] = ClipRow(row, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
-    }
-  }
-  // The rows' running values, one lane each.
-  alignas(64) float factor[kLanes], shift[kLanes], alpha[kLanes];
-  const F32 old = Load(scratch.m + g * kLanes);
-  // Max keeps a NaN of its second operand (an additive mask may hold one).
-  const F32 top = Max(old, Mul(MaxOfSix(most), c));
-  // Where nothing is attended to so far, 0 stands for -Infinity: P = 0 and no difference of
-  // infinities.
-  const F32 finite = ZeroWhereEqual(top, Set1(kMinusInf), top);
-  const F32 ratio = Exp2(Sub(old, finite));
-  Store(scratch.m + g * kLanes, top);
-  Store(factor, c);
-  Store(shift, finite);
-  Store(alpha, ratio);
-  // Sums of P by lanes, [half of the keys][row]; horizontal sums wait for all six rows.
-  F32 sums[2][kRows], exact[kRows];
-  const bool want_exact = plan.buffers->lse != nullptr && p.recipe.row_sum == RowSum::kQuantized;
-  for (int r = 0; r < kRows; ++r) {
-    sums[0][r] = sums[1][r] = exact[r] = Zero();
-    Kernels::Softmax(plan, s, scratch.p, r, count, factor[r], shift[r], &sums[0][r], &sums[1][r],
-                     want_exact ? &exact[r] : nullptr);
-    // A few lines at a time, and while nothing is read from L2.
-    FetchStep(plan, head, fetch);
-  }
-  const F32 first = SumOfSix(sums[0]), second = SumOfSix(sums[1]);
-  float* l = scratch.l + g * kLanes;
-  Store(l, Add(Mul(Load(l), ratio), Add(first, second)));
-  if (want_exact) {
-    float* unrounded = scratch.exact + g * kLanes;
-    Store(unrounded, Add(Mul(Load(unrounded), ratio), SumOfSix(exact)));
-  }
-  Kernels::Accumulate(plan, head, s, scratch.p, j0, multiplied, scratch.o + r0 * plan.v_dims,
-                      fresh ? nullptr : alpha, scratch.partial);
-  if (p.recipe.smooth_v > 0) {
-    alignas(64) float weight[2][kLanes];
-    Store(weight[0], first);
-    Store(weight[1], second);
-    for (int r = 0; r < kRows; ++r) {
-      float* o = scratch.o_mean + (r0 + r) * plan.v_dims;
-      const float* mean = head.v_mean + j0 / kBlock * plan.v_dims;
-      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] * alpha[r] + weight[0][r] * mean[d];
-      if (count <= kBlock) continue;
-      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + weight[1][r] * mean[plan.v_dims + d];
-    }
-  }
-}
-
 template <class Kernels>
 SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
                               const AttendScratch& scratch, FetchAhead* fetch) {
@@ -419,6 +293,9 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   const int64_t first_i = row0 / plan.group, last_i = (row0 + rows - 1) / plan.group;
   const int64_t end = EndKey(plan, last_i);
   const int64_t start = FirstKey(plan, first_i) / kScoreStride * kScoreStride;
+  [[maybe_unused]] TilesAhead<Kernels> ahead;
+  [[maybe_unused]] const bool goes_ahead =
+      Kernels::kSoftmaxAhead && plan.problem->recipe.smooth_v == 0 && !WantsExactSum(plan);
   uint64_t begun = 0, finished = 0;  // a bit for each group: kRowsPerTask allows 64
   for (int64_t j0 = start; j0 < end; j0 += kScoreStride) {
     if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
@@ -443,6 +320,20 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       const uint64_t bit = uint64_t{1} << g;
       const bool fresh = (begun & bit) == 0;
       begun |= bit;
+      if constexpr (Kernels::kSoftmaxAhead) {
+        if (goes_ahead) {
+          RowTile* tile = &ahead.tiles[ahead.next];
+          BeginTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
+                             tile);
+          tile->last = last;
+          ahead.Advance(plan, head, scratch, fetch);
+          if (const RowTile& done = ahead.tiles[ahead.next]; ahead.outputs && done.last) {
+            FinishGroup(plan, head, row0, rows, done.g, scratch);
+            finished |= uint64_t{1} << done.g;
+          }
+          continue;
+        }
+      }
       AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
                           fetch);
       if (last) {
@@ -451,6 +342,12 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
         FinishGroup(plan, head, row0, rows, g, scratch);
         finished |= bit;
       }
+    }
+  }
+  if constexpr (Kernels::kSoftmaxAhead) {
+    if (ahead.waiting) {
+      SoftmaxAhead none = {};
+      ahead.Outputs(plan, head, scratch, &none);
     }
   }
   // Groups that attend to nothing.

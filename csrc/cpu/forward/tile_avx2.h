@@ -248,6 +248,7 @@ struct PvWords256 {
   static constexpr int kPanel = 2;
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
+  static constexpr bool kSoftmaxAhead = false;
 
   static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
     for (int j = 0; j < keys; j += 2) {

@@ -164,6 +164,7 @@ struct FloatKernels {
   static constexpr int kDimsMultiple = 1;
   static constexpr bool kRoundsCodes = false;
   static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
+  static constexpr bool kSoftmaxAhead = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.pack_dims * 4; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * 4; }

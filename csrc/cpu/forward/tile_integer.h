@@ -11,6 +11,7 @@
 #define SAGE_CPU_FORWARD_TILE_INTEGER_H_
 
 #include "cpu/forward/plan.h"
+#include "cpu/forward/softmax_ahead.h"
 #include "cpu/forward/tile_float.h"
 
 namespace sage {
@@ -30,7 +31,10 @@ struct IntegerKernels {
     return RoundUp(plan.row_block * Qk::QueryBytes(plan.qk_dims), 64) +
            plan.row_block * Qk::Corrections(plan.qk_dims) * 4;
   }
-  static int64_t PBytes() { return kRows * kScoreStride * Pv::kProbabilityBytes; }
+  static constexpr bool kSoftmaxAhead = Pv::kSoftmaxAhead;
+  static constexpr int64_t kTilePBytes = kRows * kScoreStride * Pv::kProbabilityBytes;
+  // Of two tiles, where the softmax of one goes ahead of the outputs of the other.
+  static int64_t PBytes() { return (kSoftmaxAhead ? 2 : 1) * kTilePBytes; }
 
   SAGE_INLINE int32_t* CorrectionsOf(const Plan& plan, uint8_t* q) {
     return reinterpret_cast<int32_t*>(q +
@@ -103,22 +107,50 @@ struct IntegerKernels {
     if (apart) *second = Pv::Row(row, out, kBlock, count, c, m, exact);
   }
 
-  SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/,
-                                const uint8_t* p, int64_t j0, int count, float* o,
-                                const float* alpha, float* /*scratch*/) {
+  // The same softmax for SoftmaxUnit: `ahead` for the whole tile, sums into sum[kRows].
+  SAGE_INLINE SoftmaxAhead BeginSoftmax(const float* s, uint8_t* p, int count, const float* factor,
+                                        float* shift, F32* sum) {
+    Store(shift, Sub(Load(shift), Set1(Pv::kLog2OfTop)));
+    for (int r = 0; r < kRows; ++r) sum[r] = Zero();
+    return {s, p, factor, shift, sum, 0, count, kRows};
+  }
+
+  // What is left of it.
+  SAGE_NOINLINE void EndSoftmax(SoftmaxAhead ahead, F32* sum) {
+    while (ahead.rows > 0) SoftmaxUnit<Pv>(&ahead);
+    for (int r = 0; r < kRows; ++r) sum[r] = Pv::FinishSum(sum[r]);
+  }
+
+  SAGE_INLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/,
+                              const uint8_t* p, int64_t j0, int count, float* o, const float* alpha,
+                              float* /*scratch*/) {
+    SoftmaxAhead none = {};
+    AccumulateAnd(plan, head, p, j0, count, o, alpha, &none);
+  }
+
+  SAGE_NOINLINE void AccumulateAnd(const Plan& plan, const Head& head, const uint8_t* p, int64_t j0,
+                                   int count, float* o, const float* alpha, SoftmaxAhead* ahead) {
     ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int vectors) {
       const uint8_t* panel = head.v + (first * plan.keys + j0 * vectors) * kLanes * Pv::kBytes;
       float* out = o + first * kLanes;
       // Padding of the key count is hidden (p = 0) up to a multiple of 16, which every grouping of
       // keys divides.
+      const auto run = [&](auto count_of_vectors) {
+        constexpr int kVectors = decltype(count_of_vectors)::value;
+        if constexpr (kSoftmaxAhead) {
+          Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha, ahead);
+        } else {
+          Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha);
+        }
+      };
       if (vectors == Pv::kPanel) {
-        Pv::template Panel<Pv::kPanel>(p, panel, count, out, plan.v_dims, alpha);
+        run(std::integral_constant<int, Pv::kPanel>());
       } else if (vectors == 1) {
-        Pv::template Panel<1>(p, panel, count, out, plan.v_dims, alpha);
+        run(std::integral_constant<int, 1>());
       } else if (vectors == 2) {
-        Pv::template Panel<2>(p, panel, count, out, plan.v_dims, alpha);
+        run(std::integral_constant<int, 2>());
       } else if constexpr (Pv::kPanel > 3) {
-        Pv::template Panel<3>(p, panel, count, out, plan.v_dims, alpha);
+        run(std::integral_constant<int, 3>());
       }
     });
   }

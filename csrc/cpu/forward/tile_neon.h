@@ -155,6 +155,7 @@ struct PvWordsNeon {
   static constexpr int kPanel = 2;
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
+  static constexpr bool kSoftmaxAhead = false;
 
   static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
     int16_t* words = reinterpret_cast<int16_t*>(panel);

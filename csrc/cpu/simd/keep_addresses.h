@@ -9,6 +9,11 @@
 namespace sage {
 namespace {
 
+template <class A>
+SAGE_INLINE void KeepAddress(A*& a) {
+  asm("" : "+r"(a));
+}
+
 // One statement for all, which the compiler does not spread out.
 template <class A, class B, class C, class D>
 SAGE_INLINE void KeepAddresses(A*& a, B*& b, C*& c, D*& d) {

@@ -1,0 +1,219 @@
+// What a worker holds while it attends, and one step of it: six rows against up to 256 keys, from
+// scores to outputs (attend.h).
+#ifndef SAGE_CPU_FORWARD_ATTEND_TILE_H_
+#define SAGE_CPU_FORWARD_ATTEND_TILE_H_
+
+#include "cpu/forward/fetch_ahead.h"
+#include "cpu/forward/mask_row.h"
+#include "cpu/forward/plan.h"
+#include "cpu/forward/prepass.h"
+#include "cpu/forward/softmax_ahead.h"
+#include "cpu/simd/simd_shuffle.h"
+
+namespace sage {
+namespace {
+
+// Scratch of one worker in the attention phase.
+struct AttendScratch {
+  uint8_t* q;      // packed rows
+  float* x;        // one group of rows before packing
+  float* o;        // [row_block][v_dims]
+  float* o_mean;   // [row_block][v_dims], V's means times sums of P
+  float* s;        // [6][kScoreStride]
+  uint8_t* p;      // probabilities in the kernels' format
+  float* partial;  // [6][v_dims], accumulators of 64 keys
+  // Whole vectors for each group of rows, [groups][kGroupLanes], at LaneOf(row):
+  float* c;      // score factor
+  float* m;      // running maximum, log2 domain
+  float* l;      // running sum of what the denominator counts
+  float* exact;  // running sum of the unrounded p, which lse counts; only where l sums the rounded
+                 // ones
+  uint8_t* bad;  // [row_block] the row of q is not finite
+};
+
+constexpr int kGroupLanes = (kRows + kLanes - 1) / kLanes * kLanes;
+
+SAGE_INLINE int64_t LaneOf(int64_t row) { return row / kRows * kGroupLanes + row % kRows; }
+
+template <class Kernels>
+SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
+  AttendScratch scratch;
+  scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
+  scratch.x = carver->Take<float>(kRows * plan.pack_dims);
+  scratch.o = carver->Take<float>(plan.row_block * plan.v_dims);
+  scratch.o_mean =
+      carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
+  scratch.s = carver->Take<float>(kRows * kScoreStride);
+  scratch.p = carver->Take<uint8_t>(Kernels::PBytes());
+  scratch.partial = carver->Take<float>(kRows * plan.v_dims);
+  const int64_t lanes = plan.row_block / kRows * kGroupLanes;
+  scratch.c = carver->Take<float>(lanes);
+  scratch.m = carver->Take<float>(lanes);
+  scratch.l = carver->Take<float>(lanes);
+  scratch.exact = carver->Take<float>(lanes);
+  scratch.bad = carver->Take<uint8_t>(plan.row_block);
+  return scratch;
+}
+
+SAGE_INLINE MaskRow MaskRowOf(const Plan& plan, int64_t batch, int64_t q_head, int64_t i) {
+  return MaskRowOf(*plan.problem, plan.buffers->mask, batch, q_head, i);
+}
+
+// Row r of the group whose first row is row0 + r0: rows of padding repeat the task's last one.
+SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
+  return row0 + MinOf(r0 + r, rows - 1);
+}
+
+// Six rows and some keys between their scores and their outputs.
+struct RowTile {
+  int64_t g, j0;
+  int count, multiplied;
+  bool fresh, last;
+  // The rows' running values, one lane each: P = 2^(s factor - shift), o and l times alpha.
+  alignas(64) float factor[kLanes], shift[kLanes], alpha[kLanes];
+  // Sums of P by lanes, [half of the keys][row]; horizontal sums wait for all six rows.
+  F32 sums[2][kRows], exact[kRows];
+};
+
+SAGE_INLINE bool WantsExactSum(const Plan& plan) {
+  return plan.buffers->lse != nullptr && plan.problem->recipe.row_sum == RowSum::kQuantized;
+}
+
+// Scores of the `seen` keys from j0 on that 6 rows see, `count` with padding, masked; the rows'
+// running maxima. fresh: these are the first keys, and outputs begin with them.
+template <class Kernels>
+SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
+                           int64_t rows, int64_t j0, int64_t seen, int count, bool clip, bool fresh,
+                           const AttendScratch& scratch, RowTile* tile) {
+  static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
+  const Problem& p = *plan.problem;
+  float* s = scratch.s;
+  const int64_t r0 = g * kRows;
+  F32 most[kRows];
+  for (int r = 0; r < kRows; ++r) most[r] = Set1(kMinusInf);
+  // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides;
+  // masking hides the rest of `count`.
+  const int multiplied = static_cast<int>(RoundUp(seen, 16));
+  Kernels::Scores(plan, head, scratch.q, g, j0, multiplied, s, most);
+  const bool masked = p.mask_kind != MaskKind::kNone;
+  const F32 c = masked ? Set1(1.0f) : Load(scratch.c + g * kLanes);
+  if (clip || masked) {
+    for (int r = 0; r < kRows; ++r) {
+      float* row = s + r * kScoreStride;
+      const int64_t last = RowOfGroup(row0, rows, r0, r);
+      const int64_t i = last / plan.group, q_head = head.kv_head * plan.group + last % plan.group;
+      if (masked) {
+        ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0,
+                  static_cast<int>(MinOf(count, p.kv_len - j0)), scratch.c[g * kLanes + r], row);
+      }
+      most[r] = ClipRow(row, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
+    }
+  }
+  const F32 old = Load(scratch.m + g * kLanes);
+  // Max keeps a NaN of its second operand (an additive mask may hold one).
+  const F32 top = Max(old, Mul(MaxOfSix(most), c));
+  // Where nothing is attended to so far, 0 stands for -Infinity: P = 0 and no difference of
+  // infinities.
+  const F32 finite = ZeroWhereEqual(top, Set1(kMinusInf), top);
+  Store(scratch.m + g * kLanes, top);
+  Store(tile->factor, c);
+  Store(tile->shift, finite);
+  Store(tile->alpha, Exp2(Sub(old, finite)));
+  tile->g = g;
+  tile->j0 = j0;
+  tile->count = count;
+  tile->multiplied = multiplied;
+  tile->fresh = fresh;
+}
+
+// The rows' sums, of which `sums` holds those by lanes.
+SAGE_INLINE void AddSums(const Plan& plan, const AttendScratch& scratch, const RowTile& tile,
+                         F32 first, F32 second) {
+  const F32 ratio = Load(tile.alpha);
+  float* l = scratch.l + tile.g * kLanes;
+  Store(l, Add(Mul(Load(l), ratio), Add(first, second)));
+  if (WantsExactSum(plan)) {
+    float* unrounded = scratch.exact + tile.g * kLanes;
+    Store(unrounded, Add(Mul(Load(unrounded), ratio), SumOfSix(tile.exact)));
+  }
+}
+
+// A tile from scores to outputs.
+template <class Kernels>
+SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
+                            int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
+                            bool fresh, const AttendScratch& scratch, FetchAhead* fetch) {
+  const Problem& p = *plan.problem;
+  RowTile tile;
+  BeginTile<Kernels>(plan, head, row0, g, rows, j0, seen, count, clip, fresh, scratch, &tile);
+  const bool want_exact = WantsExactSum(plan);
+  for (int r = 0; r < kRows; ++r) {
+    tile.sums[0][r] = tile.sums[1][r] = tile.exact[r] = Zero();
+    Kernels::Softmax(plan, scratch.s, scratch.p, r, count, tile.factor[r], tile.shift[r],
+                     &tile.sums[0][r], &tile.sums[1][r], want_exact ? &tile.exact[r] : nullptr);
+    // A few lines at a time, and while nothing is read from L2.
+    FetchStep(plan, head, fetch);
+  }
+  const F32 first = SumOfSix(tile.sums[0]), second = SumOfSix(tile.sums[1]);
+  AddSums(plan, scratch, tile, first, second);
+  const int64_t r0 = g * kRows;
+  Kernels::Accumulate(plan, head, scratch.s, scratch.p, j0, tile.multiplied,
+                      scratch.o + r0 * plan.v_dims, fresh ? nullptr : tile.alpha, scratch.partial);
+  if (p.recipe.smooth_v > 0) {
+    alignas(64) float weight[2][kLanes];
+    Store(weight[0], first);
+    Store(weight[1], second);
+    for (int r = 0; r < kRows; ++r) {
+      float* o = scratch.o_mean + (r0 + r) * plan.v_dims;
+      const float* mean = head.v_mean + j0 / kBlock * plan.v_dims;
+      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] * tile.alpha[r] + weight[0][r] * mean[d];
+      if (count <= kBlock) continue;
+      for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + weight[1][r] * mean[plan.v_dims + d];
+    }
+  }
+}
+
+// Tiles whose softmax goes ahead (softmax_ahead.h): the one that waits for its outputs, and the
+// next.
+template <class Kernels>
+struct TilesAhead {
+  RowTile tiles[2];
+  int next = 0;  // place of the next tile, and of its P
+  bool waiting = false;
+  bool outputs = false;  // Advance has finished the tile in the place that is the next one's now
+
+  uint8_t* P(const AttendScratch& scratch, int place) const {
+    return scratch.p + place * Kernels::kTilePBytes;
+  }
+
+  // After BeginTile for tiles[next]: its softmax, and the outputs of the tile that waits.
+  // Then that one is done, and the next one waits.
+  void Advance(const Plan& plan, const Head& head, const AttendScratch& scratch,
+               FetchAhead* fetch) {
+    RowTile& tile = tiles[next];
+    // A few lines at a time: half of a tile's before its outputs, half after.
+    for (int r = 0; r < kRows / 2; ++r) FetchStep(plan, head, fetch);
+    SoftmaxAhead ahead = Kernels::BeginSoftmax(scratch.s, P(scratch, next), tile.count, tile.factor,
+                                               tile.shift, tile.sums[0]);
+    outputs = waiting;
+    if (waiting) Outputs(plan, head, scratch, &ahead);
+    for (int r = 0; r < kRows / 2; ++r) FetchStep(plan, head, fetch);
+    Kernels::EndSoftmax(ahead, tile.sums[0]);
+    AddSums(plan, scratch, tile, SumOfSix(tile.sums[0]), Zero());
+    waiting = true;
+    next = 1 - next;
+  }
+
+  void Outputs(const Plan& plan, const Head& head, const AttendScratch& scratch,
+               SoftmaxAhead* ahead) {
+    const RowTile& tile = tiles[1 - next];
+    Kernels::AccumulateAnd(plan, head, P(scratch, 1 - next), tile.j0, tile.multiplied,
+                           scratch.o + tile.g * kRows * plan.v_dims,
+                           tile.fresh ? nullptr : tile.alpha, ahead);
+  }
+};
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_ATTEND_TILE_H_
