@@ -1,6 +1,7 @@
 // Rows of Q, K and V straight from the caller's memory to the operands of tile_avx512.h: int8 with
-// a scale for each row, and bf16. Whole chunks of 64 dims of Q and K, and finite values; the rest
-// takes the general path (prepass.h, attend.h) and gives the same codes.
+// a scale for each row of Q and K, int8 with one for each channel or bf16 of V. Whole chunks of 64
+// dims of Q and K, and finite values; the rest takes the general path (prepass.h, attend.h) and
+// gives the same codes.
 //
 //   scale = max |x| / 127, code = round(x · (127 / max |x|))      docs/numerics.md 4.2
 //
@@ -188,27 +189,54 @@ SAGE_INLINE void PackValuePanel(const float* rows, int64_t stride, int count, in
 }
 #endif
 
+// Up to 16 keys, `padded` with zeros, rounded to the codes of their channels, to one panel of
+// kCount vectors of V in fours of keys.
+template <int kCount>
+SAGE_INLINE void PackBytePanel(const float* rows, int64_t stride, int count, int padded,
+                               const float* inverse, uint8_t* panel, F32* magnitudes) {
+  // Each 128 bits hold four dims of the four keys; a dim's four go together.
+  const __m512i order =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  for (int j = 0; j < padded; j += 4, rows += 4 * stride, panel += kCount * 64) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) {
+      const F32 by = Load(inverse + 16 * t);
+      __m512i code[4];
+#pragma GCC unroll 4
+      for (int e = 0; e < 4; ++e) {
+        const F32 x = j + e < count ? LoadU(rows + e * stride + 16 * t) : Zero();
+        *magnitudes = MaxMagnitude(*magnitudes, x);
+        code[e] = _mm512_cvtps_epi32(Mul(x, by).r);
+      }
+      const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(code[0], code[1]),
+                                               _mm512_packs_epi32(code[2], code[3]));
+      _mm512_store_si512(panel + t * 64, _mm512_shuffle_epi8(bytes, order));
+    }
+  }
+}
+
 // Whether there is a direct way for V of a P·V half, and what it is.
 template <class Pv>
 struct DirectValues {
   static constexpr bool kKnown = false;
 };
+template <>
+struct DirectValues<PvBytes512> {
+  static constexpr bool kKnown = true;
+  template <int kCount>
+  SAGE_INLINE void Panel(const float* rows, const Source& v, int padded, const float* inverse,
+                         uint8_t* panel, F32* magnitudes) {
+    PackBytePanel<kCount>(rows, v.stride, v.rows, padded, inverse, panel, magnitudes);
+  }
+};
 #if defined(SAGE_ISA_AVX512_BF16)
 template <>
 struct DirectValues<PvBf16> {
   static constexpr bool kKnown = true;
-  SAGE_INLINE void PackPanel(const float* rows, const Source& v, int vectors, int padded,
-                             uint8_t* panel, F32* magnitudes) {
-    switch (vectors) {
-      case 1:
-        return PackValuePanel<1>(rows, v.stride, v.rows, padded, panel, magnitudes);
-      case 2:
-        return PackValuePanel<2>(rows, v.stride, v.rows, padded, panel, magnitudes);
-      case 3:
-        return PackValuePanel<3>(rows, v.stride, v.rows, padded, panel, magnitudes);
-      default:
-        return PackValuePanel<4>(rows, v.stride, v.rows, padded, panel, magnitudes);
-    }
+  template <int kCount>
+  SAGE_INLINE void Panel(const float* rows, const Source& v, int padded, const float* /*inverse*/,
+                         uint8_t* panel, F32* magnitudes) {
+    PackValuePanel<kCount>(rows, v.stride, v.rows, padded, panel, magnitudes);
   }
 };
 #endif
@@ -234,8 +262,19 @@ struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
       F32 magnitudes = Zero();
       ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int vector, int count) {
         const float* rows = v.base + vector * kLanes;
+        const float* inverse = head.v_inverse + vector * kLanes;
         uint8_t* panel = head.v + (vector * plan.keys + first * count) * kLanes * Pv::kBytes;
-        DirectValues<Pv>::PackPanel(rows, v, count, padded, panel, &magnitudes);
+        using Direct = DirectValues<Pv>;
+        switch (count) {
+          case 1:
+            return Direct::template Panel<1>(rows, v, padded, inverse, panel, &magnitudes);
+          case 2:
+            return Direct::template Panel<2>(rows, v, padded, inverse, panel, &magnitudes);
+          case 3:
+            return Direct::template Panel<3>(rows, v, padded, inverse, panel, &magnitudes);
+          default:
+            return Direct::template Panel<4>(rows, v, padded, inverse, panel, &magnitudes);
+        }
       });
       return AllFinite(magnitudes);
     }
