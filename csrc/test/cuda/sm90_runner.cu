@@ -9,8 +9,9 @@
 //   sm90_runner few [milliseconds per point]   few queries: parts of the keys against none, the
 //                                              pre-pass, and the exact kernels
 //
-// Codes and scales must equal those of the CPU engine, which is bit-exact with src/numerics; lse
-// equals its up to float32 sums; the error of o against float64 must be that of the recipe.
+// Codes and scales must equal those of the CPU engine, which is bit-exact with src/numerics; what
+// is put back for v equals its formula, and lse the engine's, up to float32 sums; the error of o
+// against float64 must be that of the recipe.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
