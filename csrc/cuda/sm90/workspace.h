@@ -16,9 +16,8 @@
 //                                             32c + 8s + 4h + i
 //   v_scale    float  [B·Hkv][D]              0 where a channel is all zero
 //   v_mean     float  [B·Hkv][T][D]
-//   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale less the mean of the tile's codes,
-//   as
-//                                             B fragments of m16n8k8 (tf32)
+//   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale less the mean of
+//                                             the codes, as B fragments of m16n8k8 (tf32)
 //   marks      uint8  [B·Hkv][T·128]          bit 0: token of k, bit 1: of v, is not finite
 //   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp, and
 //   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh); only
