@@ -52,12 +52,18 @@ for (const program of ['nvcc', options.cuobjdump]) {
   process.exit(77);
 }
 
-/** head_dim, int4, form and warps of a mangled kernel name; null for other functions. */
+/** head_dim, int4, form, warps and slots of copies of a mangled kernel name; null for other functions. */
 function instanceOf(name) {
-  const match = /AttendKernel.*?Li(\d+)ELb([01])E.*?ValuesE(\d)ELi(\d)E/.exec(name);
+  const match = /AttendKernel.*?Li(\d+)ELb([01])E.*?ValuesE(\d)ELi(\d)ELi(\d)E/.exec(name);
   if (match === null) return null;
-  const [, dim, int4, form, warps] = match;
-  return {dim: Number(dim), int4: int4 === '1', form: FORMS[Number(form)], warps: Number(warps)};
+  const [, dim, int4, form, warps, slots] = match;
+  return {
+    dim: Number(dim),
+    int4: int4 === '1',
+    form: FORMS[Number(form)],
+    warps: Number(warps),
+    slots: Number(slots),
+  };
 }
 
 /** Lines "address instruction" of each attention kernel. */
@@ -217,7 +223,7 @@ if (options.json) {
   for (const row of rows) {
     const numbers = [row.instructions, row.integer, row.products, row.moves, row.sharedBytes];
     console.log(
-      `${row.form.padEnd(15)} hd${String(row.dim).padEnd(4)}${row.int4 ? 'int4' : 'int8'} ${row.warps} warps ` +
+      `${row.form.padEnd(15)} hd${String(row.dim).padEnd(4)}${row.int4 ? 'int4' : 'int8'} ${row.warps} warps ${row.slots} slots ` +
         `${row.registers} registers ${String(row.spilled).padStart(4)} spilled  ` +
         numbers.map((n) => (n === undefined ? '-' : n.toFixed(2)).padStart(6)).join(''),
     );

@@ -17,9 +17,10 @@ struct Kept {
 };
 
 // kWarps_: 8 fit a multiprocessor by their registers, as one block or as two. At 256 dims shared
-// memory holds q of 4. kSlots: of the copies (ring.cuh); three where 99 KiB hold them.
+// memory holds q of 4. kSlots, kBulk: of the copies (ring.cuh); three slots where 99 KiB hold them.
 template <int D, bool kInt4, Values kValues, int kWarps_ = D == 256 ? 4 : 8,
-          int kSlots = ValuesAreBytes(kValues) && D<256 ? 3 : 2> struct Instance {
+          int kSlots = ValuesAreBytes(kValues) && D != 256 ? 3 : 2, bool kBulk = true>
+struct Instance {
   static constexpr int kQkDim = D;
   static constexpr int kDim = D < kPartDim ? D : kPartDim;  // channels of o
   static constexpr bool kBytes = ValuesAreBytes(kValues);
@@ -51,7 +52,7 @@ template <int D, bool kInt4, Values kValues, int kWarps_ = D == 256 ? 4 : 8,
   static constexpr int kQSteps = D / (kInt4 ? 64 : 32);
   static constexpr int kQBytes = kCodeImageBytes<D, kInt4>;
   static constexpr int kKRowBytes = D / (kInt4 ? 2 : 1), kVRowBytes = kDim * (kBytes ? 1 : 2);
-  using Copies = Ring<kDim, kStepKeys, kKRowBytes, kVRowBytes, kWarps, kSlots>;
+  using Copies = Ring<kDim, kStepKeys, kKRowBytes, kVRowBytes, kWarps, kSlots, kBulk>;
   static constexpr int kQ = Copies::kBytes;
   static constexpr int kSums = kQ + kWarps * kTiles * kQBytes;  // of P, [row of a thread][thread]
   static constexpr int kMeanScores = kSums + 2 * kTiles * kThreads * 4;

@@ -16,8 +16,8 @@
 #include "cuda/int8/images.h"
 #include "cuda/tensor_core.cuh"
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && !defined(SAGE_TEST_NO_BULK_COPIES)
-#define SAGE_BULK_COPIES 1
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define SAGE_HAS_BULK_COPIES 1
 #endif
 
 namespace sage::cuda::int8 {
@@ -28,8 +28,8 @@ struct CopySources {
   const float *table, *means;  // scales of k by 32 keys; what v gets back, null = not smoothed
 };
 
-// D: channels of v.
-template <int D, int kKeys, int kKRowBytes, int kVRowBytes, int kWarps, int kSlots>
+// D: channels of v. kBulk: bulk copies where there are any.
+template <int D, int kKeys, int kKRowBytes, int kVRowBytes, int kWarps, int kSlots, bool kBulk>
 struct Ring {
   static constexpr int kKBytes = kKeys * kKRowBytes, kVBytes = kKeys * kVRowBytes;
   static constexpr int kTable = kKBytes + kVBytes;  // of a slot
@@ -41,8 +41,8 @@ struct Ring {
   static constexpr int kMeans = kSlots * kSlotBytes;  // two blocks of 128 tokens
   static constexpr int kBytes = kMeans + 2 * kMeanBytes;
   static constexpr int kStepsPerMean = kTileTokens / kKeys;
-#ifdef SAGE_BULK_COPIES
-  static constexpr int kCopyingThreads = 1;
+#ifdef SAGE_HAS_BULK_COPIES
+  static constexpr int kCopyingThreads = kBulk ? 1 : kWarps * 32;
 #else
   static constexpr int kCopyingThreads = kWarps * 32;
 #endif
@@ -92,21 +92,23 @@ struct Ring {
         reinterpret_cast<const uint8_t*>(from.table) + static_cast<int64_t>(step) * kTableBytes;
     const uint8_t* back = reinterpret_cast<const uint8_t*>(
         from.means + static_cast<int64_t>(step / kStepsPerMean) * D);
-#ifdef SAGE_BULK_COPIES
-    constexpr int kStepBytes = kKBytes + kVBytes + kTableBytes;
-    tile::BarrierExpect(filled, means ? kStepBytes + kMeanBytes : kStepBytes);
-    tile::BulkCopy(to, k, kKBytes, filled);
-    tile::BulkCopy(to + kKBytes, v, kVBytes, filled);
-    tile::BulkCopy(to + kTable, table, kTableBytes, filled);
-    if (means) tile::BulkCopy(memory + Means(step), back, kMeanBytes, filled);
-#else
+#ifdef SAGE_HAS_BULK_COPIES
+    if constexpr (kBulk) {
+      constexpr int kStepBytes = kKBytes + kVBytes + kTableBytes;
+      tile::BarrierExpect(filled, means ? kStepBytes + kMeanBytes : kStepBytes);
+      tile::BulkCopy(to, k, kKBytes, filled);
+      tile::BulkCopy(to + kKBytes, v, kVBytes, filled);
+      tile::BulkCopy(to + kTable, table, kTableBytes, filled);
+      if (means) tile::BulkCopy(memory + Means(step), back, kMeanBytes, filled);
+      return;
+    }
+#endif
     CopyShare<kKBytes>(to, k);
     CopyShare<kVBytes>(to + kKBytes, v);
     CopyShare<kTableBytes>(to + kTable, table);
     if (means) CopyShare<kMeanBytes>(memory + Means(step), back);
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(SharedAddress(filled))
                  : "memory");
-#endif
   }
 
   __device__ __forceinline__ static void Wait(uint8_t* memory, const Place& place) {

@@ -100,6 +100,8 @@ inline std::vector<NamedRecipe> AllRecipes() {
       {"int4_fp8 fp32+fp16", WithAccumulator(int4, PvAccumulator::kFp32Fp16), kAny},
       {"int4_fp8 as on sm_89", int4, 89},
       {"int4_fp8 paper as on sm_89", PaperRecipe(Precision::kInt4Fp8), 89},
+      {"int8_fp16 as on sm_80", half, 80},
+      {"int8_fp16 as on sm_89", half, 89},
       {"int8_fp8 as on sm_80", bytes, 80},
       {"int4_fp8 as on sm_80", int4, 80},
       {"int4_fp8 paper as on sm_80", PaperRecipe(Precision::kInt4Fp8), 80},
