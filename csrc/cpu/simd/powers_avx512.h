@@ -1,5 +1,5 @@
 // 2^(s c - m) of two vectors, as Exp2Coarse (degree 3) and Exp2Medium (degree 4) compute it, to the
-// same bits, in 7 registers beside those of a register tile: one asm statement, for the compiler
+// same bits, in 7 registers beside those of a register tile. With GCC an asm statement, for GCC 12
 // would keep the constants in registers and the tile's accumulators in memory.
 #ifndef SAGE_CPU_SIMD_POWERS_AVX512_H_
 #define SAGE_CPU_SIMD_POWERS_AVX512_H_
@@ -13,6 +13,7 @@ struct TwoVectors {
   __m512 low, high;
 };
 
+#if defined(__GNUC__) && !defined(__clang__)
 #define SAGE_POWERS_BEGIN                        \
   "vbroadcastss %[factor],%[c]\n\t"              \
   "vmovaps %[s0],%[x0]\n\t"                      \
@@ -23,8 +24,9 @@ struct TwoVectors {
   "vreduceps $9,%[x1],%[f1]\n\t"                 \
   "vbroadcastss %[top],%[p0]\n\t"                \
   "vbroadcastss %[top],%[p1]\n\t"
-#define SAGE_POWERS_TERM(c)                       \
-  "vfmadd213ps %[" c "]%{1to16%},%[f0],%[p0]\n\t" \
+#define SAGE_POWERS_TERM(c)    \
+  "vfmadd213ps %[" c           \
+  "]%{1to16%},%[f0],%[p0]\n\t" \
   "vfmadd213ps %[" c "]%{1to16%},%[f1],%[p1]\n\t"
 #define SAGE_POWERS_END             \
   "vscalefps %[x0],%[p0],%[p0]\n\t" \
@@ -61,6 +63,16 @@ SAGE_INLINE TwoVectors PowersOfTwo(const float* s, const float* factor, const fl
 #undef SAGE_POWERS_END
 #undef SAGE_POWERS_OUTPUTS
 #undef SAGE_POWERS_INPUTS
+#else
+template <int kDegree>
+SAGE_INLINE TwoVectors PowersOfTwo(const float* s, const float* factor, const float* shift) {
+  static_assert(kDegree == 3 || kDegree == 4, "one of the two");
+  const F32 c = Set1(*factor), m = Set1(*shift);
+  const F32 x0 = Fms(Load(s), c, m), x1 = Fms(Load(s + 16), c, m);
+  if (kDegree == 3) return {Exp2Coarse(x0).r, Exp2Coarse(x1).r};
+  return {Exp2Medium(x0).r, Exp2Medium(x1).r};
+}
+#endif
 
 }  // namespace
 }  // namespace sage
