@@ -5,7 +5,7 @@
 #include "cpu/forward/tile_float.h"
 #if defined(SAGE_ISA_AVX512)
 #include "cpu/forward/pack_rows_avx512.h"
-#include "cpu/forward/value_tile_avx512.h"
+#include "cpu/forward/tile_avx512.h"
 #elif defined(SAGE_ISA_AVX2)
 #include "cpu/forward/tile_avx2.h"
 #elif defined(SAGE_ISA_NEON)

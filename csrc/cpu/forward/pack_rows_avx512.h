@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "cpu/forward/prepass.h"
-#include "cpu/forward/value_tile_avx512.h"
+#include "cpu/forward/tile_avx512.h"
 #include "cpu/simd/dot_avx512.h"
 #include "cpu/simd/simd_shuffle.h"
 #include "formats/float_bits.h"

@@ -12,8 +12,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "cpu/forward/score_tile_avx512.h"
 #include "cpu/forward/softmax_ahead.h"
-#include "cpu/forward/tile_avx512.h"
 #include "cpu/simd/powers_avx512.h"
 
 namespace sage {
