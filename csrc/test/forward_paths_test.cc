@@ -26,6 +26,7 @@ struct Shape {
   MaskKind mask;
   bool not_finite;
   int smooth_v;
+  bool negative_scale = false;
 };
 
 const Shape kShapes[] = {
@@ -39,6 +40,11 @@ const Shape kShapes[] = {
     // Many short heads: operands of later ones are fetched early.
     {5, 6, 2, 17, 16, 64, 64, false, -1, MaskKind::kNone, false, 0},
     {3, 4, 4, 150, 150, 64, 64, true, -1, MaskKind::kNone, false, 0},
+    // Whole chunks of dims, which go to tiles without a stop in memory, and a last token of its own
+    // in a group of packed ones.
+    {1, 4, 2, 131, 143, 128, 192, false, -1, MaskKind::kNone, true, 0},
+    {2, 2, 2, 15, 33, 64, 16, false, -1, MaskKind::kNone, false, 0, true},
+    {1, 2, 1, 40, 86, 192, 48, true, -1, MaskKind::kNone, false, 0, true},
 };
 
 Recipe RecipeOf(Precision precision) {
@@ -117,7 +123,7 @@ Problem ProblemOf(const Shape& s, Precision precision) {
   p.k = {s.kv_heads * s.kv_len * s.qk_dim, s.kv_len * s.qk_dim, s.qk_dim};
   p.v = {s.kv_heads * s.kv_len * s.v_dim, s.kv_len * s.v_dim, s.v_dim};
   p.o = {s.heads * s.q_len * s.v_dim, s.q_len * s.v_dim, s.v_dim};
-  p.scale = 1.0 / std::sqrt(static_cast<double>(s.qk_dim));
+  p.scale = (s.negative_scale ? -1.0 : 1.0) / std::sqrt(static_cast<double>(s.qk_dim));
   p.causal = s.causal ? Causal::kBottomRight : Causal::kNone;
   p.window_left = s.window_left;
   p.window_right = s.causal ? 0 : -1;
