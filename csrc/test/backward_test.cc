@@ -2,16 +2,13 @@
 //
 //   backward_test                       all checks; exit code 0 if all hold
 //   backward_test quick                 a tenth of the cases, not on the portable path
-//   backward_test time [isa] [threads]  GFLOP/s, counting 10·N²·D per head, under causality too
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <vector>
 
 #include "sage/attention.h"
@@ -30,7 +27,6 @@ using sage_test::Case;
 using sage_test::Data;
 using sage_test::MakeData;
 using sage_test::Random;
-using sage_test::StridesOf;
 
 // Relative L1 asked for, and the rounding noise allowed where the exact gradient cancels to
 // (nearly) nothing, as for one key.
@@ -210,51 +206,6 @@ void CheckCancelled(Isa isa) {
   }
 }
 
-// Processor time for one thread, so that other work on the machine counts less; wall time for more.
-double Seconds(int threads) {
-  if (threads == 1) return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-void Time(Isa isa, int threads) {
-  std::printf("%s, %d threads\n", sage::IsaName(isa), threads);
-  for (const int64_t dim : {64, 128}) {
-    for (const int64_t n : {512, 1024, 2048}) {
-      for (const bool causal : {false, true}) {
-        Case c{"time"};
-        c.heads = c.kv_heads = 2;
-        c.qk_dim = c.v_dim = dim;
-        c.q_len = c.kv_len = 1;
-        Data data = MakeData(c);
-        Problem& p = data.p;
-        p.q_len = p.kv_len = n;
-        p.q = p.k = p.v = p.o = StridesOf(false, c.heads, n, dim);
-        p.causal = causal ? Causal::kTopLeft : Causal::kNone;
-        p.window_right = causal ? 0 : -1;
-        Random random{1};
-        for (std::vector<float>* x : {&data.q, &data.k, &data.v, &data.o, &data.d_o}) {
-          x->resize(c.heads * n * dim);
-          for (float& value : *x) value = random.Normal();
-        }
-        data.lse.assign(c.heads * n, std::log(static_cast<float>(n)));
-        Gradients got;
-        double best = 1e9;
-        double spent = 0;
-        for (int repeat = 0; repeat < 5 || (repeat < 50 && spent < 0.6); ++repeat) {
-          const double begin = Seconds(threads);
-          Run(data, isa, threads, &got);
-          const double seconds = Seconds(threads) - begin;
-          best = std::min(best, seconds);
-          spent += seconds;
-        }
-        std::printf("  D %3d N %4d %-6s %8.2f ms %7.1f GFLOP/s\n", int(dim), int(n),
-                    causal ? "causal" : "full", best * 1e3,
-                    10.0 * double(c.heads) * double(n) * double(n) * double(dim) / best * 1e-9);
-      }
-    }
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -262,14 +213,6 @@ int main(int argc, char** argv) {
   for (int n = 0; n < sage::kIsaCount; ++n) {
     const Isa isa = static_cast<Isa>(n);
     if (sage::CanRun(isa)) isas.push_back(isa);
-  }
-  if (argc > 1 && std::strcmp(argv[1], "time") == 0) {
-    Isa only;
-    const bool one = argc > 2 && sage::ParseIsa(argv[2], &only);
-    for (const Isa isa : isas) {
-      if (!one || isa == only) Time(isa, argc > 3 ? std::atoi(argv[3]) : 1);
-    }
-    return 0;
   }
   const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
   if (quick && isas.size() > 1) isas.erase(isas.begin());
