@@ -192,7 +192,14 @@ export class SageKvCache {
       // A GPU computes beside the event loop anyway.
       const outputs =
         store.engine === 'cuda' ? attendInTensorflow(store, call.problem, call.q, call.mask) : null;
-      if (outputs !== null) return onlyOrBoth(outputs.map((output) => tf.keep(output)));
+      if (outputs !== null) {
+        const kept = outputs.map((output) => tf.keep(output));
+        // The work is on its way and cannot be called back, but whoever aborts in this turn gets no result.
+        await Promise.resolve();
+        if (signal?.aborted === true) tf.dispose(kept);
+        signal?.throwIfAborted();
+        return onlyOrBoth(kept);
+      }
       fork = store.fork();
       const {mask, o, lse} = call;
       const [queries, values] = await Promise.all([
