@@ -2,7 +2,7 @@
 //
 //   x[i,j] = c[i] kscale[j] (q^[i] . k^[j])   log2 domain, c = |scale| log2(e) qscale; wgmma s8
 //   P[i,j] = 2^(x - m[i])                     m: offset of row i, chosen so that P <= 448
-//   t      = sum_j e4m3(P[i,j]) v^[j]         wgmma e4m3, spans of at most 256 tiles
+//   t      = sum_j e4m3(P[i,j]) v^[j]         wgmma e4m3, spans of at most 64 tiles
 //   o      = (sum of spans + sum_b r[i,b] mean[b] / vscale) vscale / sum_b r[i,b]
 //   r[i,b] = sum of the unrounded P of tile b (128 keys); float32, in registers
 //
@@ -92,14 +92,14 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   const uint32_t my_l = my_sums + kMeanTiles * kSumStride;
   const uint32_t my_record = shared + Map::kRecords + my_warp * kRecordBytes;
   // Found anew each time: kept, the pointers would take registers.
-  const auto my_place = [&](int words) {
+  const auto my_place = [&](int floats) {
     uint32_t thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return (static_cast<int64_t>(blockIdx.x) * Map::kWarps + (thread - 128) / 32) * words +
+    return (static_cast<int64_t>(blockIdx.x) * Map::kWarps + (thread - 128) / 32) * floats +
            4 * (thread % 32);
   };
   const auto my_spans = [&] { return a.spans + my_place(32 * kSums); };
-  const auto my_kept = [&] { return a.sums + my_place(a.kept_words); };
+  const auto my_kept = [&] { return a.sums + my_place(kKeptFloats); };
   uint32_t it = 0, round = 0;
   const auto stage = [&](uint32_t at) { return static_cast<int>(at % kStages); };
   const auto parity = [&](uint32_t at) { return at / kStages & 1; };
@@ -126,13 +126,14 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
                    a.factor * LoadSharedFloat(q_scale + 32));
     }
     if (work.count == 0) {
+      arrive(bar.QEmpty(slot));
 #pragma unroll
       for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
     } else {
       int S[64];
       uint32_t P[16];
-      bool more = false;           // tiles follow
-      bool open = false;           // all rows of this warp see all of this tile
+      int ahead = 0;               // tiles that follow
+      int open = 0;                // all rows of this warp see all of this tile
       float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
                                    // Tiles above the last one have no row sums.
 #pragma unroll
@@ -154,11 +155,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         for (int k = 0; k < 4; ++k) WgmmaOutputs(T, P + 4 * k, v_tile + 2 * k);
         WgmmaCommit();
       };
-      // What the softmax of tile i needs, while products are computed.
+      // What the softmax of tile i needs, while its scores are computed.
       const auto prepare = [&](int s) {
-        more = __any_sync(~0u, i > LoadSharedInt(my_record + kFirst));
+        ahead = i - LoadSharedInt(my_record + kFirst);
         const int2 tiles = LoadSharedInt2(my_record + kOpenTiles);
-        open = __any_sync(~0u, !kMasked && tiles.x <= i && i < tiles.y);
+        open = !kMasked && tiles.x <= i && i < tiles.y;
         const float scale = LoadSharedFloat(shared + Map::kKScale + 16 * s + 4 * (lane & 3));
         const float2 q_scale = LoadShared2(my_l + 256);
         s0 = q_scale.x * scale;
@@ -192,14 +193,12 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
         if (kept) ScaleSpans<kSums>(my_spans(), a0, a1);
       };
-      // P of a tile from scores that `log2_p` turns into x - m, and its row sums. `meanwhile(j)`
-      // runs before the exponentials of eighth j.
-      const auto exponentiate = [&](int tile, auto log2_p, auto meanwhile) {
+      // P of a tile from scores that `log2_p` turns into x - m, and its row sums.
+      const auto exponentiate = [&](int tile, auto log2_p) {
         float r0 = 0.0f, r1 = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           float e[8];
-          meanwhile(j);
 #pragma unroll
           for (int n = 0; n < 8; ++n) e[n] = Exp2(log2_p(8 * j + n));
           P[4 * (j >> 1) + 2 * (j & 1)] = PackE4m3(e[0], e[1], e[4], e[5]);
@@ -224,21 +223,12 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
         const int top0 = max(__vimax3_s32(most0[0], most0[1], most0[2]), most0[3]);
         const int top1 = max(__vimax3_s32(most1[0], most1[1], most1[2]), most1[3]);
-        // Two eighths of the scores become floats while the vote is under way, the others between
-        // exponentials, of which one fits in 8 issue slots.
-        const auto to_floats = [&](int j) {
 #pragma unroll
-          for (int n = 8 * j; n < 8 * j + 8; ++n) S[n] = __float_as_int(IntToFloat(S[n]));
-        };
-        to_floats(0);
-        to_floats(1);
+        for (int n = 0; n < 64; ++n) S[n] = __float_as_int(IntToFloat(S[n]));
         move_offsets(tile, static_cast<float>(top0) * s0, static_cast<float>(top1) * s1);
-        exponentiate(
-            tile,
-            [&](int n) { return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0); },
-            [&](int j) {
-              if (j < 6) to_floats(j + 2);
-            });
+        exponentiate(tile, [&](int n) {
+          return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0);
+        });
       };
       // A tile that causality, the window, the end of the keys or a mask hides in part: scores
       // become floats, -Infinity where hidden.
@@ -274,33 +264,27 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
           }
         }
         move_offsets(tile, x0, x1);
-        exponentiate(
-            tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); }, [](int) {});
+        exponentiate(tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); });
       };
       const auto softmax = [&](int tile) {
-        if (open) {
+        if (__any_sync(~0u, open)) {
           softmax_open(tile);
         } else {
           softmax_hidden(tile);
         }
       };
-      // The means of v of a group of tiles, B fragments.
-      const auto load_means = [&](int group, float4(&means)[D / 16]) {
+      // sums += row sums of a group of tiles, an A fragment, times the means of v.
+      const auto add_means = [&](float(&sums)[kSums], int group, const float4& r) {
         const int64_t kv_head = LoadSharedInt(my_record + kKvHead);
         const float* image =
             a.mean_image + (kv_head * a.mean_groups + group) * (kMeanTiles * D) + lane * 4;
-#pragma unroll
-        for (int j = 0; j < D / 16; ++j) means[j] = LoadGlobal4(image + 128 * j);
-      };
-      // sums += row sums of a group of tiles, an A fragment, times its means.
-      const auto multiply_means = [&](float(&sums)[kSums], const float4& r,
-                                      const float4(&means)[D / 16]) {
         const uint32_t fragment[4] = {RoundTf32(r.x), RoundTf32(r.y), RoundTf32(r.z),
                                       RoundTf32(r.w)};
 #pragma unroll
         for (int j = 0; j < D / 16; ++j) {
-          MmaTf32(sums + 8 * j, fragment, means[j].x, means[j].y);
-          MmaTf32(sums + 8 * j + 4, fragment, means[j].z, means[j].w);
+          const float4 b = __ldg(reinterpret_cast<const float4*>(image) + 32 * j);
+          MmaTf32(sums + 8 * j, fragment, b.x, b.y);
+          MmaTf32(sums + 8 * j + 4, fragment, b.z, b.w);
         }
       };
       // Row sums of the group of tiles that ends (downwards) with `tile`; they go to l.
@@ -327,16 +311,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       const auto add_kept_means = [&](int begin, int group) {
         const int end =
             min(group | (kSpanGroups - 1), LoadSharedInt(my_record + kLast) / kMeanTiles);
-        if (begin > end) return;
-        uint4 sums = LoadSums(my_kept(), begin);
-#pragma unroll 1
-        for (int g = begin; g <= end; ++g) {
-          float4 means[D / 16];
-          load_means(g, means);
-          const uint4 of_g = sums;
-          sums = LoadSums(my_kept(), min(g + 1, end));
-          multiply_means(T, SumsUnder(of_g, m0, m1), means);
-        }
+#pragma unroll 2
+        for (int g = begin; g <= end; ++g) add_means(T, g, TakeSums(my_kept(), g, m0, m1));
       };
 
       // Tiles that none of these rows sees pass by.
@@ -362,16 +338,12 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       for (int j = 0; j < kSums; ++j) T[j] = O[j] = 0.0f;
       softmax(i);
 #pragma unroll 1
-      while (more) {
+      while (__any_sync(~0u, ahead > 0)) {
         if ((i & (kMeanTiles - 1)) == 0) {
           const int group = i / kMeanTiles;
           const float4 r = end_group(i);
           if constexpr (kHeld) {
-            if (a.smooth_v) {
-              float4 means[D / 16];
-              load_means(group, means);
-              multiply_means(O, r, means);
-            }
+            if (a.smooth_v) add_means(O, group, r);
 #pragma unroll
             for (int j = 0; j < kSums; ++j) {
               O[j] += T[j];
@@ -396,18 +368,16 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         ++it;
         wait_turn();
         issue_outputs(stage(it - 1));
-        BarrierWait(bar.Full(stage(it)), parity(it));
-        prepare(stage(it));
         WgmmaWait<0>();  // P leaves its registers to the scores
+        BarrierWait(bar.Full(stage(it)), parity(it));
         issue_scores(stage(it));
+        prepare(stage(it));
         WgmmaWait<0>();
         pass_turn();
         arrive(bar.Empty(stage(it - 1)));
         softmax(i);
       }
-      const int group = i / kMeanTiles;
-      float4 means[D / 16];
-      load_means(group, means);  // the last products come meanwhile
+      arrive(bar.QEmpty(slot));
       wait_turn();
       issue_outputs(stage(it));
       pass_turn();
@@ -419,7 +389,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         for (int j = 0; j < kSums; ++j) T[j] += O[j];
       }
       if (a.smooth_v) {
-        multiply_means(T, r, means);
+        const int group = i / kMeanTiles;
+        add_means(T, group, r);
         if constexpr (!kHeld) add_kept_means(group + 1, group);
       }
       ++it;
@@ -431,8 +402,6 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     const int2 place = LoadSharedInt2(my_record + kPlace);  // head, first row
     const int head = place.x, kv_head = LoadSharedInt(my_record + kKvHead), c = lane & 3;
     const int row = place.y + 16 * static_cast<int>(my_warp) + (lane >> 2);
-    // Read early, since memory takes long to answer.
-    const uint32_t not_finite = LoadGlobalWord(a.see.not_finite + kv_head);
     const float2 l_own = LoadShared2(my_l);
     float l0 = l_own.x, l1 = l_own.y;
     l0 += __shfl_xor_sync(~0u, l0, 1);
@@ -448,9 +417,9 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     const float inverse0 = l0 == 0.0f ? 0.0f : 1.0f / l0, inverse1 = l1 == 0.0f ? 0.0f : 1.0f / l1;
     const int batch = head / a.q_heads, q_head = head % a.q_heads;
     float* o = a.o + batch * a.o_strides.batch + q_head * a.o_strides.head;
-    const uint32_t v_scale = shared + Map::kVScale + slot * Map::kVScaleBytes + 8 * c;
+    const float* v_scale = a.v_scale + static_cast<int64_t>(kv_head) * D + 2 * c;
     const auto unit_of = [&](int j) {
-      float2 unit = LoadShared2(v_scale + 32 * j);
+      float2 unit = LoadGlobal2(v_scale + 8 * j);
       // Channels without a scale have codes 0, and means in units of 1.
       unit.x = unit.x == 0.0f ? 1.0f : unit.x;
       unit.y = unit.y == 0.0f ? 1.0f : unit.y;
@@ -459,13 +428,15 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     float* o0 = o + static_cast<int64_t>(row) * a.o_strides.token + 2 * c;
     float* o1 = o0 + 8 * a.o_strides.token;
     if (a.o_pairs && a.v_dim == D && __all_sync(~0u, row + 8 < a.see.q_len)) {
+      float2 unit[D / 8];
+#pragma unroll
+      for (int j = 0; j < D / 8; ++j) unit[j] = unit_of(j);
 #pragma unroll
       for (int j = 0; j < D / 8; ++j) {
-        const float2 unit = unit_of(j);
         *reinterpret_cast<float2*>(o0 + 8 * j) =
-            make_float2(T[4 * j] * inverse0 * unit.x, T[4 * j + 1] * inverse0 * unit.y);
+            make_float2(T[4 * j] * inverse0 * unit[j].x, T[4 * j + 1] * inverse0 * unit[j].y);
         *reinterpret_cast<float2*>(o1 + 8 * j) =
-            make_float2(T[4 * j + 2] * inverse1 * unit.x, T[4 * j + 3] * inverse1 * unit.y);
+            make_float2(T[4 * j + 2] * inverse1 * unit[j].x, T[4 * j + 3] * inverse1 * unit[j].y);
       }
     } else {
 #pragma unroll
@@ -482,7 +453,6 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
       }
     }
-    arrive(bar.QEmpty(slot));
     if (a.lse != nullptr && c == 0) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -495,7 +465,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
                             0.69314718055994531 * (static_cast<double>(m) + log2f(l)) + shift);
       }
     }
-    if (not_finite != 0) {
+    if (a.see.AnyNotFinite(kv_head)) {
       __syncwarp();
       for (int r = 0; r < 2; ++r) {
         if (row + 8 * r >= a.see.q_len) continue;

@@ -34,7 +34,6 @@ struct SharedMap {
   static constexpr int kStages = 4;
   static constexpr uint32_t kQBytes = Roles<D, kMasked>::kRows * D;
   static constexpr uint32_t kQScaleBytes = Roles<D, kMasked>::kRows * 4;
-  static constexpr uint32_t kVScaleBytes = D * 4;
   static constexpr uint32_t kKBytes = kTile * D;
   static constexpr uint32_t kVBytes = kTile * D;
   static constexpr uint32_t kKScaleBytes = kTile / 32 * 4;
@@ -43,8 +42,7 @@ struct SharedMap {
   static constexpr uint32_t kSums = kV + kStages * kVBytes;
   static constexpr uint32_t kKScale = kSums + kWarps * kSumBytes;
   static constexpr uint32_t kQScale = kKScale + kStages * kKScaleBytes;
-  static constexpr uint32_t kVScale = kQScale + 2 * kQScaleBytes;
-  static constexpr uint32_t kBarriers = kVScale + 2 * kVScaleBytes;
+  static constexpr uint32_t kBarriers = kQScale + 2 * kQScaleBytes;
   // Full and empty: k with v per stage, q twice; then the tile of work of each q.
   static constexpr uint32_t kWork = kBarriers + 8 * (2 * kStages + 4);
   static constexpr uint32_t kRecords = kWork + 2 * kWorkBytes;  // per warp, of its tile of work

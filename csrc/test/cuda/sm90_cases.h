@@ -161,14 +161,6 @@ inline std::vector<Case> Cases() {
   with("few heads, causal", [&](Case& c) {
     c.heads = c.kv_heads = 1, c.q_len = c.kv_len = 2500, c.causal = Causal::kTopLeft;
   });
-  // More keys than the tensor core sums at most (kSpanGroups).
-  with("several spans", [&](Case& c) {
-    c.q_len = 130, c.kv_len = 70000, c.qk_dim = c.v_dim = 128, c.v_bias = 1.0f;
-  });
-  with("several spans, moving offsets", [&](Case& c) {
-    c.q_len = 200, c.kv_len = 40000, c.qk_dim = c.v_dim = 128, c.q_gain = 12.0f, c.v_bias = 1.0f;
-    c.causal = Causal::kBottomRight;
-  });
   with("one query, 70000 keys", [&](Case& c) {
     c.q_len = 1, c.kv_len = 70000, c.heads = 4, c.kv_heads = 1, c.v_bias = 1.0f;
   });
