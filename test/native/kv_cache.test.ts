@@ -2,6 +2,7 @@
 import {Worker} from 'node:worker_threads';
 import {configureSageAttention, ISAS} from '../../src/runtime/config.js';
 import {frozenMean, quantizeCacheKeys, quantizeCacheValues} from '../../src/numerics/kv_cache.js';
+import {PROBLEM_WORDS} from '../../src/problem.js';
 import {loadAddon} from '../../src/runtime/load_addon.js';
 import {useBackend} from '../kernels/backends.js';
 import {
@@ -116,7 +117,7 @@ describe('the addon refuses', () => {
     ['too few keys', () => addon.cacheAppend(make(), floats(7), floats(8), 1)],
     ['more tokens than any array holds', () => addon.cacheAppend(make(), floats(8), floats(8), 2 ** 50)],
     ['truncation to more', () => addon.cacheTruncate(make(), 1)],
-    ['a problem of other sizes', () => addon.cacheAttend(make(), new Float64Array(48), floats(8), null, floats(8), null)],
+    ['a problem of other sizes', () => addon.cacheAttend(make(), new Float64Array(PROBLEM_WORDS), floats(8), null, floats(8), null)],
   ])('%s', (_name, call) => {
     expect(codeOf(call)).toBe('SAGE_INVALID_ARGUMENT');
   });
@@ -136,7 +137,7 @@ describe('the addon refuses', () => {
   });
 
   test('an asynchronous call that does not fit', () => {
-    const [words, flag] = [new Float64Array(48), new Uint8Array(1)];
+    const [words, flag] = [new Float64Array(PROBLEM_WORDS), new Uint8Array(1)];
     const call = () =>
       addon.cacheAttendAsync(make(), words, floats(8), null, floats(8), null, flag);
     expect(codeOf(call)).toBe('SAGE_INVALID_ARGUMENT');

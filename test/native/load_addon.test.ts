@@ -3,6 +3,7 @@ import {chmodSync, copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSyn
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {findBinaryFault} from '../../src/runtime/check_binary.js';
+import {PROBLEM_VERSION, PROBLEM_WORDS} from '../../src/problem.js';
 import {
   addonCandidates,
   loadAddon,
@@ -44,8 +45,8 @@ test('the built addon loads once, from this package', () => {
   expect(addon.capabilities()).toMatchObject({
     version: (JSON.parse(readFileSync(join(__dirname, '../../package.json'), 'utf8')) as {version: string})
       .version,
-    problemVersion: 2,
-    problemWords: 49,
+    problemVersion: PROBLEM_VERSION,
+    problemWords: PROBLEM_WORDS,
   });
 });
 

@@ -1,5 +1,6 @@
 /** Where the addon is looked for and which files are refused unread: on made-up files and a made-up platform. */
 import type * as LoadAddonModule from '../../src/runtime/load_addon.js';
+import {PROBLEM_VERSION, PROBLEM_WORDS} from '../../src/problem.js';
 import {findBinaryFault} from '../../src/runtime/check_binary.js';
 import type {Platform} from '../../src/platform/platform.js';
 
@@ -122,7 +123,11 @@ function makePlatform(given: {
 /** An addon as far as loading looks at it. */
 const good = {
   forward: () => undefined,
-  capabilities: () => ({version: '0.1.0', problemVersion: 1, problemWords: 48}),
+  capabilities: () => ({
+    version: '0.1.0',
+    problemVersion: PROBLEM_VERSION,
+    problemWords: PROBLEM_WORDS,
+  }),
 };
 const BUILT = '/package/build/Release/sage_attention.node';
 const PACKED = '/node_modules/@tfjs-sage-attention/linux-x64/sage_attention.node';
@@ -194,7 +199,14 @@ describe('loadAddon', () => {
       [{}, 'wrong-version', 'it is no addon of this package'],
       [null, 'wrong-version', 'it is no addon of this package'],
       [
-        {...good, capabilities: () => ({version: '9.9.9', problemVersion: 2, problemWords: 48})},
+        {
+          ...good,
+          capabilities: () => ({
+            version: '9.9.9',
+            problemVersion: PROBLEM_VERSION + 1,
+            problemWords: PROBLEM_WORDS,
+          }),
+        },
         'wrong-version',
         'it was built for version 9.9.9 of this package, whose calls look different',
       ],
