@@ -7,7 +7,8 @@
 // milliseconds to spend. The answer: median ms, least ms, and the least CPU time of a call in ms
 // over all threads, which a busy machine disturbs little; GFLOP/s of it (five products, 10 B H N²
 // D, causal counted in full); and the least CPU time of 64 Mi independent float32 FMA lanes on this
-// processor in between, as GFLOP/s: what the products could reach at this clock.
+// processor in between, as GFLOP/s: what the products could reach at this clock (0 on other
+// architectures than x64).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -37,6 +38,7 @@ std::vector<float> Values(int64_t count, uint32_t seed) {
   return out;
 }
 
+#if defined(__x86_64__)
 // Twelve sums of eight lanes: neither their latency nor loads bind.
 __attribute__((target("avx2,fma"))) double FmaGflops() {
   typedef float Lanes __attribute__((vector_size(32)));
@@ -57,6 +59,9 @@ __attribute__((target("avx2,fma"))) double FmaGflops() {
   const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
   return 12.0 * 16.0 * kSteps / seconds * 1e-9;
 }
+#else
+double FmaGflops() { return 0.0; }  // not written for this architecture
+#endif
 
 int Answer(const char* line) {
   char isa_name[16], mask[16];

@@ -39,13 +39,19 @@ describe('the exponent of a channel', () => {
   });
 
   test('counts from the widest channel: q or k as a whole may be larger', () => {
-    expect(Array.from(balanceExponents(float32(4, 1, 1), float32(300, 300, 75)))).toEqual([0, -1, 0]);
+    expect(Array.from(balanceExponents(float32(4, 1, 1), float32(300, 300, 75)))).toEqual([
+      0, -1, 0,
+    ]);
   });
 
   test('a spread beyond float32 balances nothing', () => {
     const spreads = float32(Infinity, 1, 4);
-    expect(Array.from(balanceExponents(spreads, float32(1, 1, 1))).map((e) => e + 0)).toEqual([0, 0, 0]);
-    expect(Array.from(balanceExponents(float32(1, 1, 1), spreads)).map((e) => e + 0)).toEqual([0, 0, 0]);
+    expect(Array.from(balanceExponents(spreads, float32(1, 1, 1))).map((e) => e + 0)).toEqual([
+      0, 0, 0,
+    ]);
+    expect(Array.from(balanceExponents(float32(1, 1, 1), spreads)).map((e) => e + 0)).toEqual([
+      0, 0, 0,
+    ]);
   });
 });
 

@@ -1,11 +1,14 @@
 /** Ops that are called wrongly answer with an error of TensorFlow: nothing is read or written outside, nothing ends. */
 import * as tf from '@tensorflow/tfjs-core';
 import {chooseEngine} from '../../src/engines/choose_engine';
+import {CALL_WORDS} from '../../src/engines/tensorflow_op';
 import {sageAttention, SageAttentionError} from '../../src/index';
 import {asAttributes, SageAttention} from '../../src/kernels/kernel_names';
-import type {AttentionProblem} from '../../src/problem';
+import {PROBLEM_WORDS, type AttentionProblem} from '../../src/problem';
 import {loadTensorflowBackend} from './tensorflow_backend';
 import {callTensor, callValues, nodeBackend, opNames, smallProblem} from './op_calls';
+
+const WRONG_LENGTH = new RegExp(`expected int32 \\[${CALL_WORDS}\\]`);
 
 beforeAll(async () => {
   loadTensorflowBackend();
@@ -49,11 +52,11 @@ it('a right call is answered', () => {
 });
 
 it.each<[string, () => unknown, RegExp]>([
-  ['call of float32', () => forward({call: tf.zeros([98])}), /int32/],
-  ['call too short', () => forward({call: tf.zeros([97], 'int32')}), /expected int32 \[98\]/],
-  ['call too long', () => forward({call: tf.zeros([99], 'int32')}), /expected int32 \[98\]/],
-  ['call empty', () => forward({call: tf.zeros([0], 'int32')}), /expected int32 \[98\]/],
-  ['call of zeros', () => forward({call: tf.zeros([98], 'int32')}), /another version/],
+  ['call of float32', () => forward({call: tf.zeros([CALL_WORDS])}), /int32/],
+  ['call too short', () => forward({call: tf.zeros([CALL_WORDS - 1], 'int32')}), WRONG_LENGTH],
+  ['call too long', () => forward({call: tf.zeros([CALL_WORDS + 1], 'int32')}), WRONG_LENGTH],
+  ['call empty', () => forward({call: tf.zeros([0], 'int32')}), WRONG_LENGTH],
+  ['call of zeros', () => forward({call: tf.zeros([CALL_WORDS], 'int32')}), /another version/],
   ['unknown isa', () => forward({call: callTensor(smallProblem(), {isa: 5})}), /instruction set/],
   ['negative isa', () => forward({call: callTensor(smallProblem(), {isa: -1})}), /instruction set/],
   ['no threads', () => forward({call: callTensor(smallProblem(), {threads: 0})}), /threads/],
@@ -173,7 +176,7 @@ describe('gradient', () => {
     ['q too short', () => backward({q: tf.ones([1, 4])}), /q: .*too short/],
     ['a mask without need', () => backward({mask: tf.ones([1])}), /mask: the problem has none/],
     ['a mask gradient without mask', () => backward({}, opNames().gradMask, 4), /dMask/],
-    ['call of zeros', () => backward({call: tf.zeros([98], 'int32')}), /another version/],
+    ['call of zeros', () => backward({call: tf.zeros([CALL_WORDS], 'int32')}), /another version/],
   ])('%s', (_, call, expected) => {
     expect(message(call)).toMatch(expected);
   });
@@ -211,9 +214,10 @@ it('words changed at random are an error or a result, never more', () => {
   const right = callValues(smallProblem());
   for (let round = 0; round < 3000; round++) {
     const values = right.slice();
-    const words = new Float64Array(values.buffer, 0, 48);
+    const words = new Float64Array(values.buffer, 0, PROBLEM_WORDS);
     const changes = 1 + next(3);
-    for (let i = 0; i < changes; i++) words[next(48)] = special[next(special.length)] ?? 0;
+    for (let i = 0; i < changes; i++)
+      words[next(PROBLEM_WORDS)] = special[next(special.length)] ?? 0;
     // Lengths up to 2^30 with strides of 0 are valid, and take their time.
     if ([1, 2, 3, 4, 5].some((i) => (words[i] ?? 0) > 1e6)) continue;
     const call = tf.tensor1d(values, 'int32');
@@ -250,7 +254,7 @@ it('a failure of the op is a SageAttentionError with its words', () => {
 });
 
 it('nothing is left behind by calls that fail', () => {
-  const tensors = [tf.ones(Q), tf.ones(K), tf.ones(V), tf.zeros([98], 'int32')] as const;
+  const tensors = [tf.ones(Q), tf.ones(K), tf.ones(V), tf.zeros([CALL_WORDS], 'int32')] as const;
   const [q, k, v, call] = tensors;
   const fail = () => message(() => forward({call, q, k, v}));
   for (let i = 0; i < 1000; i++) fail();
