@@ -1,6 +1,11 @@
 /** Test projects. All read the TypeScript sources as they stand; what is tested as built is in test/package. */
 import type {Config} from 'jest';
 
+// Read by TensorFlow and cuBLAS themselves, which never see what a test puts into its own copy of process.env.
+process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2';
+// TensorFlow's own products on a GPU keep 10 bits of each factor by default, too few for golden logits.
+process.env['NVIDIA_TF32_OVERRIDE'] ??= '0';
+
 /** Compiled file by file, without type checks (`npm run typecheck` does these), and `#platform` bound to Node. */
 const shared = {
   testEnvironment: 'node',

@@ -4,9 +4,6 @@ import type * as Tfjs from '@tensorflow/tfjs';
 import {tensorflowFolder} from '../../scripts/tensorflow_folder.cjs';
 
 process.env['SAGE_TENSORFLOW_DIR'] ??= tensorflowFolder;
-process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2';
-// TensorFlow's own products on a GPU keep 10 bits of each factor by default, too few for golden logits.
-process.env['NVIDIA_TF32_OVERRIDE'] ??= '0';
 
 /** tfjs-node, whose backend `tensorflow` is then active. The same module at every call. */
 export function loadTensorflowBackend(): typeof Tfjs {
