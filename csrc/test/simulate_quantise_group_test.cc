@@ -17,9 +17,10 @@ sm120::Group Expected(const float (&x)[16], bool four_six) {
   for (const float y : x) largest = std::max(largest, FloatToBits(y) & kFloatMagnitudeBits);
   sm120::Group best = {0, 0, 0};
   float error = 0.0f;
-  for (const float top : {6.0f, 4.0f}) {
-    if (top == 4.0f && !four_six) break;
-    const uint8_t scale = EncodeUe4m3(BitsToFloat(largest) / top);
+  const float amax = BitsToFloat(largest);
+  const float wanted[] = {amax / 6.0f, amax / 4.0f, amax * (2.0f / 13.0f)};
+  for (int k = 0; k < (four_six ? 3 : 1); ++k) {
+    const uint8_t scale = EncodeUe4m3(wanted[k]);
     const float sf = DecodeUe4m3(scale), inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
     uint64_t codes = 0;
     float sum = 0.0f;
@@ -29,7 +30,7 @@ sm120::Group Expected(const float (&x)[16], bool four_six) {
       const float product = DecodeE2m1(code) * sf, d = x[i] - product;
       sum = sum + d * d;
     }
-    if (top == 4.0f && !(sum < error)) break;
+    if (k > 0 && !(sum < error)) continue;
     best = {static_cast<uint32_t>(codes), static_cast<uint32_t>(codes >> 32), scale};
     error = sum;
   }

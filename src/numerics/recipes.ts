@@ -78,7 +78,7 @@ export interface RecipeFields {
   readonly balance: boolean;
   /** Hadamard rotation of q and k. */
   readonly rotate: boolean;
-  /** Each group of 16 takes the better of amax/6 and amax/4 as its scale (nvfp4 only). */
+  /** Each group of 16 takes the best of amax/6, amax/4 and 2 amax/13 as its scale (nvfp4 only). */
   readonly fourSix: boolean;
   /** A power of two per head in front of nvfp4, so that no group scale over- or underflows. */
   readonly headExponent: boolean;

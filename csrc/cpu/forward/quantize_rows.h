@@ -239,16 +239,19 @@ SAGE_INLINE float Nvfp4Candidate(const float* x, float sf, float* value) {
 SAGE_INLINE void QuantizeNvfp4Group(float* x, bool four_six) {
   const int32_t bits = MaxBits(x, 16);
   const float amax = BitsToFloat(static_cast<uint32_t>(bits));
-  float six[16], four[16];
-  const float error_six = Nvfp4Candidate(x, RoundUe4m3(amax / 6.0f), six);
+  float best[16];
+  float least = Nvfp4Candidate(x, RoundUe4m3(amax / 6.0f), best);
   if (four_six) {
-    const float error_four = Nvfp4Candidate(x, RoundUe4m3(amax / 4.0f), four);
-    if (error_four < error_six) {
-      for (int i = 0; i < 16; ++i) x[i] = four[i];
-      return;
+    constexpr float kOtherScales[] = {1.0f / 4.0f, 2.0f / 13.0f};
+    for (const float factor : kOtherScales) {
+      float tried[16];
+      const float error = Nvfp4Candidate(x, RoundUe4m3(amax * factor), tried);
+      if (!(error < least)) continue;
+      least = error;
+      for (int i = 0; i < 16; ++i) best[i] = tried[i];
     }
   }
-  for (int i = 0; i < 16; ++i) x[i] = six[i];
+  for (int i = 0; i < 16; ++i) x[i] = best[i];
 }
 
 // 2^e in front of nvfp4: brings the largest input into [16, 32), which leaves e4m3 scales nine

@@ -1,9 +1,11 @@
 // A group of 16 numbers to NVFP4 (docs/numerics.md 4.5): codes of e2m1 and one scale, ue4m3.
 //
-//   sf    = ue4m3(amax / 6) or, of two, the one whose squared errors add up to less, ue4m3(amax /
-//   4) code  = e2m1(x (1 / sf)) error = sum in order of f32(d d), d = f32(x - code sf)
+//   sf    = ue4m3(amax / 6) or, of three, the one whose squared errors add up to the least: also
+//           ue4m3(amax / 4) and ue4m3(amax f32(2/13))
+//   code  = e2m1(x (1 / sf))
+//   error = sum in order of f32(d d), d = f32(x - code sf)
 //
-// Both candidates are rounded once, for error and codes together. Natively by the device's
+// Each candidate is rounded once, for error and codes together. Natively by the device's
 // conversions, there and back. Elsewhere by one addition: with t = min(|x| / sf, 6) in
 // [2^e, 2^(e+1)) (e = 0 below 2) the neighbours in e2m1 lie as far apart as the floats above
 // 2^(22+e), so t + 2^(22+e) is rounded as e2m1 asks; adding 2e of that distance more makes the
@@ -86,6 +88,9 @@ SAGE_TILE int32_t RoundScale(float x) {
   return RoundMagnitude<3, -6>(MagnitudeBits(x), kLargestBits);
 }
 
+// amax times this is the scale of candidate k, 1 or 2.
+SAGE_TILE float ScaleFactor(int k) { return k == 1 ? 1.0f / 4.0f : 2.0f / 13.0f; }
+
 struct Values16 {
   float x[16];
 };
@@ -97,8 +102,9 @@ SAGE_TILE_CALL Group QuantiseNotFinite(const Values16 values, bool four_six) {
   for (int i = 0; i < 16; ++i) largest = Magnitude(x[i]) > largest ? Magnitude(x[i]) : largest;
   Group group = {0, 0, 0};
   float error = 0.0f;
-  for (int k = 0; k < (four_six ? 2 : 1); ++k) {
-    const uint32_t scale = EncodeUe4m3(BitsToFloat(largest) / (k == 0 ? 6.0f : 4.0f));
+  for (int k = 0; k < (four_six ? 3 : 1); ++k) {
+    const float amax = BitsToFloat(largest);
+    const uint32_t scale = EncodeUe4m3(k == 0 ? amax / 6.0f : amax * ScaleFactor(k));
     const float sf = DecodeUe4m3(static_cast<uint8_t>(scale));
     const float inverse = sf == 0.0f ? 0.0f : 1.0f / sf;
     uint32_t words[2] = {0, 0};
@@ -130,11 +136,14 @@ SAGE_TILE Group QuantiseGroup(const float (&x)[16], bool four_six) {
     return QuantiseNotFinite(values, four_six);
   }
   if (four_six) {
-    const int32_t other_scale = RoundScale(amax * 0.25f);
-    const Candidate other = RoundGroup(x, BitsToFloat(static_cast<uint32_t>(other_scale)));
-    if (other.error < best.error) {
-      best = other;
-      scale = other_scale;
+    SAGE_UNROLL
+    for (int k = 1; k < 3; ++k) {
+      const int32_t other_scale = RoundScale(amax * ScaleFactor(k));
+      const Candidate other = RoundGroup(x, BitsToFloat(static_cast<uint32_t>(other_scale)));
+      if (other.error < best.error) {
+        best = other;
+        scale = other_scale;
+      }
     }
   }
   return {best.low, best.high, static_cast<uint32_t>(PackMagnitude<3, -6>(scale))};
