@@ -69,7 +69,7 @@ struct Ring {
     if (threadIdx.x != 0) return;
     for (int slot = 0; slot < kSlots; ++slot, memory += kSlotBytes) {
       tile::BarrierInit(At(memory + kFilled), kCopyingThreads);
-      tile::BarrierInit(At(memory + kRead), kWarps);
+      tile::BarrierInit(At(memory + kRead), kWarps * 32);
     }
     tile::BarrierInitFence();
   }
@@ -78,9 +78,11 @@ struct Ring {
   // `first`: the block's first step, which brings the means of a block that it does not begin.
   __device__ __forceinline__ static void Start(uint8_t* memory, const CopySources& from, int step,
                                                int end, const Place& place, bool first) {
-    // Warps take turns, since the one that copies waits for the slowest.
-    if (kCopyingThreads == 1 && threadIdx.x != static_cast<unsigned>(step) % kWarps * 32) return;
     if (step >= end) return;
+    // Warps take turns, since the one that copies waits for the slowest.
+    if (kCopyingThreads == 1 &&
+        (threadIdx.x / 32 != static_cast<unsigned>(step) % kWarps || !IsChosenLane()))
+      return;
     // The slot's first filling waits for nobody: the phase before the first counts as ended.
     tile::BarrierWait(At(memory + place.Slot() + kRead), place.Parity() ^ 1);
     const bool means = (step % kStepsPerMean == 0 || first) && from.means != nullptr;
@@ -115,13 +117,28 @@ struct Ring {
     tile::BarrierWait(At(memory + place.Slot() + kFilled), place.Parity());
   }
 
-  // By all warps: this one has read the slot, and the means if its step ends a block.
+  // By all threads: this one has read the slot, and the means if its step ends a block. Each says
+  // so for itself: one for its warp, after the warp has met, takes as long, and racecheck, which
+  // does not follow it, would report every copy over what other lanes have read.
   __device__ __forceinline__ static void Release(uint8_t* memory, const Place& place) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) tile::BarrierArrive(At(memory + place.Slot() + kRead));
+    tile::BarrierArrive(At(memory + place.Slot() + kRead));
   }
 
  private:
+  // One lane of a warp that stands together. The assembler knows what this means: behind another
+  // condition each bulk copy takes a loop over the lanes that might copy.
+  __device__ __forceinline__ static bool IsChosenLane() {
+#ifdef SAGE_HAS_BULK_COPIES
+    uint32_t chosen;
+    asm volatile(
+        "{\n.reg .pred chosen;\nelect.sync _|chosen, 0xffffffff;\nselp.u32 %0, 1, 0, chosen;\n}"
+        : "=r"(chosen));
+    return chosen != 0;
+#else
+    return true;
+#endif
+  }
+
   __device__ __forceinline__ static tile::Barrier* At(uint8_t* barrier) {
     return reinterpret_cast<tile::Barrier*>(barrier);
   }
