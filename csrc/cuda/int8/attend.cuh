@@ -202,12 +202,10 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
   }
 
   w.EndSums();
+  float sum[kRows];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const float sum = QuadSum(sums[r * Form::kThreads]);
-    WriteRow<D, Form::kQkDim>(plan, kept, kept.query0 + warp_row + 8 * r + lane / 4, w.o[r / 2],
-                              r % 2, -w.less_m[r], sum);
-  }
+  for (int r = 0; r < kRows; ++r) sum[r] = QuadSum(sums[r * Form::kThreads]);
+  WriteRows<D, Form::kQkDim>(plan, kept, kept.query0 + warp_row, w.o, w.less_m, sum);
 }
 
 template <class Form>
