@@ -85,6 +85,7 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   a.group = static_cast<int>(p.group());
   a.tiles = space.tiles;
   a.mean_groups = space.mean_groups;
+  a.kept_words = KeptWords(space.mean_groups);
   a.q_rows = space.q_rows;
   const int64_t heads = p.batch * p.q_heads;
   // Tiles of work of one length go head by head, so that k and v are read from L2; of many lengths

@@ -2,16 +2,17 @@
 //
 //   x[i,j] = c[i] kscale[j] (q^[i] . k^[j])   log2 domain, c = |scale| log2(e) qscale; wgmma s8
 //   P[i,j] = 2^(x - m[i])                     m: offset of row i, chosen so that P <= 448
-//   t      = sum_j e4m3(P[i,j]) v^[j]         wgmma e4m3, spans of at most 64 tiles
+//   t      = sum_j e4m3(P[i,j]) v^[j]         wgmma e4m3, spans of at most 256 tiles
 //   o      = (sum of spans + sum_b r[i,b] mean[b] / vscale) vscale / sum_b r[i,b]
 //   r[i,b] = sum of the unrounded P of tile b (128 keys); float32, in registers
 //
-// The FP8 tensor core keeps about 14 bits of a sum and cuts the rest: a step of 32 keys takes up to
-// 2^-13 of what is there. Values without the mean of their block need few of these bits, so spans
-// may be long (bounds: docs/kernels_hopper.md); sums of spans are float32. V's means stay out of t:
-// they come back by tf32 products of r with the means, 8 tiles deep. m moves rarely: P starts at
-// most at 2^5.8 and the offset follows only when P would pass 448, so the usual tile needs no
-// maximum across threads, only a vote.
+// The FP8 tensor core keeps 14 bits of a sum: every product loses what is below 2^-13 of the
+// largest of the sum and the products of its step. Values without the mean of their block need few
+// of these bits, so spans may be long, and end every 64 tiles only where few keys outweigh the
+// others (bounds: docs/kernels_hopper.md); sums of spans are float32. V's means stay out of t: they
+// come back by tf32 products of r with the means, 8 tiles deep. m moves rarely: P starts at most at
+// 2^5.8 and the offset follows only when P would pass 448, so the usual tile needs no maximum
+// across threads, only a vote.
 //
 // Block: one warpgroup copies (produce.cuh); three, or two where there is a mask, compute 64 rows
 // of q each. Blocks are persistent and draw tiles of work from a counter. Keys are walked from the
@@ -92,14 +93,14 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   const uint32_t my_l = my_sums + kMeanTiles * kSumStride;
   const uint32_t my_record = shared + Map::kRecords + my_warp * kRecordBytes;
   // Found anew each time: kept, the pointers would take registers.
-  const auto my_place = [&](int floats) {
+  const auto my_place = [&](int words) {
     uint32_t thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return (static_cast<int64_t>(blockIdx.x) * Map::kWarps + (thread - 128) / 32) * floats +
+    return (static_cast<int64_t>(blockIdx.x) * Map::kWarps + (thread - 128) / 32) * words +
            4 * (thread % 32);
   };
   const auto my_spans = [&] { return a.spans + my_place(32 * kSums); };
-  const auto my_kept = [&] { return a.sums + my_place(kKeptFloats); };
+  const auto my_kept = [&] { return a.sums + my_place(a.kept_words); };
   uint32_t it = 0, round = 0;
   const auto stage = [&](uint32_t at) { return static_cast<int>(at % kStages); };
   const auto parity = [&](uint32_t at) { return at / kStages & 1; };
@@ -126,14 +127,13 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
                    a.factor * LoadSharedFloat(q_scale + 32));
     }
     if (work.count == 0) {
-      arrive(bar.QEmpty(slot));
 #pragma unroll
       for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
     } else {
       int S[64];
       uint32_t P[16];
-      int ahead = 0;               // tiles that follow
-      int open = 0;                // all rows of this warp see all of this tile
+      bool more = false;           // tiles follow
+      bool open = false;           // all rows of this warp see all of this tile
       float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
                                    // Tiles above the last one have no row sums.
 #pragma unroll
@@ -155,11 +155,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         for (int k = 0; k < 4; ++k) WgmmaOutputs(T, P + 4 * k, v_tile + 2 * k);
         WgmmaCommit();
       };
-      // What the softmax of tile i needs, while its scores are computed.
+      // What the softmax of tile i needs, while products are computed.
       const auto prepare = [&](int s) {
-        ahead = i - LoadSharedInt(my_record + kFirst);
+        more = __any_sync(~0u, i > LoadSharedInt(my_record + kFirst));
         const int2 tiles = LoadSharedInt2(my_record + kOpenTiles);
-        open = !kMasked && tiles.x <= i && i < tiles.y;
+        open = __any_sync(~0u, !kMasked && tiles.x <= i && i < tiles.y);
         const float scale = LoadSharedFloat(shared + Map::kKScale + 16 * s + 4 * (lane & 3));
         const float2 q_scale = LoadShared2(my_l + 256);
         s0 = q_scale.x * scale;
@@ -193,12 +193,14 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
         if (kept) ScaleSpans<kSums>(my_spans(), a0, a1);
       };
-      // P of a tile from scores that `log2_p` turns into x - m, and its row sums.
-      const auto exponentiate = [&](int tile, auto log2_p) {
+      // P of a tile from scores that `log2_p` turns into x - m, and its row sums. `meanwhile(j)`
+      // runs before the exponentials of eighth j.
+      const auto exponentiate = [&](int tile, auto log2_p, auto meanwhile) {
         float r0 = 0.0f, r1 = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           float e[8];
+          meanwhile(j);
 #pragma unroll
           for (int n = 0; n < 8; ++n) e[n] = Exp2(log2_p(8 * j + n));
           P[4 * (j >> 1) + 2 * (j & 1)] = PackE4m3(e[0], e[1], e[4], e[5]);
@@ -223,12 +225,21 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
         const int top0 = max(__vimax3_s32(most0[0], most0[1], most0[2]), most0[3]);
         const int top1 = max(__vimax3_s32(most1[0], most1[1], most1[2]), most1[3]);
+        // Two eighths of the scores become floats while the vote is under way, the others between
+        // exponentials, of which one fits in 8 issue slots.
+        const auto to_floats = [&](int j) {
 #pragma unroll
-        for (int n = 0; n < 64; ++n) S[n] = __float_as_int(IntToFloat(S[n]));
+          for (int n = 8 * j; n < 8 * j + 8; ++n) S[n] = __float_as_int(IntToFloat(S[n]));
+        };
+        to_floats(0);
+        to_floats(1);
         move_offsets(tile, static_cast<float>(top0) * s0, static_cast<float>(top1) * s1);
-        exponentiate(tile, [&](int n) {
-          return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0);
-        });
+        exponentiate(
+            tile,
+            [&](int n) { return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0); },
+            [&](int j) {
+              if (j < 6) to_floats(j + 2);
+            });
       };
       // A tile that causality, the window, the end of the keys or a mask hides in part: scores
       // become floats, -Infinity where hidden.
@@ -264,27 +275,33 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
           }
         }
         move_offsets(tile, x0, x1);
-        exponentiate(tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); });
+        exponentiate(
+            tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); }, [](int) {});
       };
       const auto softmax = [&](int tile) {
-        if (__any_sync(~0u, open)) {
+        if (open) {
           softmax_open(tile);
         } else {
           softmax_hidden(tile);
         }
       };
-      // sums += row sums of a group of tiles, an A fragment, times the means of v.
-      const auto add_means = [&](float(&sums)[kSums], int group, const float4& r) {
+      // The means of v of a group of tiles, B fragments.
+      const auto load_means = [&](int group, float4(&means)[D / 16]) {
         const int64_t kv_head = LoadSharedInt(my_record + kKvHead);
         const float* image =
             a.mean_image + (kv_head * a.mean_groups + group) * (kMeanTiles * D) + lane * 4;
+#pragma unroll
+        for (int j = 0; j < D / 16; ++j) means[j] = LoadGlobal4(image + 128 * j);
+      };
+      // sums += row sums of a group of tiles, an A fragment, times its means.
+      const auto multiply_means = [&](float(&sums)[kSums], const float4& r,
+                                      const float4(&means)[D / 16]) {
         const uint32_t fragment[4] = {RoundTf32(r.x), RoundTf32(r.y), RoundTf32(r.z),
                                       RoundTf32(r.w)};
 #pragma unroll
         for (int j = 0; j < D / 16; ++j) {
-          const float4 b = __ldg(reinterpret_cast<const float4*>(image) + 32 * j);
-          MmaTf32(sums + 8 * j, fragment, b.x, b.y);
-          MmaTf32(sums + 8 * j + 4, fragment, b.z, b.w);
+          MmaTf32(sums + 8 * j, fragment, means[j].x, means[j].y);
+          MmaTf32(sums + 8 * j + 4, fragment, means[j].z, means[j].w);
         }
       };
       // Row sums of the group of tiles that ends (downwards) with `tile`; they go to l.
@@ -306,13 +323,29 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         StoreShared2(my_l, l.x + (r[0] + r[2]), l.y + (r[1] + r[3]));
         return make_float4(r[0], r[1], r[2], r[3]);
       };
-      // T += means of the groups from `begin` on of the span of `group`, whose row sums wait in
+      // Whether in some row of this warp few keys outweigh the others, down to `tile`: P is 56 at
+      // least at its largest, and on average less than kLeastMean.
+      [[maybe_unused]] const auto few_outweigh = [&](int tile) {
+        const float2 l = SumOfQuad(LoadShared2(my_l));
+        const float least =
+            kLeastMean * kTile * static_cast<float>(LoadSharedInt(my_record + kLast) + 1 - tile);
+        return __any_sync(~0u, l.x < least || l.y < least);
+      };
+      // T += means of the groups from `begin` on of 256 tiles, whose row sums wait in
       // memory.
       const auto add_kept_means = [&](int begin, int group) {
         const int end =
             min(group | (kSpanGroups - 1), LoadSharedInt(my_record + kLast) / kMeanTiles);
-#pragma unroll 2
-        for (int g = begin; g <= end; ++g) add_means(T, g, TakeSums(my_kept(), g, m0, m1));
+        if (begin > end) return;
+        uint4 sums = LoadSums(my_kept(), begin);
+#pragma unroll 1
+        for (int g = begin; g <= end; ++g) {
+          float4 means[D / 16];
+          load_means(g, means);
+          const uint4 of_g = sums;
+          sums = LoadSums(my_kept(), min(g + 1, end));
+          multiply_means(T, SumsUnder(of_g, m0, m1), means);
+        }
       };
 
       // Tiles that none of these rows sees pass by.
@@ -325,7 +358,6 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
           arrive(bar.Empty(stage(it)));
         }
       };
-      const auto first = [&] { return LoadSharedInt(my_record + kFirst); };
 
       skip(LoadSharedInt(my_record + kLast));
       BarrierWait(bar.Full(stage(it)), parity(it));
@@ -338,12 +370,16 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       for (int j = 0; j < kSums; ++j) T[j] = O[j] = 0.0f;
       softmax(i);
 #pragma unroll 1
-      while (__any_sync(~0u, ahead > 0)) {
+      while (more) {
         if ((i & (kMeanTiles - 1)) == 0) {
           const int group = i / kMeanTiles;
           const float4 r = end_group(i);
           if constexpr (kHeld) {
-            if (a.smooth_v) add_means(O, group, r);
+            if (a.smooth_v) {
+              float4 means[D / 16];
+              load_means(group, means);
+              multiply_means(O, r, means);
+            }
 #pragma unroll
             for (int j = 0; j < kSums; ++j) {
               O[j] += T[j];
@@ -351,16 +387,19 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
             }
           } else {
             if (a.smooth_v) KeepSums(my_kept(), group, r, m0, m1);
-            if ((group & (kSpanGroups - 1)) == 0) {
-              if (a.smooth_v) add_kept_means(group, group);
-              if (kept) {
-                AddSpan<kSums>(my_spans(), T);
-              } else {
-                KeepSpan<kSums>(my_spans(), T);
-              }
-              kept = true;
+            if ((group & (kMarkGroups - 1)) == 0) {
+              const bool full = (group & (kSpanGroups - 1)) == 0;
+              if (full && a.smooth_v) add_kept_means(group, group);
+              if (full || few_outweigh(i)) {
+                if (kept) {
+                  AddSpan<kSums>(my_spans(), T);
+                } else {
+                  KeepSpan<kSums>(my_spans(), T);
+                }
+                kept = true;
 #pragma unroll
-              for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
+                for (int j = 0; j < kSums; ++j) T[j] = 0.0f;
+              }
             }
           }
         }
@@ -368,16 +407,18 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         ++it;
         wait_turn();
         issue_outputs(stage(it - 1));
-        WgmmaWait<0>();  // P leaves its registers to the scores
         BarrierWait(bar.Full(stage(it)), parity(it));
-        issue_scores(stage(it));
         prepare(stage(it));
+        WgmmaWait<0>();  // P leaves its registers to the scores
+        issue_scores(stage(it));
         WgmmaWait<0>();
         pass_turn();
         arrive(bar.Empty(stage(it - 1)));
         softmax(i);
       }
-      arrive(bar.QEmpty(slot));
+      const int group = i / kMeanTiles;
+      float4 means[D / 16];
+      load_means(group, means);  // the last products come meanwhile
       wait_turn();
       issue_outputs(stage(it));
       pass_turn();
@@ -389,8 +430,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         for (int j = 0; j < kSums; ++j) T[j] += O[j];
       }
       if (a.smooth_v) {
-        const int group = i / kMeanTiles;
-        add_means(T, group, r);
+        multiply_means(T, r, means);
         if constexpr (!kHeld) add_kept_means(group + 1, group);
       }
       ++it;
@@ -402,12 +442,10 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     const int2 place = LoadSharedInt2(my_record + kPlace);  // head, first row
     const int head = place.x, kv_head = LoadSharedInt(my_record + kKvHead), c = lane & 3;
     const int row = place.y + 16 * static_cast<int>(my_warp) + (lane >> 2);
-    const float2 l_own = LoadShared2(my_l);
-    float l0 = l_own.x, l1 = l_own.y;
-    l0 += __shfl_xor_sync(~0u, l0, 1);
-    l1 += __shfl_xor_sync(~0u, l1, 1);
-    l0 += __shfl_xor_sync(~0u, l0, 2);
-    l1 += __shfl_xor_sync(~0u, l1, 2);
+    // Read early, since memory takes long to answer.
+    const uint32_t not_finite = LoadGlobalWord(a.see.not_finite + kv_head);
+    const float2 l_of_rows = SumOfQuad(LoadShared2(my_l));
+    float l0 = l_of_rows.x, l1 = l_of_rows.y;
     if constexpr (kMasked) {
       const unsigned quad = 0xfu << (lane & ~3);
       if (__ballot_sync(~0u, mask_is_nan0) & quad) l0 = NAN;
@@ -417,9 +455,9 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     const float inverse0 = l0 == 0.0f ? 0.0f : 1.0f / l0, inverse1 = l1 == 0.0f ? 0.0f : 1.0f / l1;
     const int batch = head / a.q_heads, q_head = head % a.q_heads;
     float* o = a.o + batch * a.o_strides.batch + q_head * a.o_strides.head;
-    const float* v_scale = a.v_scale + static_cast<int64_t>(kv_head) * D + 2 * c;
+    const uint32_t v_scale = shared + Map::kVScale + slot * Map::kVScaleBytes + 8 * c;
     const auto unit_of = [&](int j) {
-      float2 unit = LoadGlobal2(v_scale + 8 * j);
+      float2 unit = LoadShared2(v_scale + 32 * j);
       // Channels without a scale have codes 0, and means in units of 1.
       unit.x = unit.x == 0.0f ? 1.0f : unit.x;
       unit.y = unit.y == 0.0f ? 1.0f : unit.y;
@@ -428,15 +466,13 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     float* o0 = o + static_cast<int64_t>(row) * a.o_strides.token + 2 * c;
     float* o1 = o0 + 8 * a.o_strides.token;
     if (a.o_pairs && a.v_dim == D && __all_sync(~0u, row + 8 < a.see.q_len)) {
-      float2 unit[D / 8];
-#pragma unroll
-      for (int j = 0; j < D / 8; ++j) unit[j] = unit_of(j);
 #pragma unroll
       for (int j = 0; j < D / 8; ++j) {
+        const float2 unit = unit_of(j);
         *reinterpret_cast<float2*>(o0 + 8 * j) =
-            make_float2(T[4 * j] * inverse0 * unit[j].x, T[4 * j + 1] * inverse0 * unit[j].y);
+            make_float2(T[4 * j] * inverse0 * unit.x, T[4 * j + 1] * inverse0 * unit.y);
         *reinterpret_cast<float2*>(o1 + 8 * j) =
-            make_float2(T[4 * j + 2] * inverse1 * unit[j].x, T[4 * j + 3] * inverse1 * unit[j].y);
+            make_float2(T[4 * j + 2] * inverse1 * unit.x, T[4 * j + 3] * inverse1 * unit.y);
       }
     } else {
 #pragma unroll
@@ -453,6 +489,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
       }
     }
+    arrive(bar.QEmpty(slot));
     if (a.lse != nullptr && c == 0) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -465,7 +502,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
                             0.69314718055994531 * (static_cast<double>(m) + log2f(l)) + shift);
       }
     }
-    if (a.see.AnyNotFinite(kv_head)) {
+    if (not_finite != 0) {
       __syncwarp();
       for (int r = 0; r < 2; ++r) {
         if (row + 8 * r >= a.see.q_len) continue;

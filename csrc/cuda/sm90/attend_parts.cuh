@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
         }
         // Those of groups that are not there yet are not read before they are written.
 #pragma unroll 1
-        for (int i = 0; i < kSpanGroups; ++i) {
+        for (int i = 0; i < kMarkGroups; ++i) {
           const float4 r = LoadSharedFloat4(my_fragments + i * 512);
           StoreShared2(my_fragments + i * 512, r.x * a0, r.y * a1);
           StoreShared2(my_fragments + i * 512 + 8, r.z * a0, r.w * a1);
@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
           (half ? r.w : r.y) = in ? (x.y + x.w) + (y.y + y.w) : 0.0f;
         }
         __syncwarp();  // the sums of this group may be overwritten
-        const uint32_t at = my_fragments + tile / kMeanTiles % kSpanGroups * 512;
+        const uint32_t at = my_fragments + tile / kMeanTiles % kMarkGroups * 512;
         StoreShared2(at, r.x, r.y);
         StoreShared2(at + 8, r.z, r.w);
       };
@@ -278,7 +278,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
           const float* image =
               a.mean_image +
               (static_cast<int64_t>(kv_head) * a.mean_groups + group) * (kMeanTiles * D) + lane * 4;
-          const float4 r = LoadSharedFloat4(my_fragments + group % kSpanGroups * 512);
+          const float4 r = LoadSharedFloat4(my_fragments + group % kMarkGroups * 512);
           const uint32_t fragment[4] = {RoundTf32(r.x), RoundTf32(r.y), RoundTf32(r.z),
                                         RoundTf32(r.w)};
 #pragma unroll
@@ -302,7 +302,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
       while (current - step >= part.first) {
         const int next = current - step;
         const bool span_ends =
-            next / (kMeanTiles * kSpanGroups) != current / (kMeanTiles * kSpanGroups);
+            next / (kMeanTiles * kMarkGroups) != current / (kMeanTiles * kMarkGroups);
         if (next / kMeanTiles != current / kMeanTiles) end_group(current);
         wait_turn();
         BarrierWait(bar.VFull(stage(it)), parity(it));

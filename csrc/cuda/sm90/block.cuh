@@ -11,7 +11,11 @@ namespace sm90 {
 
 constexpr float kCeiling = 8.807f;  // log2 448
 constexpr float kStart = 5.807f;    // log2 56: where a row's largest P starts
-constexpr int kSumStride = 320;     // bytes of one tile's row sums of a warp, padded
+// A span ends at the next mark where the mean of some row's P is below this: its largest, at least
+// 56, is then so far above the others that what the tensor core cuts of them shows. Of normal
+// scores of standard deviation 1 one warp in a hundred has such a row.
+constexpr float kLeastMean = 0.375f;
+constexpr int kSumStride = 320;  // bytes of one tile's row sums of a warp, padded
 constexpr int kSumBytes = kMeanTiles * kSumStride + 512;  // and parts of l, scales of q
 
 // How many warpgroups compute, 64 rows of q each, and how registers are shared out. Three fit where
@@ -34,6 +38,7 @@ struct SharedMap {
   static constexpr int kStages = 4;
   static constexpr uint32_t kQBytes = Roles<D, kMasked>::kRows * D;
   static constexpr uint32_t kQScaleBytes = Roles<D, kMasked>::kRows * 4;
+  static constexpr uint32_t kVScaleBytes = D * 4;
   static constexpr uint32_t kKBytes = kTile * D;
   static constexpr uint32_t kVBytes = kTile * D;
   static constexpr uint32_t kKScaleBytes = kTile / 32 * 4;
@@ -42,7 +47,8 @@ struct SharedMap {
   static constexpr uint32_t kSums = kV + kStages * kVBytes;
   static constexpr uint32_t kKScale = kSums + kWarps * kSumBytes;
   static constexpr uint32_t kQScale = kKScale + kStages * kKScaleBytes;
-  static constexpr uint32_t kBarriers = kQScale + 2 * kQScaleBytes;
+  static constexpr uint32_t kVScale = kQScale + 2 * kQScaleBytes;
+  static constexpr uint32_t kBarriers = kVScale + 2 * kVScaleBytes;
   // Full and empty: k with v per stage, q twice; then the tile of work of each q.
   static constexpr uint32_t kWork = kBarriers + 8 * (2 * kStages + 4);
   static constexpr uint32_t kRecords = kWork + 2 * kWorkBytes;  // per warp, of its tile of work

@@ -147,17 +147,17 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   w.q_codes = carver.Take<uint8_t>(q_heads * w.q_rows * w.dim);
   w.k_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
   w.v_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
-  // Spans wait in memory in the kernel of head_dim 128 without a mask, and in that of parts where
-  // there are more keys than one span has.
+  // What waits in memory: in the kernel of head_dim 128 without a mask, and in that of parts, sums
+  // of spans where there are more keys than one has; in the former row sums where there are several
+  // groups.
   const bool in_parts = plan.parts > 0;
-  const bool waits = in_parts
-                         ? w.tiles > kSpanTiles
-                         : w.dim == 128 && p.mask_kind == MaskKind::kNone && w.tiles > kMeanTiles;
+  const bool waits = in_parts || (w.dim == 128 && p.mask_kind == MaskKind::kNone);
   const int64_t pieces = in_parts ? q_heads * ((p.q_len + kPartRows - 1) / kPartRows) * plan.parts
                                   : q_heads * WorkTiles(p);
   const int64_t warps = waits ? std::min<int64_t>(kMostBlocks, pieces) * (kMostRows / 16) : 0;
-  w.spans = carver.Take<float>(warps * 16 * w.dim);
-  w.sums = carver.Take<float>(in_parts ? 0 : warps * kKeptFloats);
+  w.spans = carver.Take<float>(w.tiles > kMarkGroups * kMeanTiles ? warps * 16 * w.dim : 0);
+  w.sums = carver.Take<uint32_t>(
+      in_parts || w.tiles <= kMeanTiles ? 0 : warps * KeptWords(w.mean_groups));
   const int slots = w.plan.Slots();
   const int64_t merged = slots > 1 ? slots * q_heads * p.q_len : 0;  // rows of all slots
   w.part_sums = carver.Take<float>(merged * w.dim);

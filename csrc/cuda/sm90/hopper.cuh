@@ -128,8 +128,19 @@ SAGE_DEVICE float2 LoadGlobal2(const float* at) {
   asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(at));
   return x;
 }
+SAGE_DEVICE float4 LoadGlobal4(const float* at) {
+  float4 x;
+  asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "l"(at));
+  return x;
+}
+SAGE_DEVICE uint32_t LoadGlobalWord(const uint32_t* at) {
+  uint32_t x;
+  asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(x) : "l"(at));
+  return x;
+}
 // Through L2.
-
 SAGE_DEVICE void AddGlobal4(float* at, float x, float y, float z, float w) {
   asm volatile("red.global.relaxed.gpu.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(x),
                "f"(y), "f"(z), "f"(w)
@@ -255,8 +266,7 @@ SAGE_DEVICE void WgmmaOutputs(float (&t)[32], const uint32_t* p, uint32_t v) {
 // o[16 x 8] += a[16 x 8] b[8 x 8] in tf32 with float32 sums; a warp's own rows. a: rows g, g + 8 of
 // column c, then of column c + 4; b: rows c, c + 4 of column g.
 SAGE_DEVICE void MmaTf32(float* o, const uint32_t (&a)[4], float b0, float b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(o[0]), "+f"(o[1]), "+f"(o[2]), "+f"(o[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(__float_as_uint(b0)),
@@ -273,13 +283,23 @@ SAGE_DEVICE void MmaHalf(float (&o)[4], const uint32_t (&a)[4], uint32_t b0, uin
 
 // ---- arithmetic ----
 
+// Sums over the four threads of a quad, which share rows g and g + 8 of a fragment.
+SAGE_DEVICE float2 SumOfQuad(float2 x) {
+#pragma unroll
+  for (int other = 1; other < 4; other *= 2) {
+    x.x += __shfl_xor_sync(~0u, x.x, other);
+    x.y += __shfl_xor_sync(~0u, x.y, other);
+  }
+  return x;
+}
+
 SAGE_DEVICE float Exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
-// Volatile: moved behind the next branch, conversions would wait for it.
+// Volatile: the place in the code is where the conversion should be.
 SAGE_DEVICE float IntToFloat(int x) {
   float y;
   asm volatile("cvt.rn.f32.s32 %0, %1;" : "=f"(y) : "r"(x));
@@ -310,6 +330,21 @@ SAGE_DEVICE uint2 UnpackE4m3(uint32_t bytes) {
       : "=r"(halves.x), "=r"(halves.y)
       : "r"(bytes));
   return halves;
+}
+
+// Two floats as fp16, a in the low half.
+SAGE_DEVICE uint32_t PackHalves(float a, float b) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(a), "f"(b));
+  return pair;
+}
+SAGE_DEVICE float2 UnpackHalves(uint32_t pair) {
+  float2 x;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+      "cvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
+      : "=f"(x.x), "=f"(x.y)
+      : "r"(pair));
+  return x;
 }
 
 SAGE_DEVICE uint32_t RoundTf32(float x) {

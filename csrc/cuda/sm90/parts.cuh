@@ -55,7 +55,7 @@ SAGE_DEVICE Part LoadPart(uint32_t at) {
 // those of the groups of a span as A fragments of m16n8k8, [group][lane] float4.
 constexpr int kTileSumBytes = 320;
 constexpr int kFragments = kMeanTiles * kTileSumBytes;
-constexpr int kWarpSumBytes = kFragments + kSpanGroups * 512;
+constexpr int kWarpSumBytes = kFragments + kMarkGroups * 512;
 
 // Shared memory of a block: q | k stages | v stages | row sums | scales of k | barriers | the piece
 // of work. D = 256: 32 + 64 + 64 + 56 KiB.

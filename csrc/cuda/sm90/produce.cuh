@@ -28,10 +28,12 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
     if (acts) {
       StoreWork(shared + Map::kWork + slot * kWorkBytes, work, kv_head);
       const int64_t row = static_cast<int64_t>(work.head) * a.q_rows + work.row0;
-      BarrierExpect(bar.QFull(slot), Map::kQBytes + Map::kQScaleBytes);
+      BarrierExpect(bar.QFull(slot), Map::kQBytes + Map::kQScaleBytes + Map::kVScaleBytes);
       BulkCopy(shared + slot * Map::kQBytes, a.q_codes + row * D, Map::kQBytes, bar.QFull(slot));
       BulkCopy(shared + Map::kQScale + slot * Map::kQScaleBytes, a.q_scale + row, Map::kQScaleBytes,
                bar.QFull(slot));
+      BulkCopy(shared + Map::kVScale + slot * Map::kVScaleBytes,
+               a.v_scale + static_cast<int64_t>(kv_head) * D, Map::kVScaleBytes, bar.QFull(slot));
     }
     int drawn = 0;
     if (acts) drawn = static_cast<int>(atomicAdd(a.schedule, 1u));

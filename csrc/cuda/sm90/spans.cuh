@@ -52,23 +52,25 @@ SAGE_DEVICE void TakeSpans(const float* spans, float (&t)[kSums]) {
   }
 }
 
-// The row sums of a group of tiles, an A fragment of m16n8k8, and the offsets they stand under. A
-// warp owns [groups of a span]{[32 lanes] float4, [32 lanes] float2}.
-SAGE_DEVICE void KeepSums(float* kept, int group, const float4& r, float m0, float m1) {
-  const int lane = threadIdx.x & 31;
-  float* at = kept + group % kSpanGroups * (32 * 6);
-  __stcg(reinterpret_cast<float4*>(at), r);
-  __stcg(reinterpret_cast<float2*>(at + 128 - 2 * lane), make_float2(m0, m1));
+// The row sums of a group of tiles, an A fragment of m16n8k8, and the offsets they stand under. In
+// fp16, whose mantissa is that of tf32: a row's sum of a tile is at most 128 x 448, below fp16's
+// largest, and what fp16 loses of sums below 2^-14 is nothing beside l, which is at least 56. A
+// warp owns [groups of a span][32 lanes]{2 x fp16, 2 x fp16, offsets of rows g and g + 8}; `kept`:
+// this lane's first.
+SAGE_DEVICE void KeepSums(uint32_t* kept, int group, const float4& r, float m0, float m1) {
+  __stcg(reinterpret_cast<uint4*>(kept) + group % kSpanGroups * 32,
+         make_uint4(PackHalves(r.x, r.y), PackHalves(r.z, r.w), __float_as_uint(m0),
+                    __float_as_uint(m1)));
+}
+SAGE_DEVICE uint4 LoadSums(const uint32_t* kept, int group) {
+  return __ldcg(reinterpret_cast<const uint4*>(kept) + group % kSpanGroups * 32);
 }
 
-// Under the offsets of now.
-SAGE_DEVICE float4 TakeSums(const float* kept, int group, float m0, float m1) {
-  const int lane = threadIdx.x & 31;
-  const float* at = kept + group % kSpanGroups * (32 * 6);
-  const float4 x = __ldcg(reinterpret_cast<const float4*>(at));
-  const float2 m = __ldcg(reinterpret_cast<const float2*>(at + 128 - 2 * lane));
-  const float a0 = Exp2(m.x - m0), a1 = Exp2(m.y - m1);
-  return make_float4(x.x * a0, x.y * a1, x.z * a0, x.w * a1);
+// What LoadSums loaded, under the offsets of now.
+SAGE_DEVICE float4 SumsUnder(const uint4& kept, float m0, float m1) {
+  const float a0 = Exp2(__uint_as_float(kept.z) - m0), a1 = Exp2(__uint_as_float(kept.w) - m1);
+  const float2 x = UnpackHalves(kept.x), y = UnpackHalves(kept.y);
+  return make_float4(x.x * a0, x.y * a1, y.x * a0, y.y * a1);
 }
 
 }  // namespace sm90

@@ -20,9 +20,11 @@ struct AttendArguments {
   Values v;
   TokenStrides o_strides;
   float *o, *lse;
-  float *spans, *sums;  // what spans leave in memory (spans.cuh)
-  float factor;         // |scale| log2(e)
+  float* spans;  // what spans leave in memory (spans.cuh)
+  uint32_t* sums;
+  float factor;  // |scale| log2(e)
   int v_dim, q_heads, group, tiles, mean_groups, q_rows, q_tiles, work;
+  int kept_words;      // KeptWords
   int heads_per_wave;  // whose k and v stay in L2 together
   bool longest_first, smooth_v, o_pairs;
 };

@@ -19,9 +19,9 @@
 //   mean_image float  [B·Hkv][ceil(T/8)][8·D] v_mean / v_scale less the mean of
 //                                             the codes, as B fragments of m16n8k8 (tf32)
 //   marks      uint8  [B·Hkv][T·128]          bit 0: token of k, bit 1: of v, is not finite
-//   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp, and
-//   sums       float  [blocks][12][8][32][6]  row sums that wait for their means (spans.cuh); only
-//                                             where they do not stay in registers
+//   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp (spans.cuh), and
+//   sums       uint32 [blocks][12][G][32][4]  row sums that wait for their means, G = ceil(T/8), 32
+//                                             at most; only where they do not stay in registers
 //   part_sums  float  [slots][B·Hq·Nq][D]     only where there are several slots: sums of a slot's
 //   part_ends  float  [slots][B·Hq·Nq][2]     keys; their offset and the sum of P
 //
@@ -41,14 +41,19 @@ namespace sm90 {
 constexpr int kQueryBlock = 64;  // rows of q of a product
 constexpr int kTile = 128;       // tokens of k and v per tile: also the block of V's means
 constexpr int kMeanTiles = 8;    // tiles per fragment of V's means: the depth of m16n8k8
-constexpr int kSpanGroups = 8;   // groups of 8 tiles that the tensor core sums at most: 8,192 keys
-constexpr int kSpanTiles = kSpanGroups * kMeanTiles;
+// Groups of 8 tiles that the tensor core sums at most: 32,768 keys. Every 8,192 a span ends where
+// its rows ask for it, and always where keys are cut into parts: there row sums wait in shared
+// memory.
+constexpr int kSpanGroups = 32;
+constexpr int kMarkGroups = 8;
 // Rows of q of a tile of work: without a mask, with one.
 constexpr int kMostRows = 192;
 constexpr int kMaskedRows = 128;
 constexpr int kMostBlocks = 144;  // of the attention kernel
-constexpr int kKeptFloats =
-    kSpanGroups * 32 * 6;  // of one warp: what waits of the means (spans.cuh)
+// Words of one warp's row sums that wait (spans.cuh).
+constexpr int KeptWords(int mean_groups) {
+  return (mean_groups < kSpanGroups ? mean_groups : kSpanGroups) * 32 * 4;
+}
 
 // How attention is done by parts of the keys (attend_parts.cuh). parts = 0: it is not.
 constexpr int kPartRows = 128;   // rows of q of a tile of work
@@ -85,7 +90,7 @@ struct Workspace {
   uint8_t* k_codes;
   uint8_t* v_codes;
   float* spans;
-  float* sums;
+  uint32_t* sums;
   float* part_sums;
   float* part_ends;
   int64_t bytes;

@@ -161,6 +161,34 @@ inline std::vector<Case> Cases() {
   with("few heads, causal", [&](Case& c) {
     c.heads = c.kv_heads = 1, c.q_len = c.kv_len = 2500, c.causal = Causal::kTopLeft;
   });
+  // More keys than the tensor core sums at most (kSpanGroups).
+  with("several spans", [&](Case& c) {
+    c.q_len = 130, c.kv_len = 70000, c.qk_dim = c.v_dim = 128, c.v_bias = 1.0f;
+  });
+  with("several spans, moving offsets", [&](Case& c) {
+    c.q_len = 200, c.kv_len = 40000, c.qk_dim = c.v_dim = 128, c.q_gain = 12.0f, c.v_bias = 1.0f;
+    c.causal = Causal::kBottomRight;
+  });
+  // Spans that end early, where one key outweighs others; keys are walked from the last on. Spans
+  // that do not end then have an error a fifth above the recipe's in the first of these cases.
+  const auto heavy = [&](const char* name, int64_t key, float score, float v, auto change) {
+    with(name, [&](Case& c) {
+      c.q_len = 200, c.kv_len = 33000, c.qk_dim = c.v_dim = 128;
+      c.heavy_key = key, c.heavy_score = score, c.heavy_v = v;
+      change(c);
+    });
+  };
+  heavy("heavy last key, large v", 32699, 7.06f, 10.0f,
+        [](Case& c) { c.kv_len = 32700, c.slack = 0.0; });
+  heavy("heavy last key", 32990, 11.0f, 1.0f, [](Case& c) { c.v_bias = 1.0f; });
+  heavy("heavy key that moves offsets", 14000, 11.5f, 1.0f, [](Case& c) { c.v_bias = 1.0f; });
+  heavy("heavy first key, causal", 0, 11.0f, 1.0f,
+        [](Case& c) { c.causal = Causal::kBottomRight, c.k_bias = 5.0f, c.v_bias = 1.0f; });
+  heavy("heavy key for some rows", 32000, 5.5f, 1.0f,
+        [](Case& c) { c.q_gain = 1.5f, c.kv_len = 50000, c.v_bias = 1.0f; });
+  heavy("heavy key, no smoothing, padded", 30000, 10.0f, 1.0f, [](Case& c) {
+    c.smooth_k = c.smooth_v = false, c.qk_dim = 100, c.v_dim = 90, c.tokens_first = true;
+  });
   with("one query, 70000 keys", [&](Case& c) {
     c.q_len = 1, c.kv_len = 70000, c.heads = 4, c.kv_heads = 1, c.v_bias = 1.0f;
   });

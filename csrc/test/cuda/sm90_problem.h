@@ -52,6 +52,10 @@ struct Case {
   char poison = 0;  // q, k, v or m: some values are not finite
   float k_bias = 0.0f, v_bias = 0.0f, q_gain = 1.0f;
   bool constant_v = false;
+  // Of all rows: key `heavy_key` has the score `heavy_score` (nats), and its v is this much larger.
+  int64_t heavy_key = -1;
+  float heavy_score = 0.0f, heavy_v = 1.0f;
+  double slack = 1.5e-3;  // of the error, in which the recipe's may be passed beside chance
   sage::InputType input = sage::InputType::kFloat32;
 };
 
@@ -161,6 +165,22 @@ inline Data MakeData(const Case& c, uint64_t seed) {
   fill(&data.q, p.q, c.heads, c.q_len, c.qk_dim, c.q_gain, 0.0f, 'q');
   fill(&data.k, p.k, c.kv_heads, c.kv_len, c.qk_dim, 1.0f, c.k_bias, 'k');
   fill(&data.v, p.v, c.kv_heads, c.kv_len, c.v_dim, 1.0f, c.v_bias, 'v');
+  if (c.heavy_key >= 0) {
+    constexpr float kQuery = 4.0f;  // channel 0 of q, which k of that key has alone
+    for (int64_t n = 0; n < c.batch * c.heads * c.q_len; ++n) {
+      const int64_t head = n / c.q_len;
+      data.q[head / c.heads * p.q.batch + head % c.heads * p.q.head + n % c.q_len * p.q.token] =
+          kQuery;
+    }
+    for (int64_t n = 0; n < c.batch * c.kv_heads; ++n) {
+      const auto row = [&](const sage::TokenStrides& s) {
+        return n / c.kv_heads * s.batch + n % c.kv_heads * s.head + c.heavy_key * s.token;
+      };
+      for (int64_t d = 0; d < c.qk_dim; ++d) data.k[row(p.k) + d] = 0.0f;
+      data.k[row(p.k)] = c.heavy_score / (kQuery * static_cast<float>(p.scale));
+      for (int64_t d = 0; d < c.v_dim; ++d) data.v[row(p.v) + d] *= c.heavy_v;
+    }
+  }
   if (c.input != sage::InputType::kFloat32) {
     data.narrow = c.input;
     const auto round = [&](std::vector<float>* x, std::vector<uint16_t>* bits) {
