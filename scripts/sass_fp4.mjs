@@ -30,7 +30,7 @@ const KERNELS = [
   {
     dim: 128,
     format: 'fp4',
-    limits: {issue: 8.0, mufu: 1.15, omma: 0.125, bytes: 4, loopSpills: 0},
+    limits: {issue: 7.8, mufu: 1.15, omma: 0.125, bytes: 4, loopSpills: 0},
     aims: {issue: 6.8, loopSpills: 0},
   },
   {

@@ -40,15 +40,17 @@
 namespace sage {
 namespace sm120 {
 
-// Scores of 16 rows with 32 keys: one more step of 64 dims.
-template <int TA>
+// Scores of 16 rows with 32 keys: one more step of 64 dims. The scales of both row tiles come from
+// threads 0 and 1 of the quads: to take one tile's from threads 2 and 3 would spare a word for each
+// pair, but the instruction names the threads by a uniform register, and the assembler sets four
+// more of them anew before each run of products.
 SAGE_TILE void ScoreStep(float (&s)[4][4], const float (&c)[4][4], const uint32_t (&q)[4],
                          uint32_t q_scale, const tile::Words4& k01, const tile::Words4& k23,
                          uint32_t k_scale) {
-  tile::MmaNvfp4<TA, 0>(s[0], c[0], q, k01.x, k01.y, q_scale, k_scale);
-  tile::MmaNvfp4<TA, 1>(s[1], c[1], q, k01.z, k01.w, q_scale, k_scale);
-  tile::MmaNvfp4<TA, 2>(s[2], c[2], q, k23.x, k23.y, q_scale, k_scale);
-  tile::MmaNvfp4<TA, 3>(s[3], c[3], q, k23.z, k23.w, q_scale, k_scale);
+  tile::MmaNvfp4<0, 0>(s[0], c[0], q, k01.x, k01.y, q_scale, k_scale);
+  tile::MmaNvfp4<0, 1>(s[1], c[1], q, k01.z, k01.w, q_scale, k_scale);
+  tile::MmaNvfp4<0, 2>(s[2], c[2], q, k23.x, k23.y, q_scale, k_scale);
+  tile::MmaNvfp4<0, 3>(s[3], c[3], q, k23.z, k23.w, q_scale, k_scale);
 }
 
 // A stage: its tile, and the scores of this warp's means.
@@ -69,7 +71,7 @@ SAGE_TILE Mine MineOf(const Stage& stage, int lane_bytes) {
 
 // Scores of 32 rows with the 32 keys u of a tile.
 template <int D>
-SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
+SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64][2],
                       const Mine& from, const uint32_t (&k_scale)[2 * (D / 64)], int u,
                       float (&s)[2][4][4]) {
   constexpr int kSteps = D / 64, kPairBytes = SharedMap<D, false>::kPairBytes;
@@ -94,8 +96,8 @@ SAGE_TILE void Scores(const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scal
   for (int t = 0; t < kSteps; ++t) {
     const tile::Words4 k01 = k[2 * t * 32], k23 = k[(2 * t + 1) * 32];
     const uint32_t scale = k_scale[u % 2 * kSteps + t];
-    ScoreStep<0>(s[0], t == 0 ? start : s[0], q[t][0], q_scale[t], k01, k23, scale);
-    ScoreStep<1>(s[1], t == 0 ? start : s[1], q[t][1], q_scale[t], k01, k23, scale);
+    ScoreStep(s[0], t == 0 ? start : s[0], q[t][0], q_scale[t][0], k01, k23, scale);
+    ScoreStep(s[1], t == 0 ? start : s[1], q[t][1], q_scale[t][1], k01, k23, scale);
   }
 }
 
@@ -121,16 +123,16 @@ SAGE_TILE void LoadScales(const uint8_t* at, int first, uint32_t (&scales)[kCoun
 
 // P·V of the 64 keys `half` of a tile in NVFP4; `v` are this thread's 16 bytes of v.
 template <int V>
-SAGE_TILE void AddOutputs(RowState<V>& state, const uint32_t (&p)[2][4], uint32_t p_scale,
-                          const uint8_t* v_mine, int half) {
+SAGE_TILE void AddOutputs(RowState<V>& state, const uint32_t (&p)[2][4],
+                          const uint32_t (&p_scale)[2], const uint8_t* v_mine, int half) {
   const tile::Words4* v = reinterpret_cast<const tile::Words4*>(v_mine) + half * (2 * V);
   uint32_t v_scale[V / 32];
   LoadScales(v_mine + kTile * V / 2, half * (V / 32), v_scale);
   SAGE_UNROLL
   for (int t = 0; t < V / 32; ++t) {
     const tile::Words4 v01 = v[2 * t * 32], v23 = v[(2 * t + 1) * 32];
-    ScoreStep<0>(state.o[0][t], state.o[0][t], p[0], p_scale, v01, v23, v_scale[t]);
-    ScoreStep<1>(state.o[1][t], state.o[1][t], p[1], p_scale, v01, v23, v_scale[t]);
+    ScoreStep(state.o[0][t], state.o[0][t], p[0], p_scale[0], v01, v23, v_scale[t]);
+    ScoreStep(state.o[1][t], state.o[1][t], p[1], p_scale[1], v01, v23, v_scale[t]);
   }
 }
 
@@ -152,7 +154,7 @@ SAGE_TILE void AddOutputsE4m3(RowState<V>& state, const uint32_t (&p)[2][4],
 
 template <int D>
 SAGE_TILE void LoadQ(const AttendArguments& a, const WarpWork& mine, uint32_t (&q)[D / 64][2][4],
-                     uint32_t (&q_scale)[D / 64]) {
+                     uint32_t (&q_scale)[D / 64][2]) {
   constexpr int kSteps = D / 64;
   const int lane = tile::Lane();
   const int64_t rows = (static_cast<int64_t>(mine.head) * a.q_rows + mine.row0) / kWarpRows;
@@ -168,7 +170,9 @@ SAGE_TILE void LoadQ(const AttendArguments& a, const WarpWork& mine, uint32_t (&
       q[s][row][2] = x.z;
       q[s][row][3] = x.w;
     }
-    q_scale[s] = a.q_scale[(rows * kSteps + s) * 32 + lane];
+    // Stored: row g + 8 (q % 2) of row tile q / 2.
+    q_scale[s][0] = a.q_scale[(rows * kSteps + s) * 32 + lane];
+    q_scale[s][1] = tile::ShuffleXor(q_scale[s][0], 2);
   }
 }
 
@@ -176,7 +180,7 @@ SAGE_TILE void LoadQ(const AttendArguments& a, const WarpWork& mine, uint32_t (&
 // see all of them.
 template <int D, bool kFp8, bool kMasked, bool kOpen>
 SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<VChannelsOf(D)>& state,
-                    const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64],
+                    const uint32_t (&q)[D / 64][2][4], const uint32_t (&q_scale)[D / 64][2],
                     const Stage& stage, int key0, int half, uint8_t* my_sums,
                     uint32_t* mask_not_finite, int lane_bytes) {
   constexpr int kSteps = D / 64, V = VChannelsOf(D);
@@ -193,7 +197,7 @@ SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<VCh
     // Registers do not hold the scores of 64 keys: the second 32 wait for the first.
     const bool wait = D >= 128 && !kFp8 && kOpen && u == 1;
     const Mine from = MineOf<D, kFp8>(
-        stage, wait ? tile::After(lane_bytes, FloatToBits(groups.top[0][3]), a.zero) : lane_bytes);
+        stage, wait ? tile::After(lane_bytes, FloatToBits(groups.top[0][0]), a.zero) : lane_bytes);
     Scores<D>(q, q_scale, from, k_scale, 2 * half + u, s);
     if (kMasked) {
       *mask_not_finite |= ApplyMask(a, mine, key0 + 32 * u, s);
@@ -208,7 +212,8 @@ SAGE_TILE void Step(const AttendArguments& a, const WarpWork& mine, RowState<VCh
     }
   }
   if constexpr (!kFp8) {
-    const uint32_t p_scale = AddGroups(state, groups, c, my_sums, lane_bytes);
+    uint32_t p_scale[2];
+    AddGroups(state, groups, c, my_sums, lane_bytes, p_scale);
     AddOutputs(state, p, p_scale, v, half);
   }
 }
@@ -254,7 +259,7 @@ SAGE_TILE void Compute(const AttendArguments& a, uint8_t* shared, int warp) {
     for (int t = 0; t < kSumSlots; ++t) {
       *reinterpret_cast<tile::Floats4*>(my_sums + t * 512) = {0.0f, 0.0f, 0.0f, 0.0f};
     }
-    uint32_t q[D / 64][2][4], q_scale[D / 64];
+    uint32_t q[D / 64][2][4], q_scale[D / 64][2];
     LoadQ<D>(a, mine, q, q_scale);
     // What all rows of this warp see, and what any of them sees. Warps past the last row see none.
     const int last_row = tile::Least(mine.row0 + kWarpRows, a.see.q_len) - 1;

@@ -164,15 +164,15 @@ SAGE_TILE void Exponentiate(const float (&s)[2][4][4], float c, int u, uint32_t 
   }
 }
 
-// What a thread supplies of the scales of P: those of row g + 8 (q % 2) of row tile q / 2, in order
-// of groups. It holds half of them, the groups of its half of the quad; the thread across the quad,
-// of the same q % 2, holds the rest. `codes` are, of two groups each, those of rows g, g + 16 | g +
-// 8, g + 24: so the two send each other the same word of theirs.
-SAGE_TILE uint32_t ScaleWordOf(const uint32_t (&codes)[2], int lane_bytes) {
+// What a thread supplies of the scales of P: threads 0 and 1 of a quad those of row g + 8 q of both
+// row tiles, in order of groups; nothing is asked of threads 2 and 3. Thread q holds the groups of
+// the quad's first half, thread q + 2 the rest. `codes` are, of two groups each, those of rows g,
+// g + 16 | g + 8, g + 24: so both need the same word of theirs.
+SAGE_TILE void ScaleWordsOf(const uint32_t (&codes)[2], int lane_bytes, uint32_t (&words)[2]) {
   const uint32_t mine = (lane_bytes & 16) != 0 ? codes[1] : codes[0];
   const uint32_t other = tile::ShuffleXor(mine, 2);
-  // Bytes of the first row of mine and other, or of the second of other and mine.
-  return tile::SelectBytes(mine, other, (lane_bytes & 32) != 0 ? 0x3726u : 0x5140u);
+  words[0] = tile::SelectBytes(mine, other, 0x5140u);
+  words[1] = tile::SelectBytes(mine, other, 0x7362u);
 }
 
 // Scales of P of a thread's rows, unrounded, and as codes: of rows g and g + 16, g + 8 and g + 24.
@@ -193,10 +193,10 @@ SAGE_TILE bool ScalesOfP(const RowState<V>& state, const Groups& groups, float c
   return (((codes[0] + 0x02020202u) | (codes[1] + 0x02020202u)) & 0x80808080u) != 0;
 }
 
-// Row sums, offsets and the scales of P of 64 keys: the word for their product with v.
+// Row sums, offsets and the scales of P of 64 keys: per row tile the word for its product with v.
 template <int V>
-SAGE_TILE uint32_t AddGroups(RowState<V>& state, const Groups& groups, float c, uint8_t* my_sums,
-                             int lane_bytes) {
+SAGE_TILE void AddGroups(RowState<V>& state, const Groups& groups, float c, uint8_t* my_sums,
+                         int lane_bytes, uint32_t (&p_scale)[2]) {
   float sf[2][4];
   uint32_t codes[2];
   if (tile::Any(ScalesOfP(state, groups, c, sf, codes))) {
@@ -213,7 +213,7 @@ SAGE_TILE uint32_t AddGroups(RowState<V>& state, const Groups& groups, float c, 
     state.r[row] = tile::Fma(groups.sum[0][row], sf[0][row], state.r[row]);
     state.r[row] = tile::Fma(groups.sum[1][row], sf[1][row], state.r[row]);
   }
-  return ScaleWordOf(codes, lane_bytes);
+  ScaleWordsOf(codes, lane_bytes, p_scale);
 }
 
 // ---- P in E4M3: 32 keys at a time ----
