@@ -1,12 +1,13 @@
 // Attention over NVFP4 codes: scores and outputs on block-scaled 4-bit products.
 //
-//   S[i,j]  = q^[i] . k^[j] + mean[i] . k'[j]          MmaNvfp4; the accumulators start at the
-//   means' top     = max of S over 16 keys                    per row; c = |scale| log2(e) 2^-(eq +
-//   ek) p'      = 2^(c S - c top + log2 6), 0 to 6         relative to the group's largest: no
-//   division sf      = 2^(c top - m + kStart)                   unrounded scale of the group; e4m3
-//   in P O      += e2m1(p') e4m3(sf) . v^                   MmaNvfp4 r[b]   += sf sum p' unrounded,
-//   of 128 keys b o       = (O + sum_b r[b] mean_v[b]) / sum_b r[b]  the means by MmaTf32, once per
-//   512 keys lse     = ln 2 (m + log2 (sum_b r[b] / (6 2^kStart)))
+//   S[i,j] = q^[i] . k^[j] + mean[i] . k'[j]   MmaNvfp4; the accumulators start at the means'
+//   top    = max of S over 16 keys             per row; c = |scale| log2(e) 2^-(eq + ek)
+//   p'     = 2^(c S - c top + log2 6)          0 to 6: relative to the group's largest, no division
+//   sf     = 2^(c top - m + kStart)            unrounded scale of the group; e4m3 in P
+//   O     += e2m1(p') e4m3(sf) . v^            MmaNvfp4
+//   r[b]  += sf sum p'                         unrounded, of 128 keys b
+//   o      = (O + sum_b r[b] mean_v[b]) / sum_b r[b]   the means by MmaTf32, once per 512 keys
+//   lse    = ln 2 (m + log2(sum_b r[b] / (6 2^kStart)))
 //
 // x / g of docs/numerics.md 5 is p' whatever m is, so the codes of P do not depend on the running
 // maximum; only sf does. m therefore follows rarely: sf starts at most at 2^kStart and m moves when
@@ -22,7 +23,7 @@
 //             group of 16 | group                     -> p' packed is the A fragment of P·V
 //
 // 32 rows share each fragment of k and v: 4 bytes of shared memory per score at D = 128. Registers:
-// O 128, S 32, q 18, P 8, r and l and m 12.
+// O 128, S 32, q 20, P 8, r and l and m 12.
 //
 // Block: kHelperWarps copy and score means (help.h), kWarps compute. Persistent: block b takes
 // tiles of work b, b + blocks, ..; with windows the longest come first. Shared memory (block.h):
