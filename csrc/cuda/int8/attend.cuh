@@ -80,6 +80,8 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
 
   W w;
   LoadMagic(w.magic);
+  w.rows =
+      reinterpret_cast<float*>(memory + Form::kRows) + warp * W::kRowFloats + lane / 4 * W::kRows;
   const Block block(plan, Form::kBlockRows);
   const Steps<kStepKeys> steps(plan, block.query0, Form::kBlockRows, warp_row, 8 * kRows);
   {
@@ -107,12 +109,15 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float scale = exists ? space.q_scale[row0 + 8 * r + lane / 4] : 0.0f;
-      // A row that is not finite counts as zero until its outputs are written.
-      w.q_scale[r] = scale == scale ? scale * plan.scale : 0.0f;
-      w.less_m[r] = FLT_MAX;
+      if (lane % 4 == 0) {
+        // A row that is not finite counts as zero until its outputs are written.
+        w.rows[r] = scale == scale ? scale * plan.scale : 0.0f;
+        w.rows[W::kLessM + r] = FLT_MAX;
+      }
       w.part[r] = 0.0f;
       sums[r * Form::kThreads] = 0.0f;
     }
+    __syncwarp();
   }
   if (plan.smooth_q > 0 && steps.first < steps.end) {
     MeanScores<Form::kQkDim, Form::kBlockRows, kStepKeys, Form::kWarps>(
@@ -156,16 +161,16 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
         const uint8_t* values = keys + Copies::kKBytes;
         const float* table = reinterpret_cast<const float*>(keys + Copies::kTable) + lane % 4;
         if constexpr (Form::kKeys < kStepKeys) {
-          OpenStep(w, keys, values, table, q_image, largest_k, sums);
+          OpenStep(w, keys, values, table, q_image, largest_k, sums, plan.zero);
         } else {
 #pragma unroll
           for (int n = 0; n < W::kTables; ++n) w.table[n] = table[n * 4];
           w.Scores(keys, q_image);
+          w.SetLines();
           float most[W::kTables][kRows];
           w.Largest(most);
-          if (__any_sync(~0u, !w.template Fits<false>(most)))
-            w.template Move<false>(most, largest_k, sums);
-          w.template Outputs<false>(values);
+          if (__any_sync(~0u, !w.Fits(most))) w.template Move<false>(most, largest_k, sums);
+          w.Outputs(values);
         }
         end();
       }
@@ -186,11 +191,11 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
                   at;
         }
         w.ToLog2(plan, kept, warp_row, i * kStepKeys + at, shift);
+        w.SetLinesOfLog2();
         float most[W::kTables][kRows];
         w.LargestOfLog2(most);
-        if (__any_sync(~0u, !w.template Fits<true>(most)))
-          w.template Move<true>(most, largest_k, sums);
-        w.template Outputs<true>(keys + Copies::kKBytes + at * Form::kVRowBytes);
+        if (__any_sync(~0u, !w.Fits(most))) w.template Move<true>(most, largest_k, sums);
+        w.Outputs(keys + Copies::kKBytes + at * Form::kVRowBytes);
       }
     }
     if (plan.smooth_q > 0 && i + 1 < steps.end) {
@@ -202,10 +207,11 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
   }
 
   w.EndSums();
-  float sum[kRows];
+  float sum[kRows], less_m[kRows];
+  w.LoadLessM(less_m);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) sum[r] = QuadSum(sums[r * Form::kThreads]);
-  WriteRows<D, Form::kQkDim>(plan, kept, kept.query0 + warp_row, w.o, w.less_m, sum);
+  WriteRows<D, Form::kQkDim>(plan, kept, kept.query0 + warp_row, w.o, less_m, sum);
 }
 
 template <class Form>

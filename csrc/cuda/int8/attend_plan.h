@@ -24,6 +24,7 @@ struct AttendPlan {
   int heads_at_once;          // of these, whose k and v share the L2 cache
   int smooth_q;               // rows per mean of q, 0 = off
   bool smooth_v, key_scales;  // key_scales: one of k's scales per key, not per 32 keys and lane
+  int zero;                   // 0, as what the assembler cannot know
   float scale;                // |scale| · log2(e)
 };
 

@@ -43,6 +43,10 @@ struct Instance {
   static constexpr int kThreads = kWarps * 32, kBlocks = 8 / kWarps;  // of a multiprocessor
   static constexpr int kBlockRows = kWarps * 16 * kTiles;
 
+  // The scores of the second 32 keys of an open step wait for P of the first (HoldScores). At 64
+  // channels registers suffice, and waiting costs 3 %.
+  static constexpr bool kHoldsScores = kDim > 64;
+
   // P starts at 2^kStart and may grow by 2^kRoom over the offset. e4m3: it starts at 56, one of its
   // values, so that a lone key keeps its v, and ends at 448. Sums in halves: P stays at most 1, as
   // in the published form, so that they become Infinity where its sums do.
@@ -56,7 +60,8 @@ struct Instance {
   static constexpr int kQ = Copies::kBytes;
   static constexpr int kSums = kQ + kWarps * kTiles * kQBytes;  // of P, [row of a thread][thread]
   static constexpr int kMeanScores = kSums + 2 * kTiles * kThreads * 4;
-  static constexpr int kBlock = kMeanScores + 2 * kMeanScoreFloats<kBlockRows, kStepKeys> * 4;
+  static constexpr int kRows = kMeanScores + 2 * kMeanScoreFloats<kBlockRows, kStepKeys> * 4;
+  static constexpr int kBlock = kRows + 2 * kBlockRows * 4;  // after scales and offsets of rows
   static constexpr int kSharedBytes = kBlock + static_cast<int>(sizeof(Kept));
   static_assert(kSharedBytes <= 99 * 1024, "fits in every device from sm_80 on");
 

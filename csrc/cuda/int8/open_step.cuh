@@ -11,11 +11,12 @@
 
 namespace sage::cuda::int8 {
 
-// `keys`, `values`: images in shared memory; `table`: scales of k by 32 keys at this lane's place.
+// `keys`, `values`: images in shared memory; `table`: scales of k by 32 keys at this lane's place;
+// `zero`: 0 (HoldScores).
 template <class Form>
 __device__ __forceinline__ void OpenStep(Warp<Form>& w, const uint8_t* keys, const uint8_t* values,
                                          const float* table, const uint8_t* q_image,
-                                         const uint32_t* largest_k, float* sums) {
+                                         const uint32_t* largest_k, float* sums, int zero) {
   using W = Warp<Form>;
   static_assert(Form::kKeys == kStepTokens && Form::kStepKeys == 2 * kStepTokens && W::kTables == 1,
                 "scores of 32 keys");
@@ -25,19 +26,22 @@ __device__ __forceinline__ void OpenStep(Warp<Form>& w, const uint8_t* keys, con
   w.table[0] = table[0];
   const float next_scale = table[4];
   w.Scores(keys, q_image);
+  w.SetLines();
   w.Largest(most);
-  if (__any_sync(~0u, !w.template Fits<false>(most))) w.template Move<false>(most, largest_k, sums);
-  w.template FirstSoftmax<false>();
+  if (__any_sync(~0u, !w.Fits(most))) w.template Move<false>(most, largest_k, sums);
+  w.FirstSoftmax();
   w.PackHalves16(0, p);
-  w.template OutputsOf16<false>(values, p, 2);
+  w.OutputsOf16(values, p, 2);
   w.PackHalves16(1, late);
 
   w.table[0] = next_scale;
+  if constexpr (Form::kHoldsScores) w.HoldScores(late, zero);
   w.Scores(keys + kStepTokens * Form::kKRowBytes, q_image);
+  w.SetLines();
   w.Largest(most);
-  if (__any_sync(~0u, !w.template Fits<false>(most))) {
+  if (__any_sync(~0u, !w.Fits(most))) {
     // What waits stands under the offsets before.
-    w.template OutputsOf16<false>(values + kBytesOf16, late, -1);
+    w.OutputsOf16(values + kBytesOf16, late, -1);
     w.template Move<false>(most, largest_k, sums);
 #pragma unroll
     for (int t = 0; t < Form::kTiles; ++t) {
@@ -45,11 +49,11 @@ __device__ __forceinline__ void OpenStep(Warp<Form>& w, const uint8_t* keys, con
       for (int e = 0; e < 4; ++e) late[t][e] = 0;
     }
   }
-  w.template OutputsOf16<false>(values + kBytesOf16, late, 0);
+  w.OutputsOf16(values + kBytesOf16, late, 0);
   w.PackHalves16(0, p);
-  w.template OutputsOf16<false>(values + 2 * kBytesOf16, p, 2);
+  w.OutputsOf16(values + 2 * kBytesOf16, p, 2);
   w.PackHalves16(1, p);
-  w.template OutputsOf16<false>(values + 3 * kBytesOf16, p, -1);
+  w.OutputsOf16(values + 3 * kBytesOf16, p, -1);
 }
 
 }  // namespace sage::cuda::int8

@@ -23,17 +23,26 @@ struct Warp {
   static constexpr int kColumns = Form::kKeys / 8, kTables = Form::kKeys / kStepTokens;
   static constexpr int D = Form::kDim;
 
+  // x = s f + c in log2 units over m. c is exact: f keeps 22 bits, and m is a multiple of a power
+  // of two near f.
+  struct Line {
+    float f, c;
+  };
+
   float o[kTiles][D / 8][4];
   uint32_t o_half[Form::kSumsInHalves ? kTiles : 1][D / 8][2];
-  float q_scale[kRows];  // times the scale, log2 units
-  float less_m[kRows];   // minus the offset m: what the scores get
+  // In shared memory, since registers are few, [8 lanes of other rows][kRows]: scales of q times
+  // the scale, log2 units; kLessM floats on, minus the offsets m: what the scores get.
+  static constexpr int kLessM = 8 * kRows, kRowFloats = 2 * kLessM;
+  float* rows;        // this lane's
   float part[kRows];  // sums of P over the current block of 128 keys; those before: shared memory
 
   // Scores of a step: int32 sums from kMagicBits on, or, after ToLog2, floats in log2 units (kLog2
   // of the functions below).
   int s[kTiles][kColumns][4];
-  float table[kTables];  // scales of k by 32 keys for this lane
-  int magic[4];          // what scores start from
+  float table[kTables];        // scales of k by 32 keys for this lane
+  Line lines[kTables][kRows];  // of integer scores
+  int magic[4];                // what scores start from
 
   __device__ __forceinline__ float Score(int r, int column, int e) const {
     return __int_as_float(s[r / 2][column][r % 2 * 2 + e]);
@@ -99,18 +108,41 @@ struct Warp {
     Scores(k, q, first);
   }
 
-  // x = s f + c in log2 units over m. c is exact: f keeps 22 bits, and m is a multiple of a power
-  // of two near f.
-  struct Line {
-    float f, c;
-  };
-  template <bool kLog2>
-  __device__ __forceinline__ Line LineOf(int r, int h) const {
-    if constexpr (kLog2) {
-      return {1.0f, less_m[r]};
+  __device__ __forceinline__ static void LoadRows(const float* from, float (&to)[kRows]) {
+    if constexpr (kRows == 4) {
+      const float4 x = *reinterpret_cast<const float4*>(from);
+      to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
     } else {
-      const float f = __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
-      return {f, fmaf(-kMagic, f, less_m[r])};
+      const float2 x = *reinterpret_cast<const float2*>(from);
+      to[0] = x.x, to[1] = x.y;
+    }
+  }
+  __device__ __forceinline__ void LoadLessM(float (&less_m)[kRows]) const {
+    LoadRows(rows + kLessM, less_m);
+  }
+
+  // Lines of the integer scores that `table` belongs to.
+  __device__ __forceinline__ void SetLines() {
+    float q_scale[kRows], less_m[kRows];
+    LoadRows(rows, q_scale);
+    LoadLessM(less_m);
+#pragma unroll
+    for (int h = 0; h < kTables; ++h) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const float f = __uint_as_float(__float_as_uint(q_scale[r] * table[h]) & ~3u);
+        lines[h][r] = {f, fmaf(-kMagic, f, less_m[r])};
+      }
+    }
+  }
+  // The same of scores in log2 units.
+  __device__ __forceinline__ void SetLinesOfLog2() {
+    float less_m[kRows];
+    LoadLessM(less_m);
+#pragma unroll
+    for (int h = 0; h < kTables; ++h) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) lines[h][r] = {1.0f, less_m[r]};
     }
   }
 
@@ -144,14 +176,13 @@ struct Warp {
   }
 
   // Whether none of these takes P out of its range.
-  template <bool kLog2>
   __device__ __forceinline__ bool Fits(const float (&most)[kTables][kRows]) const {
     bool fits = true;
 #pragma unroll
     for (int h = 0; h < kTables; ++h) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Line line = LineOf<kLog2>(r, h);
+        const Line line = lines[h][r];
         fits &= fmaf(most[h][r], line.f, line.c) <= Form::kRoom;
       }
     }
@@ -163,14 +194,17 @@ struct Warp {
   template <bool kLog2>
   __device__ __forceinline__ void Move(const float (&largest)[kTables][kRows],
                                        const uint32_t* largest_k, float* sums) {
-    float alpha[kRows];
+    float alpha[kRows], q_scale[kRows], less_m[kRows];
     const float k_scale = __uint_as_float(__ldg(largest_k));
+    LoadRows(rows, q_scale);
+    LoadLessM(less_m);
+    __syncwarp();  // the lanes of a row share its offset, and one of them writes it
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float most = -INFINITY;
 #pragma unroll
       for (int h = 0; h < kTables; ++h)
-        most = fmaxf(most, (largest[h][r] - (kLog2 ? 0.0f : kMagic)) * LineOf<kLog2>(r, h).f);
+        most = fmaxf(most, (largest[h][r] - (kLog2 ? 0.0f : kMagic)) * lines[h][r].f);
       most = QuadMax(most) - Form::kStart;
       // m stays a multiple of the power of two above every f of the row, where that is finite.
       const float unit = __uint_as_float(__float_as_uint(q_scale[r] * k_scale) & kInfBits) * 2.0f;
@@ -178,10 +212,14 @@ struct Warp {
         most = __fsub_rn(__fadd_rn(most, kMagic * unit), kMagic * unit);
       const float now = fminf(less_m[r], -most);
       alpha[r] = Exp2(now - less_m[r]);
-      less_m[r] = now;
+      if (threadIdx.x % 4 == 0) rows[kLessM + r] = now;
+#pragma unroll
+      for (int h = 0; h < kTables; ++h)
+        lines[h][r].c = kLog2 ? now : fmaf(-kMagic, lines[h][r].f, now);
       sums[r * Form::kThreads] *= alpha[r];
       part[r] *= alpha[r];
     }
+    __syncwarp();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -202,6 +240,8 @@ struct Warp {
   __device__ __forceinline__ void ToLog2(const AttendPlan& plan, const Block& block, int warp_row,
                                          int key0, const float* shift) {
     const int lane = threadIdx.x % 32;
+    float q_scale[kRows];
+    LoadRows(rows, q_scale);
     const float* k_scale =
         plan.space.k_scale + block.kv_head * plan.space.tiles * kTileTokens + key0 + lane % 4 * 2;
 #pragma unroll
@@ -273,6 +313,17 @@ struct Warp {
     }
   }
 
+  // Scores from here on wait for these P: what they start from depends on them, times `zero`, which
+  // the assembler does not know. Else it computes some of P behind the scores, whose operands then
+  // lack registers and come late.
+  __device__ __forceinline__ void HoldScores(const uint32_t (&p)[kTiles][4], int zero) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) magic[e] += static_cast<int>(p[t][e]) * zero;
+    }
+  }
+
   // Fragments of P of 16 keys from column 2 i.
   __device__ __forceinline__ void PackHalves16(int i, uint32_t (&p)[kTiles][4]) const {
 #pragma unroll
@@ -281,7 +332,6 @@ struct Warp {
 
   // O += P v of 16 keys by halves, the images of v at `v`; under these products runs the softmax of
   // the 16 keys from column `next` on (< 0: none), spread over the channels.
-  template <bool kLog2>
   __device__ __forceinline__ void OutputsOf16(const uint8_t* v, const uint32_t (&p)[kTiles][4],
                                               int next) {
     const uint4* at = reinterpret_cast<const uint4*>(v) + threadIdx.x % 32;
@@ -290,9 +340,10 @@ struct Warp {
     for (int piece = 0; piece < kPieces; ++piece) {
       uint32_t b[4];
       Unpack(at[piece * 32], b);
-      // Neighbouring products share A: changing it costs the tensor core half a clock.
+      // Neighbouring products share A, also over pieces: reading another one costs power.
 #pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
+      for (int n = 0; n < kTiles; ++n) {
+        const int t = piece % 2 == 0 ? n : kTiles - 1 - n;
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd)
           MultiplyHalves(o[t][piece * 2 + odd], p[t], b[odd * 2], b[odd * 2 + 1]);
@@ -300,32 +351,28 @@ struct Warp {
       if (next < 0) continue;
 #pragma unroll
       for (int n = piece * kPairs / kPieces; n < (piece + 1) * kPairs / kPieces; ++n)
-        Softmax(n / 2, next + n % 2, LineOf<kLog2>(n / 2, next / 4));
+        Softmax(n / 2, next + n % 2, lines[next / 4][n / 2]);
     }
   }
 
   // Softmax of the first 16 keys with nothing to run under.
-  template <bool kLog2>
-  __device__ __forceinline__ void FirstSoftmax() {
-    SoftmaxOf<kLog2>(0, 2);
-  }
+  __device__ __forceinline__ void FirstSoftmax() { SoftmaxOf(0, 2); }
 
   // O += P v of the keys whose images lie at `v`.
-  template <bool kLog2>
   __device__ __forceinline__ void Outputs(const uint8_t* v) {
     if constexpr (!Form::kBytes && !Form::kHalfAccumulator) {
-      FirstSoftmax<kLog2>();
+      FirstSoftmax();
 #pragma unroll
       for (int i = 0; i < kColumns / 2; ++i) {
         uint32_t p[kTiles][4];
         PackHalves16(i, p);
-        OutputsOf16<kLog2>(v + i * 16 * Form::kVRowBytes, p, i + 1 < kColumns / 2 ? 2 * i + 2 : -1);
+        OutputsOf16(v + i * 16 * Form::kVRowBytes, p, i + 1 < kColumns / 2 ? 2 * i + 2 : -1);
       }
     } else {
       // Sums of 64 keys need all of P.
       const uint4* at = reinterpret_cast<const uint4*>(v) + threadIdx.x % 32;
       constexpr int kImages = Form::kBytes ? kTables : kColumns / 2, kPieces = D / 16;
-      SoftmaxOf<kLog2>(0, kColumns);
+      SoftmaxOf(0, kColumns);
       uint32_t p[kTiles][kImages][4];
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
@@ -383,13 +430,11 @@ struct Warp {
   }
 
  private:
-  template <bool kLog2>
   __device__ __forceinline__ void SoftmaxOf(int from, int to) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-      for (int column = from; column < to; ++column)
-        Softmax(r, column, LineOf<kLog2>(r, column / 4));
+      for (int column = from; column < to; ++column) Softmax(r, column, lines[column / 4][r]);
     }
   }
 
