@@ -36,13 +36,13 @@ inline int RunInt8Bench(const BenchChoice& choice) {
   for (const NamedRecipe& recipe : AllRecipes()) {
     if (choice.recipe != "all" && recipe.name != choice.recipe) continue;
     sage::cuda::LimitComputeCapability(recipe.capability);
-    for (const int64_t d : {128, 64}) {
+    for (const int64_t d : {128, 64, 256}) {
       for (const bool causal : {false, true}) {
         if (causal && choice.full_only) continue;
         for (const int64_t n : {1024, 2048, 4096, 8192, 16384}) {
           if ((choice.dim != 0 && choice.dim != d) || (choice.n != 0 && choice.n != n)) continue;
           Case c;
-          c.batch = n <= 8192 ? 4 : 1;
+          c.batch = n > 8192 ? 1 : d > 128 ? 2 : 4;
           c.heads = c.kv_heads = 32;
           c.q_len = c.kv_len = n;
           c.qk_dim = c.v_dim = d;
