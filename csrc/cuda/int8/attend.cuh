@@ -19,7 +19,8 @@
 //        +------------------+               O 128, S 32 (64 where P·V sums 64 keys)
 //   256  | warp 0: 32 rows  |             shared memory, P·V by halves:
 //  rows  | ...              |               k 2 x 8, v 2 x 16 KiB (ring.cuh), q 32 KiB,
-//        +------------------+               sums of P 4 KiB, scores of q's means 4 KiB
+//        +------------------+               sums of P 4 KiB, scores of q's means 4 KiB,
+//                                           scales and offsets of rows 2 KiB
 //
 // Above 128 channels of v two blocks share the rows, each with its part of v: both compute the
 // scores, since O of more channels has no registers to stand in.
