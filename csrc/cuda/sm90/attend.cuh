@@ -37,6 +37,7 @@
 
 #include "cuda/sm90/block.cuh"
 #include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/means.cuh"
 #include "cuda/sm90/produce.cuh"
 #include "cuda/sm90/spans.cuh"
 #include "cuda/sm90/visibility.cuh"
@@ -54,6 +55,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   using Role = Roles<D, kMasked>;
   constexpr int kStages = Map::kStages, kSums = D / 2, kWarpgroups = Role::kWarpgroups;
   constexpr bool kHeld = Role::kHeld;
+  constexpr int kAhead =
+      D == 64 ? 8 : 2;  // by measurement: 2 costs head_dim 64 2 %, 8 the other 1 %
   extern __shared__ uint8_t shared_memory[];
   const uint32_t shared = (SharedAddress(shared_memory) + 1023) & ~1023u;
   const Barriers<kStages> bar = {shared + Map::kBarriers};
@@ -140,20 +143,10 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       for (int j = 0; j < kMeanTiles; ++j) StoreShared2(my_sums + j * kSumStride, 0.0f, 0.0f);
       const uint32_t q_tile = OperandLow(shared + slot * Map::kQBytes + mine * 64 * D);
       const auto issue_scores = [&](int s) {
-        const uint32_t k_tile = OperandLow(shared + Map::kK + s * Map::kKBytes);
-        WgmmaFence();
-#pragma unroll
-        for (int k = 0; k < D / 32; ++k) {
-          WgmmaScores<D>(S, q_tile + 2 * k, k_tile + 2 * k, k != 0);
-        }
-        WgmmaCommit();
+        IssueScores<D>(S, q_tile, OperandLow(shared + Map::kK + s * Map::kKBytes));
       };
       const auto issue_outputs = [&](int s) {
-        const uint32_t v_tile = OperandLow(shared + Map::kV + s * Map::kVBytes);
-        WgmmaFence();
-#pragma unroll
-        for (int k = 0; k < 4; ++k) WgmmaOutputs(T, P + 4 * k, v_tile + 2 * k);
-        WgmmaCommit();
+        IssueOutputs(T, P, OperandLow(shared + Map::kV + s * Map::kVBytes));
       };
       // What the softmax of tile i needs, while products are computed.
       const auto prepare = [&](int s) {
@@ -225,20 +218,20 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
         const int top0 = max(__vimax3_s32(most0[0], most0[1], most0[2]), most0[3]);
         const int top1 = max(__vimax3_s32(most1[0], most1[1], most1[2]), most1[3]);
-        // Two eighths of the scores become floats while the vote is under way, the others between
-        // exponentials, of which one fits in 8 issue slots.
+        // kAhead eighths of the scores become floats before the vote, the others between
+        // exponentials.
         const auto to_floats = [&](int j) {
 #pragma unroll
           for (int n = 8 * j; n < 8 * j + 8; ++n) S[n] = __float_as_int(IntToFloat(S[n]));
         };
-        to_floats(0);
-        to_floats(1);
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) to_floats(j);
         move_offsets(tile, static_cast<float>(top0) * s0, static_cast<float>(top1) * s1);
         exponentiate(
             tile,
             [&](int n) { return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0); },
             [&](int j) {
-              if (j < 6) to_floats(j + 2);
+              if (j + kAhead < 8) to_floats(j + kAhead);
             });
       };
       // A tile that causality, the window, the end of the keys or a mask hides in part: scores
@@ -285,24 +278,9 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
           softmax_hidden(tile);
         }
       };
-      // The means of v of a group of tiles, B fragments.
       const auto load_means = [&](int group, float4(&means)[D / 16]) {
         const int64_t kv_head = LoadSharedInt(my_record + kKvHead);
-        const float* image =
-            a.mean_image + (kv_head * a.mean_groups + group) * (kMeanTiles * D) + lane * 4;
-#pragma unroll
-        for (int j = 0; j < D / 16; ++j) means[j] = LoadGlobal4(image + 128 * j);
-      };
-      // sums += row sums of a group of tiles, an A fragment, times its means.
-      const auto multiply_means = [&](float(&sums)[kSums], const float4& r,
-                                      const float4(&means)[D / 16]) {
-        const uint32_t fragment[4] = {RoundTf32(r.x), RoundTf32(r.y), RoundTf32(r.z),
-                                      RoundTf32(r.w)};
-#pragma unroll
-        for (int j = 0; j < D / 16; ++j) {
-          MmaTf32(sums + 8 * j, fragment, means[j].x, means[j].y);
-          MmaTf32(sums + 8 * j + 4, fragment, means[j].z, means[j].w);
-        }
+        LoadMeans<D>(a.mean_image + (kv_head * a.mean_groups + group) * (kMeanTiles * D), means);
       };
       // Row sums of the group of tiles that ends (downwards) with `tile`; they go to l.
       const auto end_group = [&](int tile) {
@@ -344,7 +322,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
           load_means(g, means);
           const uint4 of_g = sums;
           sums = LoadSums(my_kept(), min(g + 1, end));
-          multiply_means(T, SumsUnder(of_g, m0, m1), means);
+          AddMeans<D>(T, SumsUnder(of_g, m0, m1), means);
         }
       };
 
@@ -378,7 +356,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
             if (a.smooth_v) {
               float4 means[D / 16];
               load_means(group, means);
-              multiply_means(O, r, means);
+              AddMeans<D>(O, r, means);
             }
 #pragma unroll
             for (int j = 0; j < kSums; ++j) {
@@ -418,7 +396,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       }
       const int group = i / kMeanTiles;
       float4 means[D / 16];
-      load_means(group, means);  // the last products come meanwhile
+      if constexpr (kHeld) load_means(group, means);  // the last products come meanwhile
       wait_turn();
       issue_outputs(stage(it));
       pass_turn();
@@ -430,7 +408,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         for (int j = 0; j < kSums; ++j) T[j] += O[j];
       }
       if (a.smooth_v) {
-        multiply_means(T, r, means);
+        if constexpr (!kHeld) load_means(group, means);
+        AddMeans<D>(T, r, means);
         if constexpr (!kHeld) add_kept_means(group + 1, group);
       }
       ++it;

@@ -256,6 +256,22 @@ SAGE_DEVICE void WgmmaOutputs(float (&t)[32], const uint32_t* p, uint32_t v) {
       : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(v), "n"(OperandHigh<128>()));
 }
 
+// The products of 64 rows with a tile of keys, on their way: scores, then outputs.
+template <int D>
+SAGE_DEVICE void IssueScores(int (&s)[64], uint32_t q, uint32_t k) {
+  WgmmaFence();
+#pragma unroll
+  for (int i = 0; i < D / 32; ++i) WgmmaScores<D>(s, q + 2 * i, k + 2 * i, i != 0);
+  WgmmaCommit();
+}
+template <int kSums>
+SAGE_DEVICE void IssueOutputs(float (&t)[kSums], const uint32_t (&p)[16], uint32_t v) {
+  WgmmaFence();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) WgmmaOutputs(t, p + 4 * i, v + 2 * i);
+  WgmmaCommit();
+}
+
 #undef SAGE_R8
 #undef SAGE_R32
 #undef SAGE_R64
