@@ -96,6 +96,17 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
   scratch.c[LaneOf(r)] = FactorOf(c);
 }
 
+// Where the queries of the group that begins with row r0 of the task lie.
+SAGE_INLINE void GroupRows(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                           int64_t r0, const float* row[kRows]) {
+  RowWalk at = WalkFrom(plan, row0 + r0);
+  for (int r = 0; r < kRows; ++r) {
+    row[r] = QSource(plan, head, at.g, at.i, 1).base;
+    // Rows of padding repeat the task's last one.
+    if (r0 + r + 1 < rows) at.Next(plan);
+  }
+}
+
 // Quantises and packs group `g` of the task. Codes with a scale for each row, by far the most
 // common forms, take all scales in one go.
 template <class Kernels>
@@ -106,12 +117,7 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   const int64_t r0 = g * kRows;
   if constexpr (DirectRows<Kernels>::kKeys) {
     const float* row[kRows];
-    RowWalk at = WalkFrom(plan, row0 + r0);
-    for (int r = 0; r < kRows; ++r) {
-      row[r] = QSource(plan, head, at.g, at.i, 1).base;
-      // Rows of padding repeat the task's last one.
-      if (r0 + r + 1 < rows) at.Next(plan);
-    }
+    GroupRows(plan, head, row0, rows, r0, row);
     F32 scale;
     if (plan.packs_rows && DirectRows<Kernels>::Queries(plan, row, g, scratch.q, &scale)) {
       const F32 c = Mul(scale, Set1(plan.q_factor));
@@ -122,46 +128,46 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
       return;
     }
   }
-  const bool by_norm = recipe.qk == QkFormat::kInt16 || recipe.qk == QkFormat::kInt8Pair;
-  const bool by_row = RoundedByPacking(plan, recipe.q_group);
-  const bool together = (by_norm || by_row || recipe.qk == QkFormat::kFloat32) &&
-                        recipe.smooth_q == 0 && plan.inspect == nullptr;
-  if (together) {
-    const int dims = plan.qk_dims;
-    F32 all = Zero();
-    RowWalk at = WalkFrom(plan, row0 + r0);
+  const int dims = plan.qk_dims;
+  // Values, what multiplies them to codes, and scales, to packed rows.
+  const auto pack = [&](float* factor, const float* scale) {
     for (int r = 0; r < kRows; ++r) {
-      const Source source = QSource(plan, head, at.g, at.i, 1);
-      all = LoadRow(source.base, source.dim, dims, all, scratch.x + r * dims,
+      float* x = scratch.x + r * dims;
+      if (factor != nullptr && !Kernels::kRoundsCodes) RoundCodes(x, dims, factor[r]);
+      const float by = factor != nullptr && Kernels::kRoundsCodes ? factor[r] : 1.0f;
+      const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, by, scale[r], nullptr);
+      scratch.c[LaneOf(r0 + r)] = FactorOf(c);
+      scratch.bad[r0 + r] = 0;
+    }
+  };
+  float scale[kRows], factor[kRows];
+  if (plan.scales_by_norm) {
+    const float* row[kRows];
+    GroupRows(plan, head, row0, rows, r0, row);
+    const NormRule rule = recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ;
+    if (ScaleByNorm(row, kRows, static_cast<int>(p.qk_dim), dims, nullptr, rule, scratch.x, factor,
+                    scale) < kInfBits) {
+      return pack(factor, scale);
+    }
+  }
+  const bool by_row = RoundedByPacking(plan, recipe.q_group);
+  const bool together = (by_row || recipe.qk == QkFormat::kFloat32) && recipe.smooth_q == 0 &&
+                        plan.inspect == nullptr;
+  if (together) {
+    const float* row[kRows];
+    GroupRows(plan, head, row0, rows, r0, row);
+    F32 all = Zero();
+    for (int r = 0; r < kRows; ++r) {
+      all = LoadRow(row[r], static_cast<int>(p.qk_dim), dims, all, scratch.x + r * dims,
                     [](F32 value, int, int) { return value; });
-      if (r0 + r + 1 < rows) at.Next(plan);
     }
     if (ReduceMaxBits(all) < kInfBits) {
-      float scale[kRows], factor[kRows];
-      for (int r = 0; r < kRows; ++r) factor[r] = 1.0f;
-      if (by_norm) {
-        QuantizeByNorm(scratch.x, kRows, dims,
-                       recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ, scale);
-      } else if (by_row) {
-        float inverse[kRows];
-        TokenScales(scratch.x, kRows, dims, 127.0f, scale, inverse);
-        for (int r = 0; r < kRows; ++r) {
-          if (Kernels::kRoundsCodes) {
-            factor[r] = inverse[r];
-          } else {
-            RoundCodes(scratch.x + r * dims, dims, inverse[r]);
-          }
-        }
-      } else {
-        for (int r = 0; r < kRows; ++r) scale[r] = 1.0f;
+      if (by_row) {
+        TokenScales(scratch.x, kRows, dims, 127.0f, scale, factor);
+        return pack(factor, scale);
       }
-      for (int r = 0; r < kRows; ++r) {
-        const float* x = scratch.x + r * dims;
-        const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, factor[r], scale[r], nullptr);
-        scratch.c[LaneOf(r0 + r)] = FactorOf(c);
-        scratch.bad[r0 + r] = 0;
-      }
-      return;
+      for (int r = 0; r < kRows; ++r) scale[r] = 1.0f;
+      return pack(nullptr, scale);
     }
   }
   for (int r = 0; r < kRows; ++r) {

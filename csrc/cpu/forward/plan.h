@@ -88,7 +88,8 @@ struct Plan {
   int rotation;   // block size of the Hadamard rotation, 0 = none
   int pack_tokens;  // tokens packed at a time: kPackTokens, or a block where scales span tokens
 
-  bool packs_rows;  // whether the ways of DirectRows (prepass.h) give what the recipe asks for
+  bool scales_by_norm;  // formats that norms limit, 16 tokens at a time: norm_rows.h serves Q and K
+  bool packs_rows;      // whether the ways of DirectRows (prepass.h) give what the recipe asks for
 
   bool q_stats, kv_stats;  // whether means, channel maxima or head exponents are needed first
   bool softmax_scaled;     // scores carry the mask: they are scaled before the softmax

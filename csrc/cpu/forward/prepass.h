@@ -11,6 +11,7 @@
 #include "cpu/forward/channel_balance.h"
 #include "cpu/forward/column_statistics.h"
 #include "cpu/forward/load_rows.h"
+#include "cpu/forward/norm_rows.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/quantize_rows.h"
 
@@ -285,6 +286,23 @@ SAGE_INLINE void QuantizeK(const Plan& plan, const Head& head, const Source& k, 
   memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>(padded - k.rows) * dims);
 }
 
+// The same for up to 16 tokens of the formats that norms limit, where every value is finite (false:
+// some are not): `factor` is what multiplies x to codes.
+SAGE_INLINE bool ScaleKeysByNorm(const Plan& plan, const Head& head, const Source& k,
+                                 const float* mean, int64_t first, int padded, float* x,
+                                 float* factor) {
+  const int dims = plan.qk_dims;
+  const NormRule rule =
+      plan.problem->recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairK;
+  const float* row[kNormRows];
+  for (int t = 0; t < k.rows; ++t) row[t] = k.base + t * k.stride;
+  float* scale = head.k_scale + first;
+  if (ScaleByNorm(row, k.rows, k.dim, dims, mean, rule, x, factor, scale) >= kInfBits) return false;
+  for (int t = k.rows; t < padded; ++t) scale[t] = factor[t] = 0.0f;
+  memset(x + k.rows * dims, 0, sizeof(float) * static_cast<size_t>((padded - k.rows) * dims));
+  return true;
+}
+
 // Whether V's codes are integers with one scale per channel, rounded to even and not smoothed.
 SAGE_INLINE bool VCodesAreIntegers(const Recipe& recipe) {
   return (recipe.pv == PvFormat::kInt16 || recipe.pv == PvFormat::kInt8) &&
@@ -412,13 +430,24 @@ SAGE_INLINE void PackKeys(const Plan& plan, Head* head, int64_t first, int padde
   if constexpr (DirectRows<Kernels>::kKeys) {
     if (plan.packs_rows && DirectRows<Kernels>::Keys(plan, *head, k, k_mean, first)) return;
   }
-  const bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
-  if (!finite) MarkTokens(k, 1, head->not_finite + first, &head->any_not_finite);
   const InspectionBuffers* inspect = plan.inspect;
   float factors[kBlock];
-  float* factor =
-      Kernels::kRoundsCodes && RoundedByPacking(plan, p.recipe.k_group) ? factors : nullptr;
-  QuantizeK(plan, *head, k, finite, first, padded, scratch, factor);
+  float* factor = nullptr;
+  if (plan.scales_by_norm &&
+      ScaleKeysByNorm(plan, *head, k, k_mean, first, padded, scratch.x, factors)) {
+    if (Kernels::kRoundsCodes) {
+      factor = factors;
+    } else {
+      for (int t = 0; t < k.rows; ++t) {
+        RoundCodes(scratch.x + t * plan.qk_dims, plan.qk_dims, factors[t]);
+      }
+    }
+  } else {
+    const bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
+    if (!finite) MarkTokens(k, 1, head->not_finite + first, &head->any_not_finite);
+    if (Kernels::kRoundsCodes && RoundedByPacking(plan, p.recipe.k_group)) factor = factors;
+    QuantizeK(plan, *head, k, finite, first, padded, scratch, factor);
+  }
   const int64_t kv_at = (head->batch * p.kv_heads + head->kv_head) * p.kv_len + first;
   if (inspect != nullptr && inspect->k_codes != nullptr) {
     for (int t = 0; t < k.rows; ++t) {

@@ -75,6 +75,8 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
   plan.pack_tokens = recipe.k_group == TokenGroup::kToken && recipe.v_scale != VScale::kBlock64
                          ? kPackTokens
                          : kBlock;
+  plan.scales_by_norm = by_norm && plan.pack_tokens == 16 && recipe.smooth_q == 0 &&
+                        recipe.rounding == Rounding::kEven && plan.inspect == nullptr;
   plan.rotation = recipe.rotate ? LargestPowerOfTwoDividing(plan.qk_dims) : 0;
   plan.kv_stats = recipe.smooth_k || recipe.smooth_v > 0 || recipe.v_scale == VScale::kChannel ||
                   recipe.head_exponent || recipe.balance;

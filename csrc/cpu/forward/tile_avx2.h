@@ -57,17 +57,24 @@ SAGE_INLINE void StoreScores(__m256i a0, __m256i a1, __m256 scale0, __m256 scale
   most->r = _mm256_max_ps(most->r, _mm256_max_ps(s0, s1));
 }
 
-// 16 rows of codes as columns of dwords of a tile of 16 keys: pack(row) makes 8 dwords of
-// `line_dims` dims.
+// The codes of 8 values: times `by`, rounded to even.
+SAGE_INLINE __m256i CodesOf(const float* x, __m256 by) {
+  return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), by));
+}
+
+// The codes of 16 rows as columns of dwords of a tile of 16 keys: pack(row, by) makes 8 dwords of
+// `line_dims` dims; `factor` is what multiplies the rows to codes (null: 1).
 template <class Pack>
 SAGE_INLINE void StoreKeyColumns(const float* x, int dims, int line_dims, uint8_t* tile,
-                                 const Pack& pack) {
+                                 const float* factor, const Pack& pack) {
   for (int d = 0; d < dims; d += line_dims, tile += 8 * 64) {
     for (int half = 0; half < 2; ++half) {
       F32 line[8];
 #pragma GCC unroll 8
       for (int t = 0; t < 8; ++t) {
-        line[t].r = _mm256_castsi256_ps(pack(x + (8 * half + t) * dims + d));
+        const int row = 8 * half + t;
+        const __m256 by = _mm256_set1_ps(factor == nullptr ? 1.0f : factor[row]);
+        line[t].r = _mm256_castsi256_ps(pack(x + row * dims + d, by));
       }
       Transpose(line);
 #pragma GCC unroll 8
@@ -81,36 +88,35 @@ SAGE_INLINE void StoreKeyColumns(const float* x, int dims, int line_dims, uint8_
 struct QkPairBytes256 {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 32;
-  static constexpr bool kRounds = false;
+  static constexpr bool kRounds = true;
   static constexpr int kBytes = 1;
   static constexpr int kOffset = 107;  // K codes are at most 107, so K + 107 <= 214 is unsigned
   // A word for each 32-dim segment and row: the two lanes' -107 · sum(q), modulo 2^16.
   static constexpr int Corrections(int dims) { return dims / 32; }
 
   // 32 codes plus an offset as bytes, in order.
-  SAGE_INLINE __m256i Bytes(const float* x, int offset) {
-    const __m256i add = _mm256_set1_epi32(offset);
-    const __m256i c0 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x)), add);
-    const __m256i c1 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x + 8)), add);
-    const __m256i c2 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x + 16)), add);
-    const __m256i c3 = _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_loadu_ps(x + 24)), add);
-    const __m256i low = _mm256_packs_epi32(c0, c1), high = _mm256_packs_epi32(c2, c3);
+  SAGE_INLINE __m256i Bytes(const float* x, __m256 by, int offset) {
+    const __m256i low = _mm256_packs_epi32(CodesOf(x, by), CodesOf(x + 8, by));
+    const __m256i high = _mm256_packs_epi32(CodesOf(x + 16, by), CodesOf(x + 24, by));
     const __m256i bytes =
-        offset > 0 ? _mm256_packus_epi16(low, high) : _mm256_packs_epi16(low, high);
+        _mm256_add_epi8(_mm256_packs_epi16(low, high), _mm256_set1_epi8(static_cast<char>(offset)));
     // The packs work in 128-bit halves.
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   }
 
   static constexpr int QueryBytes(int dims) { return dims; }
 
-  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile) {
-    StoreKeyColumns(x, dims, 32, tile, [](const float* row) { return Bytes(row, kOffset); });
+  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile, const float* factor) {
+    StoreKeyColumns(x, dims, 32, tile, factor,
+                    [](const float* row, __m256 by) { return Bytes(row, by, kOffset); });
   }
 
-  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections) {
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections,
+                         float factor) {
     for (int segment = 0; segment < dims / 32; ++segment) {
       int8_t codes[32];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), Bytes(x + segment * 32, 0));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes),
+                          Bytes(x + segment * 32, _mm256_set1_ps(factor), 0));
       int sum[2] = {0, 0};
       for (int d = 0; d < 32; d += 4) {
         memcpy(group + (segment * 8 + d / 4) * 4 * kRows + r * 4, codes + d, 4);
@@ -182,28 +188,27 @@ struct QkPairBytes256 {
 struct QkWords256 {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 32;
-  static constexpr bool kRounds = false;
+  static constexpr bool kRounds = true;
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }
 
   static constexpr int QueryBytes(int dims) { return 2 * dims; }
 
   // 16 codes as words, in order.
-  SAGE_INLINE __m256i Words(const float* x) {
-    const __m256i low = _mm256_cvtps_epi32(_mm256_loadu_ps(x));
-    const __m256i high = _mm256_cvtps_epi32(_mm256_loadu_ps(x + 8));
-    return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+  SAGE_INLINE __m256i Words(const float* x, __m256 by) {
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(CodesOf(x, by), CodesOf(x + 8, by)), 0xd8);
   }
 
-  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile) {
-    StoreKeyColumns(x, dims, 16, tile, [](const float* row) { return Words(row); });
+  static void StoreKeys(const float* x, int dims, int /*key*/, uint8_t* tile, const float* factor) {
+    StoreKeyColumns(x, dims, 16, tile, factor,
+                    [](const float* row, __m256 by) { return Words(row, by); });
   }
 
-  static void StoreQuery(const float* x, int dims, int r, uint8_t* group,
-                         int32_t* /*corrections*/) {
+  static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* /*corrections*/,
+                         float factor) {
     for (int d = 0; d < dims; d += 16) {
       uint32_t words[8];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), Words(x + d));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), Words(x + d, _mm256_set1_ps(factor)));
       for (int w = 0; w < 8; ++w) memcpy(group + (d / 2 + w) * 4 * kRows + r * 4, &words[w], 4);
     }
   }
