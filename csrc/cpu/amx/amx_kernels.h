@@ -30,6 +30,9 @@ struct AmxKernels {
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
   static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.qk_dims; }
+  static constexpr bool kFetchesInProducts = false;
+  // Pauses of a group's softmax in which lines are fetched: a row each.
+  static int64_t FetchSteps(const Plan& /*plan*/, int64_t /*keys*/) { return 16; }
   // S and P, in one place.
   static int64_t PBytes() { return kRows * kScoreBytes; }
 
@@ -184,7 +187,7 @@ SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, fl
 // alpha is what outputs so far are worth now.
 template <class Values, bool kHidden>
 SAGE_INLINE void SoftmaxRows(const Plan& plan, const Head& head, const AttendScratch& scratch,
-                             FetchAhead* fetch, float* s, int64_t r0, int count, const F32 most[16],
+                             FetchLines* fetch, float* s, int64_t r0, int count, const F32 most[16],
                              float alpha[16], float sums[2][16]) {
   const F32 c = plan.problem->mask_kind == MaskKind::kNone ? Load(scratch.c + r0) : Set1(1.0f);
   const F32 old = Load(scratch.m + r0), here = Mul(ReduceRows<MaxLanes>(most), c);
@@ -214,7 +217,7 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const Head& head, const AttendScr
     low[r] = Values::template Row<kHidden>(row, 0, half, factor[r], shift[r], &exact[r]);
     high[r] = Values::template Row<kHidden>(row, half, count, factor[r], shift[r], &exact[r]);
     // A few lines at a time, and while nothing else waits for memory.
-    FetchStep(plan, head, fetch);
+    FetchStep(fetch);
   }
   const auto keep = [&](F32 x) -> F32 {
     return {_mm512_maskz_mov_ps(static_cast<__mmask16>(~empty), x.r)};
@@ -245,7 +248,7 @@ SAGE_NOINLINE void AddMeans(const Plan& plan, const Head& head, int64_t j0, int 
 template <class Values, bool kBoth>
 SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                              int64_t rows, int64_t j0, int count, bool clip, bool fresh,
-                             const AttendScratch& scratch, FetchAhead* fetch) {
+                             const AttendScratch& scratch, FetchLines* fetch) {
   constexpr int kActive = kBoth ? 32 : 16;
   const int64_t r0 = g * kRows;
   float* s = reinterpret_cast<float*>(scratch.p);
@@ -285,7 +288,7 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
 template <class Values>
 SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                               int64_t rows, int64_t j0, int count, bool clip, bool fresh,
-                              const AttendScratch& scratch, FetchAhead* fetch) {
+                              const AttendScratch& scratch, FetchLines* fetch) {
   if (rows - g * kRows > 16) {
     AttendGroup<Values, true>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
   } else {
@@ -299,7 +302,7 @@ template <>
 inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                int /*count*/, bool clip, bool fresh,
-                                               const AttendScratch& scratch, FetchAhead* fetch) {
+                                               const AttendScratch& scratch, FetchLines* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
 }
@@ -307,7 +310,7 @@ template <>
 inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
                                                 int /*count*/, bool clip, bool fresh,
-                                                const AttendScratch& scratch, FetchAhead* fetch) {
+                                                const AttendScratch& scratch, FetchLines* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
 }

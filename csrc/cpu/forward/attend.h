@@ -320,9 +320,10 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
       if (last) {
         // Tasks of a head come in descending order: the rows that take these rows' places.
         const int64_t row = row0 + g * kRows;
-        FetchRows(plan, row, MinOf(kRows, rows - g * kRows), block > 0 ? row - plan.row_block : -1,
+        FetchRows(row, MinOf(kRows, rows - g * kRows), block > 0 ? row - plan.row_block : -1,
                   fetch);
       }
+      BeginFetch(plan, head, Kernels::FetchSteps(plan, RoundUp(count, 16)), fetch);
       const uint64_t bit = uint64_t{1} << g;
       const bool fresh = (begun & bit) == 0;
       begun |= bit;
@@ -330,9 +331,9 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
         if (goes_ahead) {
           RowTile* tile = &ahead.tiles[ahead.next];
           BeginTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
-                             tile);
+                             tile, &fetch->lines);
           tile->last = last;
-          ahead.Advance(plan, head, scratch, fetch);
+          ahead.Advance(plan, head, scratch, &fetch->lines);
           if (const RowTile& done = ahead.tiles[ahead.next]; ahead.outputs && done.last) {
             FinishGroup(plan, head, row0, rows, done.g, scratch);
             finished |= uint64_t{1} << done.g;
@@ -341,7 +342,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
         }
       }
       AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
-                          fetch);
+                          &fetch->lines);
       if (last) {
         // At once, while the outputs are in L1, and so that the writes of one group go to memory
         // while the next computes.
@@ -353,7 +354,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   if constexpr (Kernels::kSoftmaxAhead) {
     if (ahead.waiting) {
       SoftmaxAhead none = {};
-      ahead.Outputs(plan, head, scratch, &none);
+      ahead.Outputs(plan, head, scratch, &none, &fetch->lines);
     }
   }
   // Groups that attend to nothing.

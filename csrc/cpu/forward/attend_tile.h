@@ -84,7 +84,7 @@ SAGE_INLINE bool WantsExactSum(const Plan& plan) {
 template <class Kernels>
 SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                            int64_t rows, int64_t j0, int64_t seen, int count, bool clip, bool fresh,
-                           const AttendScratch& scratch, RowTile* tile) {
+                           const AttendScratch& scratch, RowTile* tile, FetchLines* fetch) {
   static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
   const Problem& p = *plan.problem;
   float* s = scratch.s;
@@ -94,7 +94,7 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides;
   // masking hides the rest of `count`.
   const int multiplied = static_cast<int>(RoundUp(seen, 16));
-  Kernels::Scores(plan, head, scratch.q, g, j0, multiplied, s, most);
+  Kernels::Scores(plan, head, scratch.q, g, j0, multiplied, s, most, fetch);
   const bool masked = p.mask_kind != MaskKind::kNone;
   const F32 c = masked ? Set1(1.0f) : Load(scratch.c + g * kLanes);
   if (clip || masked) {
@@ -142,23 +142,25 @@ SAGE_INLINE void AddSums(const Plan& plan, const AttendScratch& scratch, const R
 template <class Kernels>
 SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                             int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
-                            bool fresh, const AttendScratch& scratch, FetchAhead* fetch) {
+                            bool fresh, const AttendScratch& scratch, FetchLines* fetch) {
   const Problem& p = *plan.problem;
   RowTile tile;
-  BeginTile<Kernels>(plan, head, row0, g, rows, j0, seen, count, clip, fresh, scratch, &tile);
+  BeginTile<Kernels>(plan, head, row0, g, rows, j0, seen, count, clip, fresh, scratch, &tile,
+                     fetch);
   const bool want_exact = WantsExactSum(plan);
   for (int r = 0; r < kRows; ++r) {
     tile.sums[0][r] = tile.sums[1][r] = tile.exact[r] = Zero();
     Kernels::Softmax(plan, scratch.s, scratch.p, r, count, tile.factor[r], tile.shift[r],
                      &tile.sums[0][r], &tile.sums[1][r], want_exact ? &tile.exact[r] : nullptr);
     // A few lines at a time, and while nothing is read from L2.
-    FetchStep(plan, head, fetch);
+    if (!Kernels::kFetchesInProducts) FetchStep(fetch);
   }
   const F32 first = SumOfSix(tile.sums[0]), second = SumOfSix(tile.sums[1]);
   AddSums(plan, scratch, tile, first, second);
   const int64_t r0 = g * kRows;
   Kernels::Accumulate(plan, head, scratch.s, scratch.p, j0, tile.multiplied,
-                      scratch.o + r0 * plan.v_dims, fresh ? nullptr : tile.alpha, scratch.partial);
+                      scratch.o + r0 * plan.v_dims, fresh ? nullptr : tile.alpha, scratch.partial,
+                      fetch);
   if (p.recipe.smooth_v > 0) {
     alignas(64) float weight[2][kLanes];
     Store(weight[0], first);
@@ -189,15 +191,17 @@ struct TilesAhead {
   // After BeginTile for tiles[next]: its softmax, and the outputs of the tile that waits.
   // Then that one is done, and the next one waits.
   void Advance(const Plan& plan, const Head& head, const AttendScratch& scratch,
-               FetchAhead* fetch) {
+               FetchLines* fetch) {
     RowTile& tile = tiles[next];
-    // A few lines at a time: half of a tile's before its outputs, half after.
-    for (int r = 0; r < kRows / 2; ++r) FetchStep(plan, head, fetch);
     SoftmaxAhead ahead = Kernels::BeginSoftmax(scratch.s, P(scratch, next), tile.count, tile.factor,
                                                tile.shift, tile.sums[0]);
     outputs = waiting;
-    if (waiting) Outputs(plan, head, scratch, &ahead);
-    for (int r = 0; r < kRows / 2; ++r) FetchStep(plan, head, fetch);
+    if (waiting) {
+      Outputs(plan, head, scratch, &ahead, fetch);
+    } else {
+      fetch->Spread(1);
+      FetchStep(fetch);
+    }
     Kernels::EndSoftmax(ahead, tile.sums[0]);
     AddSums(plan, scratch, tile, SumOfSix(tile.sums[0]), Zero());
     waiting = true;
@@ -205,11 +209,11 @@ struct TilesAhead {
   }
 
   void Outputs(const Plan& plan, const Head& head, const AttendScratch& scratch,
-               SoftmaxAhead* ahead) {
+               SoftmaxAhead* ahead, FetchLines* fetch) {
     const RowTile& tile = tiles[1 - next];
     Kernels::AccumulateAnd(plan, head, P(scratch, 1 - next), tile.j0, tile.multiplied,
                            scratch.o + tile.g * kRows * plan.v_dims,
-                           tile.fresh ? nullptr : tile.alpha, ahead);
+                           tile.fresh ? nullptr : tile.alpha, ahead, fetch);
   }
 };
 

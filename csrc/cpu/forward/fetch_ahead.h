@@ -1,10 +1,11 @@
 // Brings what a worker needs soon into the caches while it attends, since attention itself reads
 // little from memory: the operands of a head to come (the passes that prepare one wait for nothing
-// else), the queries of the next task, and the outputs that are about to be written. A few lines at
-// a time: many would take all the buffers of outstanding misses, and reads from L2 would wait.
+// else), the queries of the next task, and the outputs that are about to be written. Each tile has
+// its share, and its products fetch a few lines of it at each step (fetch_lines.h).
 #ifndef SAGE_CPU_FORWARD_FETCH_AHEAD_H_
 #define SAGE_CPU_FORWARD_FETCH_AHEAD_H_
 
+#include "cpu/forward/fetch_lines.h"
 #include "cpu/forward/load_rows.h"
 #include "cpu/forward/plan.h"
 #include "cpu/simd/simd_shuffle.h"
@@ -17,10 +18,7 @@ namespace {
 // of `exact`, N = 1,024 was 3 % slower than without.)
 constexpr int64_t kCachedBytes = int64_t{768} << 10;
 
-// Steps for each tile of attention: one for each row's softmax.
-constexpr int64_t kStepsPerTile = kRows;
-
-// AMX has one pause for 32 rows, too few for more than the next queries; not measured there.
+// AMX fetches the next queries only; more did not pay there.
 constexpr bool kFetchesHeads = kRows == 6;
 
 // How far ahead: short heads are over before memory has answered.
@@ -33,13 +31,13 @@ struct FetchAhead {
   Source k, v;
   int64_t row;       // next row of K and V to fetch
   int64_t rows;      // where to stop; 0 where there is no next head
-  int64_t per_step;  // rows for each step
+  int64_t per_tile;  // rows for each tile
   int64_t q_row;     // next row of Q
   int64_t q_rows;    // where to stop
-  int64_t q_per_step;
+  int64_t q_per_tile;
   // Of the present head, a group of rows: outputs, and queries of the next task.
-  RowWalk o_at, next_at;
-  int64_t o_rows, next_rows;
+  int64_t o_row, o_rows, next_row, next_rows;
+  FetchLines lines;  // of the present tile
 };
 
 SAGE_INLINE int64_t HeadsAhead(const Plan& plan) {
@@ -47,11 +45,6 @@ SAGE_INLINE int64_t HeadsAhead(const Plan& plan) {
   const int64_t floats = p.kv_len * (p.qk_dim + p.v_dim) + plan.rows * p.qk_dim;
   const int64_t bytes = floats * static_cast<int64_t>(sizeof(float));
   return MaxOf(1, MinOf(kMostHeadsAhead, kBytesAhead / MaxOf(1, bytes)));
-}
-
-SAGE_INLINE void PrefetchRow(const float* row, int dim) {
-  constexpr int kLineFloats = 16;
-  for (int d = 0; d < dim; d += kLineFloats) Prefetch(row + d);
 }
 
 // Fetches `head` evenly over the tiles of a head; its first task begins at row q_row.
@@ -70,59 +63,66 @@ SAGE_INLINE FetchAhead MakeFetchAhead(const Plan& plan, const Head& head, int64_
   // is done in time.
   const int64_t tiles =
       (plan.rows + kRows - 1) / kRows * ((p.kv_len + kScoreStride - 1) / kScoreStride);
-  const int64_t counted =
-      kStepsPerTile * (p.window_right < 0 && p.window_left < 0 ? tiles : (tiles + 1) / 2);
-  fetch.per_step = (fetch.rows + counted - 1) / counted;
+  const int64_t counted = p.window_right < 0 && p.window_left < 0 ? tiles : (tiles + 1) / 2;
+  fetch.per_tile = (fetch.rows + counted - 1) / counted;
   fetch.q_row = q_row;
   fetch.q_rows = plan.rows;
-  fetch.q_per_step = (fetch.q_rows - fetch.q_row + counted - 1) / counted;
+  fetch.q_per_tile = (fetch.q_rows - fetch.q_row + counted - 1) / counted;
   return fetch;
 }
 
 // Fetches with the next tile the outputs of `rows` rows from `row` on, to be written, and the
 // queries of a group that begins at row `next` (-1: none).
-SAGE_INLINE void FetchRows(const Plan& plan, int64_t row, int64_t rows, int64_t next,
-                           FetchAhead* fetch) {
-  fetch->o_at = WalkFrom(plan, row);
+SAGE_INLINE void FetchRows(int64_t row, int64_t rows, int64_t next, FetchAhead* fetch) {
+  fetch->o_row = row;
   fetch->o_rows = kFetchesHeads ? rows : 0;
-  if (next < 0) return;
-  fetch->next_at = WalkFrom(plan, next);
-  fetch->next_rows = kRows;
+  fetch->next_row = next;
+  fetch->next_rows = next < 0 ? 0 : kRows;
 }
 
-SAGE_INLINE void FetchRow(const Plan& plan, const Head& head, FetchAhead* fetch) {
+// Adds `rows` rows of queries from `row` on, one query head's together where they follow each
+// other.
+SAGE_INLINE void AddQueries(const Plan& plan, const Head& head, int64_t row, int64_t rows,
+                            FetchLines* lines) {
+  if (rows <= 0) return;
+  RowWalk at = WalkFrom(plan, row);
+  if (plan.group == 1) {
+    const Source q = QSource(plan, head, at.g, at.i, rows);
+    lines->Add(q.base, q.stride, rows, q.dim);
+    return;
+  }
+  for (; rows > 0; --rows, at.Next(plan)) {
+    const Source q = QSource(plan, head, at.g, at.i, 1);
+    lines->Add(q.base, 0, 1, q.dim);
+  }
+}
+
+// What a tile is to fetch in `steps` steps.
+SAGE_INLINE void BeginFetch(const Plan& plan, const Head& head, int64_t steps, FetchAhead* fetch) {
   const Problem& p = *plan.problem;
-  constexpr int64_t kLineFloats = 16;
-  if (fetch->o_rows > 0) {
-    const int64_t q_head = head.kv_head * plan.group + fetch->o_at.g;
-    const float* o =
-        plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + fetch->o_at.i * p.o.token;
-    for (int64_t d = 0; d < p.v_dim; d += kLineFloats) __builtin_prefetch(o + d, 1);
-    --fetch->o_rows;
-    fetch->o_at.Next(plan);
+  FetchLines* lines = &fetch->lines;
+  lines->Clear();
+  RowWalk at = fetch->o_rows > 0 ? WalkFrom(plan, fetch->o_row) : RowWalk{0, 0};
+  const int64_t together = plan.group == 1 ? fetch->o_rows : 1;
+  for (; fetch->o_rows > 0; fetch->o_rows -= together, at.Next(plan)) {
+    const int64_t q_head = head.kv_head * plan.group + at.g;
+    lines->Add(plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + at.i * p.o.token,
+               p.o.token, together, p.v_dim);
   }
-  if (fetch->next_rows > 0) {
-    const Source q = QSource(plan, head, fetch->next_at.g, fetch->next_at.i, 1);
-    PrefetchRow(q.base, q.dim);
-    --fetch->next_rows;
-    fetch->next_at.Next(plan);
+  AddQueries(plan, head, fetch->next_row, fetch->next_rows, lines);
+  fetch->next_rows = 0;
+  const int64_t rows = MinOf(fetch->per_tile, fetch->rows - fetch->row);
+  if (rows > 0) {
+    lines->Add(fetch->k.base + fetch->row * fetch->k.stride, fetch->k.stride, rows, fetch->k.dim);
+    lines->Add(fetch->v.base + fetch->row * fetch->v.stride, fetch->v.stride, rows, fetch->v.dim);
+    fetch->row += rows;
   }
-}
-
-SAGE_INLINE void FetchStep(const Plan& plan, const Head& head, FetchAhead* fetch) {
-  for (int64_t r = 0; r < kRows / kStepsPerTile; ++r) FetchRow(plan, head, fetch);
-  const int64_t end = MinOf(fetch->rows, fetch->row + fetch->per_step);
-  for (; fetch->row < end; ++fetch->row) {
-    PrefetchRow(fetch->k.base + fetch->row * fetch->k.stride, fetch->k.dim);
-    PrefetchRow(fetch->v.base + fetch->row * fetch->v.stride, fetch->v.dim);
+  const int64_t q_rows = MinOf(fetch->q_per_tile, fetch->q_rows - fetch->q_row);
+  if (q_rows > 0) {
+    AddQueries(plan, fetch->head, fetch->q_row, q_rows, lines);
+    fetch->q_row += q_rows;
   }
-  const int64_t q_end = MinOf(fetch->q_rows, fetch->q_row + fetch->q_per_step);
-  if (fetch->q_row >= q_end) return;
-  RowWalk at = WalkFrom(plan, fetch->q_row);
-  for (; fetch->q_row < q_end; ++fetch->q_row, at.Next(plan)) {
-    const Source q = QSource(plan, fetch->head, at.g, at.i, 1);
-    PrefetchRow(q.base, q.dim);
-  }
+  lines->Spread(steps);
 }
 
 }  // namespace

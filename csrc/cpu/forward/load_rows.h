@@ -55,6 +55,7 @@ struct RowWalk {
 };
 
 SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
+  if (plan.group == 1) return {row, 0};  // two divisions less for each tile
   return {row / plan.group, row % plan.group};
 }
 

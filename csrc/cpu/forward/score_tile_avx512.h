@@ -111,7 +111,8 @@ SAGE_INLINE void StoreQueryLines(const float* x, int dims, int r, uint8_t* group
 // sums, or is null for zero.
 template <class Dwords, int kVectors>
 SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const uint8_t* k,
-                                  int dims, const float* k_scale, float* s, F32 most[kRows]) {
+                                  int dims, const float* k_scale, float* s, F32 most[kRows],
+                                  FetchLines* fetch) {
   __m512i acc[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -137,6 +138,7 @@ SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const 
         for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], a);
       }
     }
+    FetchStep(fetch);
     k += kSteps * 256;
     query += step % kLineSteps == 0 ? kRows * kLineBytes - 48 : 16;
   }
@@ -177,6 +179,7 @@ struct QkBytes512 {
   static constexpr int Corrections(int /*dims*/) { return 1; }
 
   static constexpr int QueryBytes(int dims) { return LinesBytes(dims); }
+  static constexpr int FetchSteps(int dims) { return dims / 16 - 1; }
 
   static void StoreKeys(const float* x, int dims, int key, uint8_t* tile, const float* factor) {
     StoreKeyColumns<ByteDwords, kOffset>(x, dims, tile + key * 4, factor);
@@ -193,8 +196,8 @@ struct QkBytes512 {
 
   template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims,
-                        const float* k_scale, float* s, F32 most[kRows]) {
-    IntegerScoreTile<ByteDwords, kVectors>(q, corrections, k, dims, k_scale, s, most);
+                        const float* k_scale, float* s, F32 most[kRows], FetchLines* fetch) {
+    IntegerScoreTile<ByteDwords, kVectors>(q, corrections, k, dims, k_scale, s, most, fetch);
   }
 };
 
@@ -206,6 +209,7 @@ struct QkWords512 {
   static constexpr int Corrections(int /*dims*/) { return 0; }
 
   static constexpr int QueryBytes(int dims) { return LinesBytes(2 * dims); }
+  static constexpr int FetchSteps(int dims) { return dims / 8 - 1; }
 
   static void StoreKeys(const float* x, int dims, int key, uint8_t* tile, const float* factor) {
     StoreKeyColumns<WordDwords, 0>(x, dims, tile + key * 4, factor);
@@ -218,8 +222,9 @@ struct QkWords512 {
 
   template <int kVectors>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
-                        int dims, const float* k_scale, float* s, F32 most[kRows]) {
-    IntegerScoreTile<WordDwords, kVectors>(q, nullptr, k, dims, k_scale, s, most);
+                        int dims, const float* k_scale, float* s, F32 most[kRows],
+                        FetchLines* fetch) {
+    IntegerScoreTile<WordDwords, kVectors>(q, nullptr, k, dims, k_scale, s, most, fetch);
   }
 };
 

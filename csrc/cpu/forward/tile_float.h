@@ -16,6 +16,7 @@
 
 #include <type_traits>
 
+#include "cpu/forward/fetch_lines.h"
 #include "cpu/forward/plan.h"
 #include "cpu/forward/round_p.h"
 #include "cpu/simd/keep_addresses.h"
@@ -31,6 +32,14 @@ constexpr int kFloatVectors = 4;
 constexpr int kFloatVectors = 2;
 #else
 constexpr int kFloatVectors = 1;
+#endif
+
+// Keys of P·V between two pauses in which lines are fetched; 0: they are fetched after the softmax
+// of a row instead. (Of AVX-512's loop GCC 12 makes worse code with pauses: 2 % at N = 128.)
+#if defined(SAGE_ISA_AVX2)
+constexpr int kFetchKeys = 16;
+#else
+constexpr int kFetchKeys = 0;
 #endif
 
 // Calls fn(first key, vectors of keys) for every register tile of `count` keys, a multiple of 16;
@@ -115,7 +124,8 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
 // o[6][width] = alpha o + p v (p v without alpha) over `count` keys; one panel of kCount vectors.
 template <int kCount>
 SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, float* o,
-                                   int64_t o_stride, const float* alpha) {
+                                   int64_t o_stride, const float* alpha,
+                                   [[maybe_unused]] FetchLines* fetch) {
   F32 acc[kRows][kCount];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -130,8 +140,7 @@ SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, fl
       for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
     }
   }
-#pragma GCC unroll 4
-  for (int j = 0; j < count; ++j) {
+  const auto add_key = [&]() __attribute__((always_inline)) {
     F32 value[kCount];
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) value[t] = Load(v + t * kLanes);
@@ -143,7 +152,17 @@ SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, fl
     }
     v += kCount * kLanes;
     ++p;
+  };
+  int left = count;
+  if constexpr (kFetchKeys > 0) {
+    for (; left >= kFetchKeys; left -= kFetchKeys) {
+      FetchStep(fetch);
+#pragma GCC unroll 4
+      for (int j = 0; j < kFetchKeys; ++j) add_key();
+    }
   }
+#pragma GCC unroll 4
+  for (; left > 0; --left) add_key();
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -170,6 +189,14 @@ struct FloatKernels {
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * 4; }
   static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.pack_dims * 4; }
   static int64_t PBytes() { return 64; }  // P overwrites the scores
+  static constexpr bool kFetchesInProducts = kFetchKeys > 0;
+  // Pauses of a tile in which lines are fetched: in P·V, or after the softmax of a row.
+  static int64_t FetchSteps(const Plan& plan, int64_t keys) {
+    if constexpr (kFetchesInProducts) {
+      return MaxOf(1, plan.v_dims / kKeyTile * (keys / kFetchKeys));
+    }
+    return kRows;
+  }
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int rows, int padded,
                     const float* x, const float* copy, const float* /*factor*/) {
@@ -225,7 +252,7 @@ struct FloatKernels {
 
   // Scores of row group `g` against keys [j0, j0 + count), count a multiple of 16.
   SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
-                            int count, float* s, F32 most[kRows]) {
+                            int count, float* s, F32 most[kRows], FetchLines* /*fetch*/) {
     const float* rows = reinterpret_cast<const float*>(q) + g * kRows * plan.pack_dims;
     const float* k = reinterpret_cast<const float*>(head.k) + j0 * plan.pack_dims;
     ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
@@ -266,25 +293,25 @@ struct FloatKernels {
   }
 
   static void OutputPanels(const Plan& plan, const float* v, const float* p, int64_t j0, int count,
-                           float* o, const float* alpha) {
+                           float* o, const float* alpha, FetchLines* fetch) {
     ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int vectors) {
       const float* panel = v + first * kLanes * plan.keys + j0 * vectors * kLanes;
       float* out = o + first * kLanes;
       switch (vectors) {
         case 1:
-          FloatOutputTile<1>(p, panel, count, out, plan.v_dims, alpha);
+          FloatOutputTile<1>(p, panel, count, out, plan.v_dims, alpha, fetch);
           break;
 #if defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_AVX512) || defined(SAGE_ISA_NEON)
         case 2:
-          FloatOutputTile<2>(p, panel, count, out, plan.v_dims, alpha);
+          FloatOutputTile<2>(p, panel, count, out, plan.v_dims, alpha, fetch);
           break;
 #endif
 #if defined(SAGE_ISA_AVX512)
         case 3:
-          FloatOutputTile<3>(p, panel, count, out, plan.v_dims, alpha);
+          FloatOutputTile<3>(p, panel, count, out, plan.v_dims, alpha, fetch);
           break;
         case 4:
-          FloatOutputTile<4>(p, panel, count, out, plan.v_dims, alpha);
+          FloatOutputTile<4>(p, panel, count, out, plan.v_dims, alpha, fetch);
           break;
 #endif
         default:
@@ -296,11 +323,11 @@ struct FloatKernels {
   // o = alpha o + P V, with the accumulator the recipe asks for (docs/numerics.md 5).
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* s,
                                 const uint8_t* /*p*/, int64_t j0, int count, float* o,
-                                const float* alpha, float* scratch) {
+                                const float* alpha, float* scratch, FetchLines* fetch) {
     const float* v = reinterpret_cast<const float*>(head.v);
     const AccumulatorModel model = ModelOf(plan.problem->recipe);
     if (model.step == 0) {
-      OutputPanels(plan, v, s, j0, count, o, alpha);
+      OutputPanels(plan, v, s, j0, count, o, alpha, fetch);
       return;
     }
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
@@ -318,7 +345,7 @@ struct FloatKernels {
       }
       for (int j = first; j < first + 64 && j < count; j += model.step) {
         const int keys = count - j < model.step ? count - j : model.step;
-        OutputPanels(plan, v, s + j, j0 + j, keys, target, kKeep);
+        OutputPanels(plan, v, s + j, j0 + j, keys, target, kKeep, fetch);
         RoundAccumulator(model, target, size);
       }
       if (model.per_64_keys) {

@@ -6,7 +6,9 @@
 // kOffset (K is stored unsigned as code + kOffset),
 //   kRounds (whether the stores take values and what multiplies them to codes, or codes),
 //   QueryBytes (of a packed row), StoreKeys (16 of them), StoreQuery, Tile.   A Pv half supplies:
-//   kBytes, kProbabilityBytes, StoreValues, Row (softmax), Panel<vectors>.
+//   kBytes, kProbabilityBytes, StoreValues, Row (softmax), Panel<vectors>.   Where
+//   products fetch lines: FetchSteps (pauses of a Tile), kFetchKeys (keys between two of a
+//   Panel).
 #ifndef SAGE_CPU_FORWARD_TILE_INTEGER_H_
 #define SAGE_CPU_FORWARD_TILE_INTEGER_H_
 
@@ -32,7 +34,18 @@ struct IntegerKernels {
            plan.row_block * Qk::Corrections(plan.qk_dims) * 4;
   }
   static constexpr bool kSoftmaxAhead = Pv::kSoftmaxAhead;
+  static constexpr bool kFetchesInProducts = kSoftmaxAhead;
   static constexpr int64_t kTilePBytes = kRows * kScoreStride * Pv::kProbabilityBytes;
+  // Pauses of a tile in which lines are fetched, at least: in the products, or after the softmax of
+  // a row (AttendTile).
+  static int64_t FetchSteps(const Plan& plan, int64_t keys) {
+    if constexpr (kFetchesInProducts) {
+      const int64_t panels = plan.v_dims / (Pv::kPanel * kLanes);
+      return (keys + kKeyTile - 1) / kKeyTile * Qk::FetchSteps(plan.qk_dims) +
+             panels * (keys / Pv::kFetchKeys - 1);
+    }
+    return kRows;
+  }
   // Of two tiles, where the softmax of one goes ahead of the outputs of the other.
   static int64_t PBytes() { return (kSoftmaxAhead ? 2 : 1) * kTilePBytes; }
 
@@ -78,7 +91,8 @@ struct IntegerKernels {
   }
 
   SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
-                            int count, float* s, F32 most[kRows]) {
+                            int count, float* s, F32 most[kRows],
+                            [[maybe_unused]] FetchLines* fetch) {
     const uint8_t* rows = q + g * kRows * Qk::QueryBytes(plan.qk_dims);
     const int32_t* corrections = CorrectionsOf(plan, q) + g * kRows * Qk::Corrections(plan.qk_dims);
     const uint8_t* k = head.k + j0 * plan.qk_dims * Qk::kBytes;
@@ -88,13 +102,13 @@ struct IntegerKernels {
         Qk::template Tile<kKeyTile / kLanes>(rows, corrections, k + j * plan.qk_dims * Qk::kBytes,
                                              plan.qk_dims, head.k_scale + j0 + j, s + j, most);
       }
-      return;
+    } else {
+      ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
+        Qk::template Tile<decltype(vectors)::value>(rows, corrections,
+                                                    k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
+                                                    head.k_scale + j0 + j, s + j, most, fetch);
+      });
     }
-    ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
-      Qk::template Tile<decltype(vectors)::value>(rows, corrections,
-                                                  k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
-                                                  head.k_scale + j0 + j, s + j, most);
-    });
   }
 
   SAGE_INLINE void Softmax(const Plan& plan, float* s, uint8_t* p, int r, int count, float c,
@@ -123,13 +137,15 @@ struct IntegerKernels {
 
   SAGE_INLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/,
                               const uint8_t* p, int64_t j0, int count, float* o, const float* alpha,
-                              float* /*scratch*/) {
+                              float* /*scratch*/, FetchLines* fetch) {
     SoftmaxAhead none = {};
-    AccumulateAnd(plan, head, p, j0, count, o, alpha, &none);
+    AccumulateAnd(plan, head, p, j0, count, o, alpha, &none, fetch);
   }
 
   SAGE_NOINLINE void AccumulateAnd(const Plan& plan, const Head& head, const uint8_t* p, int64_t j0,
-                                   int count, float* o, const float* alpha, SoftmaxAhead* ahead) {
+                                   int count, float* o, const float* alpha,
+                                   [[maybe_unused]] SoftmaxAhead* ahead,
+                                   [[maybe_unused]] FetchLines* fetch) {
     ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int vectors) {
       const uint8_t* panel = head.v + (first * plan.keys + j0 * vectors) * kLanes * Pv::kBytes;
       float* out = o + first * kLanes;
@@ -138,7 +154,7 @@ struct IntegerKernels {
       const auto run = [&](auto count_of_vectors) {
         constexpr int kVectors = decltype(count_of_vectors)::value;
         if constexpr (kSoftmaxAhead) {
-          Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha, ahead);
+          Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha, ahead, fetch);
         } else {
           Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha);
         }

@@ -23,7 +23,8 @@ namespace {
 // vectors. The unsigned operand of a byte product is p.
 template <class Pv, class Dwords, int kCount>
 SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first, int end, float* o,
-                                   int64_t stride, const float* alpha, SoftmaxAhead* ahead) {
+                                   int64_t stride, const float* alpha, SoftmaxAhead* ahead,
+                                   FetchLines* fetch) {
   constexpr int kBytesPerElement = 4 / Dwords::kElements;
   __m512i acc[kRows][kCount];
 #pragma GCC unroll 6
@@ -50,6 +51,7 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
       }
       if (u % 2 == 1) SoftmaxUnit<Pv>(ahead);
     }
+    FetchStep(fetch);
     values += kSteps * kCount;
     p += kSteps * 4;
   }
@@ -109,6 +111,7 @@ struct PvWords512 {
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = true;
   static constexpr int kUnitKeys = 32;
+  static constexpr int kFetchKeys = 8;
   static constexpr float kLog2OfTop = 13.0f;
 
   SAGE_INLINE void Unit(const float* s, uint8_t* p, const float* factor, const float* shift,
@@ -162,13 +165,13 @@ struct PvWords512 {
 
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, SoftmaxAhead* ahead) {
+                           const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
     SoftmaxAhead left = *ahead;
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
       IntegerOutputTile<PvWords512, WordDwords, kCount>(p, v, first, end, o, stride,
-                                                        first == 0 ? alpha : kKeep, &left);
+                                                        first == 0 ? alpha : kKeep, &left, fetch);
     }
     *ahead = left;
   }
@@ -181,6 +184,7 @@ struct PvBytes512 {
   static constexpr int kProbabilityBytes = 1;
   static constexpr bool kSoftmaxAhead = true;
   static constexpr int kUnitKeys = 64;
+  static constexpr int kFetchKeys = 16;
   static constexpr float kLog2OfTop = 7.99435343685885793f;
 
   SAGE_INLINE void Unit(const float* s, uint8_t* p, const float* factor, const float* shift,
@@ -243,9 +247,10 @@ struct PvBytes512 {
 
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, SoftmaxAhead* ahead) {
+                           const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
     SoftmaxAhead left = *ahead;
-    IntegerOutputTile<PvBytes512, ByteDwords, kCount>(p, v, 0, count, o, stride, alpha, &left);
+    IntegerOutputTile<PvBytes512, ByteDwords, kCount>(p, v, 0, count, o, stride, alpha, &left,
+                                                      fetch);
     *ahead = left;
   }
 };
@@ -257,6 +262,7 @@ struct PvBf16 {
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = true;
   static constexpr int kUnitKeys = 32;
+  static constexpr int kFetchKeys = 8;
   static constexpr float kLog2OfTop = 0.0f;
 
   SAGE_INLINE void Unit(const float* s, uint8_t* p, const float* factor, const float* shift,
@@ -300,7 +306,7 @@ struct PvBf16 {
 
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, SoftmaxAhead* ahead) {
+                           const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
     __m512 acc[kRows][kCount];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
@@ -336,6 +342,7 @@ struct PvBf16 {
         }
         if (u % 2 == 1) SoftmaxUnit<PvBf16>(&left);
       }
+      FetchStep(fetch);
       values += 4 * kCount;
       p += 16;
     }

@@ -1,0 +1,78 @@
+// Lines of memory to bring into L2 while something else is computed, a few at each step of a loop.
+// All at once they would take every buffer of outstanding misses: reads from L2 would wait behind
+// them, and prefetches for each other.
+#ifndef SAGE_CPU_FORWARD_FETCH_LINES_H_
+#define SAGE_CPU_FORWARD_FETCH_LINES_H_
+
+#include <cstdint>
+
+#include "cpu/simd/simd_shuffle.h"
+
+namespace sage {
+namespace {
+
+constexpr int64_t kLineFloats = 16;
+
+// Runs of lines. No function is called to take one, so that a loop keeps its accumulators in
+// registers around it.
+struct FetchLines {
+  // Rows of six queries with strides, twice, and a few rows of K, V and Q beside them.
+  static constexpr int kMostRuns = 64;
+  struct Run {
+    const float* at;
+    int64_t lines;
+  };
+  Run runs[kMostRuns];
+  int used, taken;
+  const float* line;  // of the present run
+  int64_t left;       // lines of it
+  int64_t each = 0;   // lines for each step
+  int64_t lines = 0;  // of all runs
+
+  void Clear() {
+    used = taken = 0;
+    left = lines = each = 0;
+  }
+
+  // `rows` rows of `dim` floats; those that there is no room for are left out.
+  void Add(const float* base, int64_t stride, int64_t rows, int64_t dim) {
+    if (stride == dim) {
+      dim *= rows;
+      rows = rows > 0 ? 1 : 0;
+    }
+    const int64_t per_row = (dim + kLineFloats - 1) / kLineFloats;
+    for (; rows > 0 && used < kMostRuns; --rows, base += stride) {
+      runs[used++] = {base, per_row};
+      lines += per_row;
+    }
+  }
+
+  // All lines in about this many steps.
+  void Spread(int64_t steps) {
+    // Short division: this runs once for each tile.
+    const uint32_t all = static_cast<uint32_t>(lines), parts = static_cast<uint32_t>(steps);
+    each = parts > 0 ? (all + parts - 1) / parts : lines;
+  }
+};
+
+SAGE_INLINE void FetchStep(FetchLines* fetch) {
+  for (int64_t n = fetch->each; n > 0; --n) {
+    if (fetch->left == 0) {
+      if (fetch->taken == fetch->used) {
+        fetch->each = 0;
+        return;
+      }
+      fetch->line = fetch->runs[fetch->taken].at;
+      fetch->left = fetch->runs[fetch->taken].lines;
+      ++fetch->taken;
+    }
+    Prefetch(fetch->line);
+    fetch->line += kLineFloats;
+    --fetch->left;
+  }
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_FORWARD_FETCH_LINES_H_
