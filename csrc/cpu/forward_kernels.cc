@@ -1,6 +1,7 @@
 // The forward pass of one instruction set: compiled once for each, with its own flags and its own
 // SAGE_ISA_SUFFIX.
 #include "cpu/forward/forward.h"
+#include "cpu/forward/pack_rows_float.h"
 #include "cpu/forward/schedule.h"
 #include "cpu/forward/tile_float.h"
 #if defined(SAGE_ISA_AVX512)

@@ -118,11 +118,11 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   if constexpr (DirectRows<Kernels>::kKeys) {
     const float* row[kRows];
     GroupRows(plan, head, row0, rows, r0, row);
-    F32 scale;
-    if (plan.packs_rows && DirectRows<Kernels>::Queries(plan, row, g, scratch.q, &scale)) {
-      const F32 c = Mul(scale, Set1(plan.q_factor));
+    F32 c;
+    if (plan.packs_rows && DirectRows<Kernels>::Queries(plan, row, g, scratch.q, &c)) {
       const F32 used = FirstLanes(kRows, Set1(FactorOf(0.0f)), Zero());
       // FactorOf of each; lanes without a row stay 0.
+      c = FirstLanes(kRows, c, Zero());
       Store(scratch.c + g * kGroupLanes, Add(c, Sub(used, ZeroWhereEqual(c, Zero(), used))));
       memset(scratch.bad + r0, 0, kRows);
       return;
