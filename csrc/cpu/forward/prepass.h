@@ -10,6 +10,7 @@
 
 #include "cpu/forward/channel_balance.h"
 #include "cpu/forward/column_statistics.h"
+#include "cpu/forward/finite_rows.h"
 #include "cpu/forward/load_rows.h"
 #include "cpu/forward/norm_rows.h"
 #include "cpu/forward/plan.h"
@@ -17,47 +18,6 @@
 
 namespace sage {
 namespace {
-
-// Values that are not finite become 0 (after smoothing, so that they take no part in any scale).
-SAGE_NOINLINE void ScrubRows(const Source& source, int dims, float* x) {
-  for (int t = 0; t < source.rows; ++t) {
-    for (int d = 0; d < source.dim; ++d) {
-      if (!IsFiniteValue(source.base[t * source.stride + d])) x[t * dims + d] = 0.0f;
-    }
-  }
-}
-
-// Largest finite magnitude of the rows, when LoadRows met others.
-SAGE_NOINLINE float LargestFinite(const Source& source) {
-  float most = 0.0f;
-  for (int t = 0; t < source.rows; ++t) {
-    for (int d = 0; d < source.dim; ++d) {
-      const float value = fabsf(source.base[t * source.stride + d]);
-      if (IsFiniteValue(value) && value > most) most = value;
-    }
-  }
-  return most;
-}
-
-// Sums over finite values in float64, row after row (docs/numerics.md 3), and how many they were.
-SAGE_INLINE void SumRows(const Source& source, bool finite, double* sum, double* count) {
-  for (int d = 0; d < source.dim; ++d) {
-    sum[d] = 0.0;
-    count[d] = finite ? source.rows : 0.0;
-  }
-  for (int t = 0; t < source.rows; ++t) {
-    const float* row = source.base + t * source.stride;
-    if (finite) {
-      for (int d = 0; d < source.dim; ++d) sum[d] += static_cast<double>(row[d]);
-      continue;
-    }
-    for (int d = 0; d < source.dim; ++d) {
-      if (!IsFiniteValue(row[d])) continue;
-      sum[d] += static_cast<double>(row[d]);
-      count[d] += 1.0;
-    }
-  }
-}
 
 SAGE_INLINE float MeanOf(double sum, double count) {
   return count > 0.0 ? static_cast<float>(sum / count) : 0.0f;
@@ -375,15 +335,6 @@ SAGE_INLINE void QuantizeV(const Plan& plan, const Head& head, const Source& v, 
       }
       break;
   }
-}
-
-SAGE_NOINLINE void MarkTokens(const Source& source, uint8_t bit, uint8_t* marks, int* any) {
-  for (int t = 0; t < source.rows; ++t) {
-    for (int d = 0; d < source.dim; ++d) {
-      if (!IsFiniteValue(source.base[t * source.stride + d])) marks[t] |= bit;
-    }
-  }
-  __atomic_fetch_or(any, bit, __ATOMIC_RELAXED);
 }
 
 // Adds the rounded values of x (codes of V) to the sums of their channels, and how many they stand
