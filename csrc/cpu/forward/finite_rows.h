@@ -1,6 +1,5 @@
-// Rows with values that are not finite (docs/numerics.md 2): what is left of them for maxima, sums
-// and codes, and which tokens they are. Rows without such values need none of it, so that nothing
-// here is fast.
+// What minds values that are not finite (docs/numerics.md 2): sums and maxima of the others, rows
+// with zeros in their place, and marks of the tokens that have them.
 #ifndef SAGE_CPU_FORWARD_FINITE_ROWS_H_
 #define SAGE_CPU_FORWARD_FINITE_ROWS_H_
 

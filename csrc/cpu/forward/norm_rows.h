@@ -318,6 +318,29 @@ SAGE_INLINE float LimitByNorm(float squares, float pair, NormRule rule) {
   return limit;
 }
 
+// Divisions and roots of eight rows are those of one vector (GCC 12 makes them one by one where it
+// unrolls such a loop before it looks for vectors).
+constexpr int kEight = 8;
+constexpr float kTiny = 0x1p-110f;  // as kTinyBits
+
+SAGE_INLINE void Units(const float* amax, float* unit) {
+#pragma GCC unroll 1
+  for (int t = 0; t < kEight; ++t) unit[t] = amax[t] < kTiny ? 0.0f : 1.0f / amax[t];
+}
+
+// What multiplies rows to codes, and their scales. A tiny row is all zeros by now; no limit of its
+// own is finite.
+template <NormRule kRule>
+SAGE_INLINE void Limits(const float* amax, const float* squares, const float* pair, float* factor,
+                        float* scale) {
+#pragma GCC unroll 1
+  for (int t = 0; t < kEight; ++t) {
+    const float limit = LimitByNorm(squares[t], pair[t], kRule);
+    factor[t] = amax[t] < kTiny ? 0.0f : limit;
+    scale[t] = amax[t] < kTiny ? 0.0f : amax[t] / limit;
+  }
+}
+
 // Up to 16 rows of `dim` values, less `mean` where there is one, to y[row][dims] (zeros beyond
 // dim; dims is a multiple of 32), what multiplies y to codes, and the rows' scales. y may be the
 // rows themselves. Returns the bits of the largest |x - mean|: at least kInfBits, some value is not
@@ -325,16 +348,11 @@ SAGE_INLINE float LimitByNorm(float squares, float pair, NormRule rule) {
 template <NormRule kRule>
 SAGE_NOINLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, int dims,
                                   const float* mean, float* y, float* factor, float* scale) {
-  // Divisions and roots of eight rows are those of one vector; 1 stands for rows that are not
-  // there.
-  constexpr int kEight = 8;
+  // 1 stands for rows that are not there.
   float amax[kNormRows], unit[kNormRows], squares[kNormRows], pair[kNormRows], limit[kNormRows];
   for (int t = 0; t < kNormRows; ++t) amax[t] = squares[t] = pair[t] = 1.0f;
   const int32_t bits = LargestOfRows(row, rows, dim, mean, amax);
-  const float tiny = BitsToFloat(static_cast<uint32_t>(kTinyBits));
-  for (int t0 = 0; t0 < rows; t0 += kEight) {
-    for (int t = t0; t < t0 + kEight; ++t) unit[t] = amax[t] < tiny ? 0.0f : 1.0f / amax[t];
-  }
+  for (int t0 = 0; t0 < rows; t0 += kEight) Units(amax + t0, unit + t0);
   const auto norm = [&](int first, auto rows_together) {
     constexpr int kCount = decltype(rows_together)::value;
     float* to[kCount];
@@ -347,10 +365,7 @@ SAGE_NOINLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, in
   for (; first + 2 <= rows; first += 2) norm(first, std::integral_constant<int, 2>());
   if (first < rows) norm(first, std::integral_constant<int, 1>());
   for (int t0 = 0; t0 < rows; t0 += kEight) {
-    for (int t = t0; t < t0 + kEight; ++t) limit[t] = LimitByNorm(squares[t], pair[t], kRule);
-    for (int t = t0; t < t0 + kEight; ++t) unit[t] = amax[t] < tiny ? 0.0f : amax[t] / limit[t];
-    // A tiny row is all zeros by now; no limit of its own is finite.
-    for (int t = t0; t < t0 + kEight; ++t) limit[t] = amax[t] < tiny ? 0.0f : limit[t];
+    Limits<kRule>(amax + t0, squares + t0, pair + t0, limit + t0, unit + t0);
   }
   for (int t = 0; t < rows; ++t) {
     scale[t] = unit[t];
