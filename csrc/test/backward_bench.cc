@@ -19,14 +19,9 @@
 #include "sage/attention.h"
 #include "sage/capabilities.h"
 #include "sage/problem.h"
+#include "test/call_times.h"
 
 namespace {
-
-double Seconds(clockid_t clock) {
-  timespec t;
-  clock_gettime(clock, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
 
 // Some values in [-1.7, 1.7] of variance 1.
 std::vector<float> Values(int64_t count, uint32_t seed) {
@@ -45,7 +40,7 @@ __attribute__((target("avx2,fma"))) double FmaGflops() {
   Lanes sum[12] = {};
   Lanes x = {1, 2, 3, 4, 5, 6, 7, 8}, y = x * 1e-3f;
   constexpr int kSteps = 200000;
-  const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
+  const double start = sage_test::Seconds(CLOCK_THREAD_CPUTIME_ID);
   for (int i = 0; i < kSteps; ++i) {
     asm volatile(
         "vfmadd231ps %12, %13, %0\n vfmadd231ps %12, %13, %1\n vfmadd231ps %12, %13, %2\n"
@@ -56,7 +51,7 @@ __attribute__((target("avx2,fma"))) double FmaGflops() {
           "+x"(sum[6]), "+x"(sum[7]), "+x"(sum[8]), "+x"(sum[9]), "+x"(sum[10]), "+x"(sum[11])
         : "x"(x), "x"(y));
   }
-  const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
+  const double seconds = sage_test::Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
   return 12.0 * 16.0 * kSteps / seconds * 1e-9;
 }
 #else
@@ -107,21 +102,13 @@ int Answer(const char* line) {
                                          o.data(),   lse.data(), d_o.data(), nullptr,
                                          d_q.data(), d_k.data(), d_v.data(), nullptr};
   const sage::EngineOptions options = {isa, threads};
-  for (int i = 0; i < 2; ++i) sage::AttentionBackward(p, buffers, options);
-  std::vector<double> times;
-  double least_cpu = 1e30, fma = 0;
-  const double start = Seconds(CLOCK_MONOTONIC);
-  while (times.size() < 3 || (Seconds(CLOCK_MONOTONIC) - start) * 1e3 < budget) {
-    const double before = Seconds(CLOCK_MONOTONIC), cpu = Seconds(CLOCK_PROCESS_CPUTIME_ID);
-    sage::AttentionBackward(p, buffers, options);
-    times.push_back((Seconds(CLOCK_MONOTONIC) - before) * 1e3);
-    least_cpu = std::min(least_cpu, (Seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu) * 1e3);
-    fma = std::max(fma, FmaGflops());
-  }
-  std::sort(times.begin(), times.end());
+  double fma = 0;
+  const sage_test::CallTimes times = sage_test::TimeCalls(
+      3, budget, [&] { sage::AttentionBackward(p, buffers, options); },
+      [&] { fma = std::max(fma, FmaGflops()); });
   const double flop = 10.0 * static_cast<double>(batch * heads * n) * static_cast<double>(n * dim);
-  std::printf("%.4f %.4f %.4f %.1f %.1f\n", times[times.size() / 2], times[0], least_cpu,
-              flop / least_cpu * 1e-6, fma);
+  std::printf("%.4f %.4f %.4f %.1f %.1f\n", times.median, times.least, times.least_cpu,
+              flop / times.least_cpu * 1e-6, fma);
   return 0;
 }
 

@@ -8,27 +8,15 @@
 // `boolean` or `additive` (a mask of its own for each head), milliseconds to spend. The answer:
 // median ms, least ms, GFLOP/s by the median (4 B H N² D, causal counted in full), and the least
 // CPU time of a call in ms over all threads, which a busy machine disturbs little.
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 
 #include "sage/capabilities.h"
+#include "test/call_times.h"
 #include "test/forward_cases.h"
 
 namespace {
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double CpuSeconds() {
-  timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
 
 bool ParsePrecision(const char* name, sage::Precision* out) {
   const struct {
@@ -92,21 +80,11 @@ int Answer(const char* line) {
   const sage::ForwardBuffers buffers = {d.q.data(), d.k.data(), d.v.data(),
                                         d.mask(),   o.data(),   nullptr};
   const sage::EngineOptions options = {isa, threads};
-  // Two calls outside: pages are touched, threads started.
-  for (int i = 0; i < 2; ++i) sage::AttentionForward(d.p, buffers, options);
-  std::vector<double> times;
-  const double start = Now();
-  double least_cpu = 1e30;
-  while (times.size() < 5 || (Now() - start) * 1e3 < budget) {
-    const double before = Now(), cpu = CpuSeconds();
-    sage::AttentionForward(d.p, buffers, options);
-    times.push_back((Now() - before) * 1e3);
-    least_cpu = std::min(least_cpu, (CpuSeconds() - cpu) * 1e3);
-  }
-  std::sort(times.begin(), times.end());
-  const double median = times[times.size() / 2];
+  const sage_test::CallTimes times = sage_test::TimeCalls(
+      5, budget, [&] { sage::AttentionForward(d.p, buffers, options); }, [] {});
   const double flop = 4.0 * static_cast<double>(batch * heads * n) * static_cast<double>(n * dim);
-  std::printf("%.4f %.4f %.1f %.4f\n", median, times[0], flop / median * 1e-6, least_cpu);
+  std::printf("%.4f %.4f %.1f %.4f\n", times.median, times.least, flop / times.median * 1e-6,
+              times.least_cpu);
   return 0;
 }
 
