@@ -188,6 +188,8 @@ function testCpp() {
       run('cmake', [
         ...['-S', '.', '-B', folder, '-DSAGE_TESTS=ON'],
         ...['-DSAGE_CUDA=OFF', '-DCMAKE_BUILD_TYPE=Release'],
+        // A user's compiler may know warnings that ours does not.
+        `-DCMAKE_COMPILE_WARNING_AS_ERROR=${process.env.CI ? 'ON' : 'OFF'}`,
       ]),
     () => run('cmake', ['--build', folder, '--parallel', String(availableParallelism())]),
     () => run('ctest', ['--test-dir', folder, '--output-on-failure']),

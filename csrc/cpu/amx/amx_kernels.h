@@ -186,9 +186,9 @@ SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, fl
 // The online softmax of 16 rows from r0 on: S becomes P, the rows' m, l and exact move on, and
 // alpha is what outputs so far are worth now.
 template <class Values, bool kHidden>
-SAGE_INLINE void SoftmaxRows(const Plan& plan, const Head& head, const AttendScratch& scratch,
-                             FetchLines* fetch, float* s, int64_t r0, int count, const F32 most[16],
-                             float alpha[16], float sums[2][16]) {
+SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, FetchLines* fetch,
+                             float* s, int64_t r0, int count, const F32 most[16], float alpha[16],
+                             float sums[2][16]) {
   const F32 c = plan.problem->mask_kind == MaskKind::kNone ? Load(scratch.c + r0) : Set1(1.0f);
   const F32 old = Load(scratch.m + r0), here = Mul(ReduceRows<MaxLanes>(most), c);
   // A NaN (an additive mask may hold one) must not be lost to the comparison.
@@ -269,13 +269,11 @@ SAGE_INLINE void AttendGroup(const Plan& plan, const Head& head, int64_t row0, i
   alignas(64) float sums[2][2][16];
   for (int half = 0; half < kActive / 16; ++half) {
     if (hidden) {
-      SoftmaxRows<Values, true>(plan, head, scratch, fetch, s + 16 * half * kScorePitch,
-                                r0 + 16 * half, count, most + 16 * half, alpha + 16 * half,
-                                sums[half]);
+      SoftmaxRows<Values, true>(plan, scratch, fetch, s + 16 * half * kScorePitch, r0 + 16 * half,
+                                count, most + 16 * half, alpha + 16 * half, sums[half]);
     } else {
-      SoftmaxRows<Values, false>(plan, head, scratch, fetch, s + 16 * half * kScorePitch,
-                                 r0 + 16 * half, count, most + 16 * half, alpha + 16 * half,
-                                 sums[half]);
+      SoftmaxRows<Values, false>(plan, scratch, fetch, s + 16 * half * kScorePitch, r0 + 16 * half,
+                                 count, most + 16 * half, alpha + 16 * half, sums[half]);
     }
   }
   Values::template Accumulate<kBoth>(plan, head, s, j0, count, fresh, scratch.o + r0 * plan.v_dims,
