@@ -49,6 +49,37 @@ function table(rows) {
   return lines.map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
+/** From this length on a row counts for the summary: what is shorter is told case by case. */
+const LONG = 512;
+
+/** Per recipe, by mask and threads, of all cases from LONG tokens on: the least ratio to the best peer, and the median. */
+function summary(rows) {
+  const ours = rows.filter(isOurs).filter(({case: name}) => partsOf(name).tokens >= LONG);
+  const columnKey = ({case: name, threads}) => `${partsOf(name).kind}, ${threads}`;
+  const columns = groupBy(ours, columnKey).map((group) => {
+    const [{case: name, threads}] = group;
+    const title = `${partsOf(name).kind}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`;
+    return {title, key: columnKey(group[0])};
+  });
+  const lines = [
+    ['recipe', ...columns.map(({title}) => title)],
+    ['---', ...columns.map(() => '--:')],
+  ];
+  for (const group of groupBy(ours, ({precision}) => precision)) {
+    const cells = columns.map(({key}) => {
+      const ratios = group
+        .filter((row) => columnKey(row) === key)
+        .map(({ratioToBestPeer}) => ratioToBestPeer)
+        .sort((a, b) => a - b);
+      const middle = (ratios.length - 1) / 2;
+      const median = (ratios[Math.floor(middle)] + ratios[Math.ceil(middle)]) / 2;
+      return `${ratios[0].toFixed(2)} / ${median.toFixed(2)}`;
+    });
+    lines.push([`\`${group[0].precision}\``, ...cells]);
+  }
+  return lines.map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
+
 const isOurs = ({engine}) => !engine.startsWith('peer:');
 
 function groupBy(rows, keyOf) {
@@ -126,7 +157,14 @@ for (const one of kept()) {
   const picture = `benchmarks_cpu_${isa}.svg`;
   writeFileSync(join(docs, picture), `${await drawSvg(plotOf(one))}\n`);
   sections.push(
-    `## ${isa}\n\n${described(one)}\n\n![Times as fast as the best peer](${picture})\n\n${table(one.rows)}\n`,
+    [
+      `## ${isa}`,
+      described(one),
+      `From ${LONG} tokens on, least / median of the cases:`,
+      summary(one.rows),
+      `![Times as fast as the best peer](${picture})`,
+      `${table(one.rows)}\n`,
+    ].join('\n\n'),
   );
 }
 writeFileSync(
