@@ -40,6 +40,18 @@ uint8_t* NewPage(size_t bytes) {
 
 bool IsShared(uint8_t* page) { return ReferencesOf(page)->load(std::memory_order_acquire) > 1; }
 
+// Whether the system would give so much at all. Pages are written one by one, and a machine that
+// promises more memory than it has ends the process instead of refusing one of them.
+bool MayHold(size_t page_bytes, size_t pages) {
+  const size_t bytes = page_bytes + kHeader;
+  if (pages > std::numeric_limits<size_t>::max() / 2 / bytes) return false;
+  void* volatile whole =
+      std::malloc(pages * bytes);  // volatile: compilers leave out what is unused
+  const bool there = whole != nullptr;
+  std::free(whole);
+  return there;
+}
+
 // A code from its one or two planes.
 int16_t CodeAt(const uint8_t* at, int planes, int64_t plane) {
   const int high = static_cast<int8_t>(at[0]);
@@ -102,6 +114,9 @@ Status KvCache::Create(const KvCacheShape& shape, int64_t capacity, std::unique_
     cache->k_mean_.resize(static_cast<size_t>(shape.batch * shape.kv_heads * shape.qk_dim));
     const size_t page_bytes = static_cast<size_t>(LayoutOf(shape).page_bytes);
     const int64_t pages = PagesFor(capacity);
+    if (pages > 0 && !MayHold(page_bytes, static_cast<size_t>(pages))) {
+      return {StatusCode::kOutOfMemory, "no memory for the cache"};
+    }
     cache->pages_->list.reserve(static_cast<size_t>(pages));
     for (int64_t n = 0; n < pages; ++n) {
       uint8_t* page = NewPage(page_bytes);
@@ -124,6 +139,13 @@ Status KvCache::Append(const float* k, const float* v, int64_t tokens,
   std::vector<uint8_t*>& list = pages_->list;
   const size_t first = static_cast<size_t>(length_ / kPageTokens);
   const size_t end = static_cast<size_t>(PagesFor(length_ + tokens));
+  const size_t held = list.size();
+  const auto fail = [&]() -> Status {
+    // What there was is needed elsewhere, if only to attend to the tokens that are held.
+    for (size_t n = held; n < list.size(); ++n) ReleasePage(list[n]);
+    list.resize(held);
+    return {StatusCode::kOutOfMemory, "no memory for more tokens"};
+  };
   try {
     // Pages that a fork reads too are copied before they are written. The tokens do not change by
     // that, so a failure half-way leaves the cache as it was.
@@ -131,7 +153,7 @@ Status KvCache::Append(const float* k, const float* v, int64_t tokens,
       if (n < list.size() && !IsShared(list[n])) continue;
       if (list.size() == list.capacity()) list.reserve(2 * list.size() + 1);
       uint8_t* page = NewPage(page_bytes);
-      if (page == nullptr) return {StatusCode::kOutOfMemory, "no memory for more tokens"};
+      if (page == nullptr) return fail();
       if (n == list.size()) {
         list.push_back(page);
       } else {
@@ -141,7 +163,7 @@ Status KvCache::Append(const float* k, const float* v, int64_t tokens,
       }
     }
   } catch (const std::bad_alloc&) {
-    return {StatusCode::kOutOfMemory, "no memory for more tokens"};
+    return fail();
   }
   const CacheFunctions functions = CacheFunctionsOf(options.isa);
   const NewTokens added = {k, v, length_, tokens};
