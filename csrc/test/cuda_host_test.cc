@@ -237,8 +237,8 @@ void PiecesHaveASize() {
 void DevicesAreFound() {
   const unsigned char bytes[16] = {0xde, 0xad, 0xbe, 0xef, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0xff};
   CHECK(cuda::UuidText(bytes) == "GPU-deadbeef-0102-0304-0506-0708090a0bff");
-  const std::vector<std::string> uuids = {"GPU-deadbeef-0102-0304-0506-0708090a0bff",
-                                          "GPU-dead0000-0102-0304-0506-0708090a0bff"};
+  std::vector<std::string> uuids = {"GPU-deadbeef-0102-0304-0506-0708090a0bff",
+                                    "GPU-dead0000-0102-0304-0506-0708090a0bff"};
   std::string why;
   const auto find = [&](const char* text) {
     why.clear();
@@ -253,6 +253,9 @@ void DevicesAreFound() {
   for (const char* text : {"", "GPU-", "first", "-1", "1.0", "GPU-xyz", "deadbeef"}) {
     CHECK(find(text) == -1 && why.find("is neither") != std::string::npos);
   }
+  // A device that is listed and does not answer.
+  uuids.insert(uuids.begin(), "");
+  CHECK(find("GPU-deadbeef") == 1 && find("GPU-beef") == -1 && find("0") == 0);
 }
 
 }  // namespace

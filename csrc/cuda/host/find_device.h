@@ -23,7 +23,8 @@ inline std::string UuidText(const unsigned char* bytes) {
   return text;
 }
 
-// The place in `uuids`, or -1 and why. A slice of a device (MIG) tells its UUID as "MIG-...".
+// The place in `uuids`, or -1 and why. A slice of a device (MIG) tells its UUID as "MIG-...". A
+// device that does not answer has the UUID "".
 inline int FindDevice(const std::string& wanted, const std::vector<std::string>& uuids,
                       std::string* reason) {
   const auto fail = [&](const std::string& why) {
@@ -50,7 +51,7 @@ inline int FindDevice(const std::string& wanted, const std::vector<std::string>&
   }
   int found = -1;
   for (size_t n = 0; n < uuids.size(); ++n) {
-    if (uuids[n].compare(4, digits.size(), digits) != 0) continue;
+    if (uuids[n].size() < 4 || uuids[n].compare(4, digits.size(), digits) != 0) continue;
     if (found >= 0) return fail("more than one CUDA device has a UUID that begins with " + wanted);
     found = static_cast<int>(n);
   }
