@@ -8,6 +8,7 @@
 
 #include "cuda/cache/cache_memory.h"
 #include "cuda/cache/cache_plan.h"
+#include "cuda/device.h"
 #include "sage/cuda_attention.h"
 #include "sage/cuda_kv_cache.h"
 
@@ -40,22 +41,25 @@ bool HasVectors(const float* data, const TokenStrides& s, int64_t dim) {
 
 Status NoHostMemory() { return {StatusCode::kOutOfMemory, "no memory for the cache"}; }
 
+const char* ShapeReason(const KvCacheShape& shape) {
+  if (shape.form != CacheForm::kInt8) return "a cache in device memory holds int8 codes only";
+  if (shape.qk_dim < 1 || shape.qk_dim > cuda::kCacheDims || shape.v_dim < 1 ||
+      shape.v_dim > cuda::kCacheDims) {
+    return "a cache in device memory takes a head_dim of 1 to 256";
+  }
+  if (shape.batch < 0 || shape.kv_heads < 1 ||
+      (shape.batch > 0 && shape.kv_heads > (int64_t{1} << 24) / shape.batch)) {
+    return "batch or kv_heads is out of range";
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 bool CudaKvCacheSupports(const KvCacheShape& shape, const char** reason) {
-  const CudaInfo& info = DetectCuda();
   const char* found = nullptr;
-  if (!info.available) {
-    found = info.reason;
-  } else if (shape.form != CacheForm::kInt8) {
-    found = "a cache in device memory holds int8 codes only";
-  } else if (shape.qk_dim < 1 || shape.qk_dim > cuda::kCacheDims || shape.v_dim < 1 ||
-             shape.v_dim > cuda::kCacheDims) {
-    found = "a cache in device memory takes a head_dim of 1 to 256";
-  } else if (shape.batch < 0 || shape.kv_heads < 1 ||
-             (shape.batch > 0 && shape.kv_heads > (int64_t{1} << 24) / shape.batch)) {
-    found = "batch or kv_heads is out of range";
-  }
+  // Asked of the device that is current, which need not be the first.
+  if (cuda::CurrentDeviceServes(&found)) found = ShapeReason(shape);
   if (reason != nullptr) *reason = found != nullptr ? found : "int8 codes in device memory";
   return found == nullptr;
 }

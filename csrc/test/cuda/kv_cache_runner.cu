@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "cuda/device.h"
 #include "sage/capabilities.h"
 #include "sage/cuda_attention.h"
 #include "sage/cuda_kv_cache.h"
@@ -368,6 +369,13 @@ int RunChecks(const std::string& part) {
     std::printf("FAIL a shape that no kernel serves is accepted\n");
     ++failed;
   }
+  const KvCacheShape plain = {1, 1, 64, 64, sage::CacheForm::kInt8};
+  sage::cuda::LimitComputeCapability(75);  // as where a later device than the first is current
+  if (sage::CudaKvCacheSupports(plain, &reason)) {
+    std::printf("FAIL a device that no kernel serves is accepted\n");
+    ++failed;
+  }
+  sage::cuda::LimitComputeCapability(1000);
   std::printf("%d of %d cases failed\n", failed, count);
   return failed == 0 ? 0 : 1;
 }
