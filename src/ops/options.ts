@@ -33,7 +33,7 @@ export interface SageAttentionOptions {
    * ([H,Nq,Nk], [Nq,Nk] for q of rank 3, 2) in every layout. Default: none.
    */
   mask?: Tensor | TensorLike | undefined;
-  /** Multiplies q·k, natural-log domain. Any finite number. Default 1 / sqrt(head_dim of q). */
+  /** Multiplies q·k, natural-log domain. Any finite float32 number. Default 1 / sqrt(head_dim of q). */
   scale?: number | undefined;
   /** Axis order of q, k, v and of the output. Default `'HND'`. */
   layout?: Layout | undefined;
@@ -97,6 +97,9 @@ export const OPTION_NAMES = [
 
 const KNOWN_KEYS: ReadonlySet<string> = new Set(OPTION_NAMES);
 
+/** 2^128 - 2^104. The engines compute in float32, where a larger scale is Infinity. */
+const LARGEST_FLOAT32 = 3.4028234663852886e38;
+
 const NO_OPTIONS: CheckedOptions = {
   causal: 'none',
   mask: null,
@@ -120,8 +123,8 @@ export function checkOptions(
   }
   refuseUnknownKeys(operation, options, KNOWN_KEYS);
   const {scale, layout, precision, windowSize, returnLse, mask} = options;
-  if (scale !== undefined && !Number.isFinite(scale)) {
-    throw invalidOption(operation, 'scale', scale, 'a finite number');
+  if (scale !== undefined && !(Number.isFinite(scale) && Math.abs(scale) <= LARGEST_FLOAT32)) {
+    throw invalidOption(operation, 'scale', scale, 'a finite number within float32');
   }
   if (layout !== undefined) requireChoice(operation, 'layout', layout, LAYOUTS);
   if (precision !== undefined && precision !== 'auto') {

@@ -258,6 +258,7 @@ const WRONG_OPTIONS: readonly Misuse[] = [
   },
   option('scale', NaN, ['`scale` is NaN', 'a finite number']),
   option('scale', Infinity, ['`scale` is Infinity']),
+  option('scale', 3.5e38, ['`scale` is', 'within float32']),
   option('scale', '0.1', [`\`scale\` is '0.1'`]),
   option('scale', null, ['`scale` is null']),
   option('layout', 'BHND', [`'HND' or 'NHD'`]),
