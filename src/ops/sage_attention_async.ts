@@ -104,5 +104,8 @@ function prepareKept(
 /** Backends whose kernels are compositions compute off the event loop by themselves, or not at all. */
 function composed({inputs}: PreparedCall, options: SageAttentionOptions | undefined): Attended {
   const {q, k, v, mask} = inputs;
-  return sageAttention(q, k, v, mask === undefined ? options : {...options, mask});
+  const attended = sageAttention(q, k, v, mask === undefined ? options : {...options, mask});
+  // Made within the caller's tf.tidy(), if there is one, whose end must not take them away.
+  for (const result of Array.isArray(attended) ? attended : [attended]) tf.keep(result);
+  return attended;
 }

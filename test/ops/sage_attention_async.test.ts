@@ -47,6 +47,18 @@ describe.each(['cpu', 'wasm', UNKNOWN_BACKEND])('backend %s', (backend) => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
+  it('gives results that outlive the tf.tidy() of the call', async () => {
+    const before = tf.memory().numTensors;
+    const promise = tf.tidy(() => {
+      const q = wave([20, 16], 1);
+      return [sageAttentionAsync(q, q, q, {returnLse: true})] as unknown as tf.Tensor[];
+    })[0] as unknown as Promise<tf.Tensor[]>;
+    const results = await promise;
+    for (const result of results) expect(result.dataSync().every(Number.isFinite)).toBe(true);
+    tf.dispose(results);
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
   it('lets the inputs be disposed at once, and wasm allocate meanwhile', async () => {
     const [q, k, v] = [wave([300, 64], 1), wave([300, 64], 2), wave([300, 64], 3)] as const;
     const expected = sageAttention(q, k, v);
