@@ -218,7 +218,20 @@ function bench(
     }
     return runGpuBench(options, terminal);
   }
+  if (options.tokens !== undefined || options.write === true) {
+    throw new CliError(
+      '--tokens and --write belong to --gpu.',
+      'Without it --case picks sizes, such as h12_d64_n2048_full.',
+    );
+  }
   if (models !== true) return runBench(options, terminal);
+  const {peers, torch, threads, case: cases} = options;
+  if ([peers, torch, threads, cases].some((option) => option !== undefined)) {
+    throw new CliError(
+      '--models has models of its own, and plain tfjs as its only peer.',
+      'It takes --precision and --rounds.',
+    );
+  }
   return runModelsBench({precision: precision?.[0], rounds}, terminal);
 }
 

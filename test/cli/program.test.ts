@@ -66,6 +66,8 @@ describe('refusals: exit code 1, words on stderr, nothing on stdout', () => {
     [['bench', '--case', 'h0_d64_n8_full'], 'sizes above 0'],
     [['bench', '--gpu', '--peers'], '--gpu has cases of its own'],
     [['bench', '--gpu', '--tokens', '0'], 'whole number >= 1'],
+    [['bench', '--tokens', '2048'], '--tokens and --write belong to --gpu'],
+    [['bench', '--models', '--threads', '2'], '--models has models of its own'],
     [
       ['setup-tensorflow', '--wheel', '/no/such.whl'],
       '--wheel /no/such.whl: there is no such file',
