@@ -7,6 +7,7 @@ import {prepareTensorflow} from './set_up/tensorflow.mjs';
 import {prepareTfjsCoreSuite} from './set_up/tfjs_core_suite.mjs';
 import {dependency, listFiles, root, say} from './set_up/workspace.mjs';
 import {tensorflowFolder} from './tensorflow_folder.cjs';
+import {writesTables} from './writes_tables.mjs';
 
 /** Where `npm test` leaves jest's results as JSON, one file a pass; .ci/run adds them up. */
 export const testResults = join(root, 'build', 'test-results');
@@ -32,9 +33,7 @@ const cli = (command) => (args) => node('dist/cjs/src/cli/main.js', command, ...
 
 /** The benchmark; a whole comparison with peers is also written into docs/. */
 function bench(args) {
-  const given = (...names) => args.some((argument) => names.includes(argument.replace(/=.*/s, '')));
-  const partial = given('--case', '--precision', '--threads', '--models', '--json', '--help', '-h');
-  if (!given('--peers', '--torch') || partial) return cli('bench')(args);
+  if (!writesTables(args)) return cli('bench')(args);
   const file = join(root, 'build', 'bench.json');
   return inTurn(
     () => cli('bench')([...args, '--json-file', file]),

@@ -67,6 +67,13 @@ describe('scripts/prepare.mjs', () => {
     }
   });
 
+  it('writes docs/benchmarks_cpu.md from whole comparisons on the CPU alone', () => {
+    const runs = ['--peers --torch', '--torch=python3', '', '--gpu --torch', '--peers --case n512'];
+    const writes = `${JSON.stringify(runs)}.map((run) => m.writesTables(run.split(' ')))`;
+    const answers = evaluate(clone, '../writes_tables.mjs', writes);
+    expect(answers).toEqual([true, true, false, false, false]);
+  });
+
   it('takes installed dependencies for current only if the lock file agrees', () => {
     const lock = (version: string): string =>
       JSON.stringify({
