@@ -45,6 +45,10 @@ const Shape kShapes[] = {
     {1, 4, 2, 131, 143, 128, 192, false, -1, MaskKind::kNone, true, 0},
     {2, 2, 2, 15, 33, 64, 16, false, -1, MaskKind::kNone, false, 0, true},
     {1, 2, 1, 40, 86, 192, 48, true, -1, MaskKind::kNone, false, 0, true},
+    // Two tasks that both end with a group of 4 rows, and ends of 2 rows.
+    {2, 3, 3, 128, 128, 64, 64, false, -1, MaskKind::kNone, false, 0},
+    {1, 2, 2, 128, 300, 128, 128, true, -1, MaskKind::kNone, false, 0},
+    {1, 2, 2, 68, 270, 64, 64, false, -1, MaskKind::kNone, true, 0},
 };
 
 Recipe RecipeOf(Precision precision) {

@@ -25,11 +25,13 @@ struct AmxKernels {
   static constexpr int kDimsMultiple = kDimChunk;
   static constexpr bool kBeginsOutputs = true;
   static constexpr bool kSoftmaxAhead = false;
+  static constexpr bool kShortGroups = false;
+  static constexpr bool kWritesOutputs = false;
   static constexpr bool kRoundsCodes = false;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
-  static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.qk_dims; }
+  static int64_t QBytes(const Plan& plan) { return plan.row_space * plan.qk_dims; }
   static constexpr bool kFetchesInProducts = false;
   // Pauses of a group's softmax in which lines are fetched: a row each.
   static int64_t FetchSteps(const Plan& /*plan*/, int64_t /*keys*/) { return 16; }
@@ -297,20 +299,22 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
 // Takes the place of the row-by-row tile of attend.h. Whole steps of the P·V products cover the
 // keys seen; what lies beyond these is hidden by `clip`.
 template <>
-inline void AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
+inline bool AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                               int /*count*/, bool clip, bool fresh,
+                                               int /*count*/, bool clip, bool fresh, bool /*last*/,
                                                const AttendScratch& scratch, FetchLines* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
   AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
+  return false;
 }
 template <>
-inline void AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
+inline bool AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
                                                 int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                                int /*count*/, bool clip, bool fresh,
+                                                int /*count*/, bool clip, bool fresh, bool /*last*/,
                                                 const AttendScratch& scratch, FetchLines* fetch) {
   const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
   AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
+  return false;
 }
 
 }  // namespace

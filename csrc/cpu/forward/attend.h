@@ -119,7 +119,8 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
     const float* row[kRows];
     GroupRows(plan, head, row0, rows, r0, row);
     F32 c;
-    if (plan.packs_rows && DirectRows<Kernels>::Queries(plan, row, g, scratch.q, &c)) {
+    const int active = ActiveRows<Kernels>(rows - r0);
+    if (plan.packs_rows && DirectRows<Kernels>::Queries(plan, row, active, g, scratch.q, &c)) {
       const F32 used = FirstLanes(kRows, Set1(FactorOf(0.0f)), Zero());
       // FactorOf of each; lanes without a row stay 0.
       c = FirstLanes(kRows, c, Zero());
@@ -258,8 +259,7 @@ SAGE_NOINLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, in
 SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                              int64_t g, const AttendScratch& scratch) {
   const Problem& p = *plan.problem;
-  const bool plain =
-      plan.buffers->lse == nullptr && p.recipe.smooth_v == 0 && head.any_not_finite == 0;
+  const bool plain = OutputsArePlain(plan, head);
   const float top = p.recipe.row_sum == RowSum::kQuantized ? 1.0f : p.recipe.p_top;
   float* o_head = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
   RowWalk at = WalkFrom(plan, row0 + g * kRows);
@@ -341,12 +341,12 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
           continue;
         }
       }
-      AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
-                          &fetch->lines);
+      const bool written = AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip,
+                                               fresh, last, scratch, &fetch->lines);
       if (last) {
         // At once, while the outputs are in L1, and so that the writes of one group go to memory
         // while the next computes.
-        FinishGroup(plan, head, row0, rows, g, scratch);
+        if (!written) FinishGroup(plan, head, row0, rows, g, scratch);
         finished |= bit;
       }
     }

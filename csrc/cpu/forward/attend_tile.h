@@ -17,8 +17,8 @@ namespace {
 struct AttendScratch {
   uint8_t* q;      // packed rows
   float* x;        // one group of rows before packing
-  float* o;        // [row_block][v_dims]
-  float* o_mean;   // [row_block][v_dims], V's means times sums of P
+  float* o;        // [row_space][v_dims]
+  float* o_mean;   // [row_space][v_dims], V's means times sums of P
   float* s;        // [6][kScoreStride]
   uint8_t* p;      // probabilities in the kernels' format
   float* partial;  // [6][v_dims], accumulators of 64 keys
@@ -28,7 +28,7 @@ struct AttendScratch {
   float* l;      // running sum of what the denominator counts
   float* exact;  // running sum of the unrounded p, which lse counts; only where l sums the rounded
                  // ones
-  uint8_t* bad;  // [row_block] the row of q is not finite
+  uint8_t* bad;  // [row_space] the row of q is not finite
 };
 
 constexpr int kGroupLanes = (kRows + kLanes - 1) / kLanes * kLanes;
@@ -40,18 +40,18 @@ SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
   AttendScratch scratch;
   scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
   scratch.x = carver->Take<float>(kRows * plan.pack_dims);
-  scratch.o = carver->Take<float>(plan.row_block * plan.v_dims);
+  scratch.o = carver->Take<float>(plan.row_space * plan.v_dims);
   scratch.o_mean =
-      carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_block * plan.v_dims : 0);
+      carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_space * plan.v_dims : 0);
   scratch.s = carver->Take<float>(kRows * kScoreStride);
   scratch.p = carver->Take<uint8_t>(Kernels::PBytes());
   scratch.partial = carver->Take<float>(kRows * plan.v_dims);
-  const int64_t lanes = plan.row_block / kRows * kGroupLanes;
+  const int64_t lanes = plan.row_space / kRows * kGroupLanes;
   scratch.c = carver->Take<float>(lanes);
   scratch.m = carver->Take<float>(lanes);
   scratch.l = carver->Take<float>(lanes);
   scratch.exact = carver->Take<float>(lanes);
-  scratch.bad = carver->Take<uint8_t>(plan.row_block);
+  scratch.bad = carver->Take<uint8_t>(plan.row_space);
   return scratch;
 }
 
@@ -67,7 +67,7 @@ SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
 // Six rows and some keys between their scores and their outputs.
 struct RowTile {
   int64_t g, j0;
-  int count, multiplied;
+  int active, count, multiplied;
   bool fresh, last;
   // The rows' running values, one lane each: P = 2^(s factor - shift), o and l times alpha.
   alignas(64) float factor[kLanes], shift[kLanes], alpha[kLanes];
@@ -94,11 +94,12 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides;
   // masking hides the rest of `count`.
   const int multiplied = static_cast<int>(RoundUp(seen, 16));
-  Kernels::Scores(plan, head, scratch.q, g, j0, multiplied, s, most, fetch);
+  const int active = ActiveRows<Kernels>(rows - r0);
+  Kernels::Scores(plan, head, scratch.q, g, active, j0, multiplied, s, most, fetch);
   const bool masked = p.mask_kind != MaskKind::kNone;
   const F32 c = masked ? Set1(1.0f) : Load(scratch.c + g * kLanes);
   if (clip || masked) {
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < active; ++r) {
       float* row = s + r * kScoreStride;
       const int64_t last = RowOfGroup(row0, rows, r0, r);
       const int64_t i = last / plan.group, q_head = head.kv_head * plan.group + last % plan.group;
@@ -121,6 +122,7 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   Store(tile->alpha, Exp2(Sub(old, finite)));
   tile->g = g;
   tile->j0 = j0;
+  tile->active = active;
   tile->count = count;
   tile->multiplied = multiplied;
   tile->fresh = fresh;
@@ -138,18 +140,55 @@ SAGE_INLINE void AddSums(const Plan& plan, const AttendScratch& scratch, const R
   }
 }
 
-// A tile from scores to outputs.
+// Whether outputs are o / l with V's scales and nothing else, but for rows that attend to nothing
+// or whose queries are not finite.
+SAGE_INLINE bool OutputsArePlain(const Plan& plan, const Head& head) {
+  return plan.buffers->lse == nullptr && plan.problem->recipe.smooth_v == 0 &&
+         head.any_not_finite == 0;
+}
+
+// Where the rows of group g go and by what their sums are multiplied; false where that is not all
+// that their outputs need (attend.h: FinishRow).
+SAGE_INLINE bool FindOutputs(const Plan& plan, const Head& head, int64_t row0, int64_t g,
+                             int64_t rows, int active, const AttendScratch& scratch,
+                             OutputRows* out) {
+  const Problem& p = *plan.problem;
+  if (!OutputsArePlain(plan, head) || p.v_dim != plan.v_dims) return false;
+  const float top = p.recipe.row_sum == RowSum::kQuantized ? 1.0f : p.recipe.p_top;
+  const int64_t r0 = g * kRows;
+  float* o_head = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
+  RowWalk at = WalkFrom(plan, row0 + r0);
+  for (int r = 0; r < active; ++r) {
+    if (r0 + r >= rows) {
+      // Padding, to where nobody looks.
+      out->row[r] = scratch.o + (r0 + r) * plan.v_dims;
+      out->factor[r] = 0.0f;
+      continue;
+    }
+    const float l = scratch.l[LaneOf(r0 + r)];
+    if (l == 0.0f || scratch.bad[r0 + r]) return false;
+    out->row[r] = o_head + at.g * p.o.head + at.i * p.o.token;
+    out->factor[r] = top == 1.0f ? 1.0f / l : (1.0f / l) / top;
+    at.Next(plan);
+  }
+  out->v_scale = head.v_scale;
+  return true;
+}
+
+// A tile from scores to outputs. last: no keys come after these; true then if the rows' outputs
+// have gone to the caller's memory.
 template <class Kernels>
-SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
+SAGE_INLINE bool AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
                             int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
-                            bool fresh, const AttendScratch& scratch, FetchLines* fetch) {
+                            bool fresh, [[maybe_unused]] bool last, const AttendScratch& scratch,
+                            FetchLines* fetch) {
   const Problem& p = *plan.problem;
   RowTile tile;
   BeginTile<Kernels>(plan, head, row0, g, rows, j0, seen, count, clip, fresh, scratch, &tile,
                      fetch);
   const bool want_exact = WantsExactSum(plan);
-  for (int r = 0; r < kRows; ++r) {
-    tile.sums[0][r] = tile.sums[1][r] = tile.exact[r] = Zero();
+  for (int r = 0; r < kRows; ++r) tile.sums[0][r] = tile.sums[1][r] = tile.exact[r] = Zero();
+  for (int r = 0; r < tile.active; ++r) {
     Kernels::Softmax(plan, scratch.s, scratch.p, r, count, tile.factor[r], tile.shift[r],
                      &tile.sums[0][r], &tile.sums[1][r], want_exact ? &tile.exact[r] : nullptr);
     // A few lines at a time, and while nothing is read from L2.
@@ -158,9 +197,18 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   const F32 first = SumOfSix(tile.sums[0]), second = SumOfSix(tile.sums[1]);
   AddSums(plan, scratch, tile, first, second);
   const int64_t r0 = g * kRows;
-  Kernels::Accumulate(plan, head, scratch.s, scratch.p, j0, tile.multiplied,
-                      scratch.o + r0 * plan.v_dims, fresh ? nullptr : tile.alpha, scratch.partial,
-                      fetch);
+  float* o = scratch.o + r0 * plan.v_dims;
+  const float* alpha = fresh ? nullptr : tile.alpha;
+  if constexpr (Kernels::kWritesOutputs) {
+    OutputRows out;
+    if (last && FindOutputs(plan, head, row0, g, rows, tile.active, scratch, &out) &&
+        Kernels::AccumulateTo(plan, head, scratch.s, tile.active, j0, tile.multiplied, o, alpha,
+                              out, fetch)) {
+      return true;
+    }
+  }
+  Kernels::Accumulate(plan, head, scratch.s, scratch.p, tile.active, j0, tile.multiplied, o, alpha,
+                      scratch.partial, fetch);
   if (p.recipe.smooth_v > 0) {
     alignas(64) float weight[2][kLanes];
     Store(weight[0], first);
@@ -173,6 +221,7 @@ SAGE_INLINE void AttendTile(const Plan& plan, const Head& head, int64_t row0, in
       for (int d = 0; d < plan.v_dims; ++d) o[d] = o[d] + weight[1][r] * mean[plan.v_dims + d];
     }
   }
+  return false;
 }
 
 // Tiles whose softmax goes ahead (softmax_ahead.h): the one that waits for its outputs, and the
@@ -193,8 +242,8 @@ struct TilesAhead {
   void Advance(const Plan& plan, const Head& head, const AttendScratch& scratch,
                FetchLines* fetch) {
     RowTile& tile = tiles[next];
-    SoftmaxAhead ahead = Kernels::BeginSoftmax(scratch.s, P(scratch, next), tile.count, tile.factor,
-                                               tile.shift, tile.sums[0]);
+    SoftmaxAhead ahead = Kernels::BeginSoftmax(scratch.s, P(scratch, next), tile.active, tile.count,
+                                               tile.factor, tile.shift, tile.sums[0]);
     outputs = waiting;
     if (waiting) {
       Outputs(plan, head, scratch, &ahead, fetch);
@@ -211,7 +260,7 @@ struct TilesAhead {
   void Outputs(const Plan& plan, const Head& head, const AttendScratch& scratch,
                SoftmaxAhead* ahead, FetchLines* fetch) {
     const RowTile& tile = tiles[1 - next];
-    Kernels::AccumulateAnd(plan, head, P(scratch, 1 - next), tile.j0, tile.multiplied,
+    Kernels::AccumulateAnd(plan, head, P(scratch, 1 - next), tile.active, tile.j0, tile.multiplied,
                            scratch.o + tile.g * kRows * plan.v_dims,
                            tile.fresh ? nullptr : tile.alpha, ahead, fetch);
   }

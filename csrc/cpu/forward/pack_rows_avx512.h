@@ -282,8 +282,8 @@ struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
   }
 
   // Group g of a task, whose queries lie at `row`; `factor` is what multiplies the rows' scores.
-  static bool Queries(const Plan& plan, const float* const row[kRows], int64_t g, uint8_t* q,
-                      F32* factor) {
+  static bool Queries(const Plan& plan, const float* const row[kRows], int /*active*/, int64_t g,
+                      uint8_t* q, F32* factor) {
     F32 scale;
     const bool finite =
         PackQueryRows(row, plan.qk_dims, q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims),

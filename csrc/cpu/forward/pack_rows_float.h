@@ -20,10 +20,10 @@ struct DirectRows<FloatKernels> {
     return plan.problem->recipe.precision == Precision::kExact;
   }
 
-  // Tokens become columns of a key tile.
-  SAGE_NOINLINE bool Keys(const Plan& plan, const Head& head, const Source& k, const float* mean,
+  // Tokens become columns of a key tile. kPlain: all 16 are there and go as they stand.
+  template <bool kPlain>
+  SAGE_INLINE F32 Columns(const Plan& plan, const Head& head, const Source& k, const float* mean,
                           int64_t first) {
-    if (!Serves(plan)) return false;
     constexpr int kKeyTile = FloatKernels::kKeyTile;
     const F32 sign = Set1(plan.k_sign);
     F32 magnitudes = Zero();
@@ -31,12 +31,12 @@ struct DirectRows<FloatKernels> {
       const int64_t at = (first + t) % kKeyTile;
       float* tile = reinterpret_cast<float*>(head.k) + (first + t - at) * plan.qk_dims + at;
       for (int d = 0; d < plan.qk_dims; d += kLanes) {
-        const F32 shift = mean == nullptr ? Zero() : LoadU(mean + d);
+        const F32 shift = kPlain || mean == nullptr ? Zero() : LoadU(mean + d);
         F32 part[kLanes];
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) {
-          part[i] = t + i < k.rows ? Mul(Sub(LoadU(k.base + (t + i) * k.stride + d), shift), sign)
-                                   : Zero();
+          const float* x = k.base + (t + i) * k.stride + d;
+          part[i] = kPlain ? LoadU(x) : t + i < k.rows ? Mul(Sub(LoadU(x), shift), sign) : Zero();
           magnitudes = MaxMagnitude(magnitudes, part[i]);
         }
         Transpose(part);
@@ -44,6 +44,15 @@ struct DirectRows<FloatKernels> {
         for (int i = 0; i < kLanes; ++i) Store(tile + (d + i) * kKeyTile, part[i]);
       }
     }
+    return magnitudes;
+  }
+
+  SAGE_NOINLINE bool Keys(const Plan& plan, const Head& head, const Source& k, const float* mean,
+                          int64_t first) {
+    if (!Serves(plan)) return false;
+    const bool plain = mean == nullptr && plan.k_sign > 0.0f && k.rows == kPackTokens;
+    const F32 magnitudes = plain ? Columns<true>(plan, head, k, mean, first)
+                                 : Columns<false>(plan, head, k, mean, first);
     return ReduceMaxBits(magnitudes) < kInfBits;
   }
 
@@ -66,14 +75,15 @@ struct DirectRows<FloatKernels> {
     return ReduceMaxBits(magnitudes) < kInfBits;
   }
 
-  // Group g of a task, whose queries lie at `row`; the softmax factor is folded in.
-  SAGE_NOINLINE bool Queries(const Plan& plan, const float* const row[kRows], int64_t g, uint8_t* q,
-                             F32* factor) {
+  // The `active` rows of group g of a task, whose queries lie at `row`; the softmax factor is
+  // folded in.
+  SAGE_NOINLINE bool Queries(const Plan& plan, const float* const row[kRows], int active, int64_t g,
+                             uint8_t* q, F32* factor) {
     if (!Serves(plan)) return false;
     float* out = reinterpret_cast<float*>(q) + g * kRows * plan.qk_dims;
     const F32 by = Set1(plan.q_factor);
     F32 magnitudes = Zero();
-    for (int r = 0; r < kRows; ++r, out += plan.qk_dims) {
+    for (int r = 0; r < active; ++r, out += plan.qk_dims) {
       for (int d = 0; d < plan.qk_dims; d += kLanes) {
         const F32 x = LoadU(row[r] + d);
         magnitudes = MaxMagnitude(magnitudes, x);

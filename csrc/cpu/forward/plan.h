@@ -40,6 +40,14 @@ constexpr int kRows = 6;
 constexpr int kRowsAtEnd = 2;
 static_assert(kRows % kRowsAtEnd == 0, "whole pairs");
 
+// Rows of a group that are computed, of `left` that the task still has: the last group of a task
+// may be short, and kernels that can (kShortGroups) leave out its padding, pair by pair.
+template <class Kernels>
+SAGE_INLINE int ActiveRows(int64_t left) {
+  if (!Kernels::kShortGroups || left >= kRows) return kRows;
+  return static_cast<int>((left + kRowsAtEnd - 1) / kRowsAtEnd * kRowsAtEnd);
+}
+
 // Keys of one softmax step, and the row length of the score tile. 256 measured better than 128 at
 // head_dim 64 and 128 on AVX2 and AVX-512: fewer passes over the accumulators outweigh K and V
 // leaving L1 for L2.
@@ -76,7 +84,8 @@ struct Plan {
   int64_t blocks;     // 128-token blocks of K and V
   int64_t keys;       // blocks * 128
   int64_t q_blocks;   // 128-row blocks of one query head
-  int64_t row_block;  // rows per attention task, a multiple of kRows
+  int64_t row_block;  // rows per attention task, an even number
+  int64_t row_space;  // the same in whole groups of kRows
   int64_t row_blocks;
 
   int qk_dims;    // head_dim as quantised: padded with zeros
@@ -146,6 +155,14 @@ struct Head {
   float* q_spread;         // [group][q_blocks][qk_dim]
   float* k_balance;        // [qk_dims], 2^-e; 1 where nothing is balanced
   float* q_balance;        // [qk_dims], 2^e
+};
+
+// Rows of outputs that a tile writes to the caller's memory: sums times the row's factor and the
+// channels' scales.
+struct OutputRows {
+  float* row[kRows];
+  float factor[kRows];
+  const float* v_scale;
 };
 
 // Hands out aligned pieces of the workspace; with a null base it only measures.

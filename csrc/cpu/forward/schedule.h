@@ -99,7 +99,12 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
       HeadsAreTasks(heads, options.threads) ? 1 : (2 * options.threads + heads - 1) / heads;
   const int64_t most_blocks = (plan.rows + kLeastRowsPerTask - 1) / kLeastRowsPerTask;
   row_blocks = MaxOf(row_blocks, MinOf(wanted, most_blocks));
-  plan.row_block = RoundUp((plan.rows + row_blocks - 1) / row_blocks, kRows);
+  const int64_t even = RoundUp((plan.rows + row_blocks - 1) / row_blocks, kRowsAtEnd);
+  plan.row_space = RoundUp(even, kRows);
+  // Of two tasks (128 rows, say) each may end with a group of 4 rows rather than one with 2: as
+  // many groups, and 2 rows have too few accumulators to keep the multipliers of AVX2 busy.
+  const bool two_short_ends = Kernels::kShortGroups && row_blocks == 2 && even % kRows > kRowsAtEnd;
+  plan.row_block = two_short_ends ? even : plan.row_space;
   plan.row_blocks = (plan.rows + plan.row_block - 1) / plan.row_block;
   return plan;
 }

@@ -107,15 +107,15 @@ SAGE_INLINE void StoreQueryLines(const float* x, int dims, int r, uint8_t* group
   }
 }
 
-// Scores of 6 rows and the first kVectors * 16 keys of a tile of 64; `start` holds the rows' first
-// sums, or is null for zero.
-template <class Dwords, int kVectors>
+// Scores of kActive rows and the first kVectors * 16 keys of a tile of 64; `start` holds the rows'
+// first sums, or is null for zero.
+template <class Dwords, int kVectors, int kActive>
 SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const uint8_t* k,
                                   int dims, const float* k_scale, float* s, F32 most[kRows],
                                   FetchLines* fetch) {
-  __m512i acc[kRows][kVectors];
+  __m512i acc[kActive][kVectors];
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kActive; ++r) {
     const __m512i first = start == nullptr ? _mm512_setzero_si512() : _mm512_set1_epi32(start[r]);
 #pragma GCC unroll 4
     for (int t = 0; t < kVectors; ++t) acc[r][t] = first;
@@ -132,7 +132,7 @@ SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const 
 #pragma GCC unroll 4
       for (int t = 0; t < kVectors; ++t) key[t] = keys[t];
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kActive; ++r) {
         const __m512i a = Broadcast4(query + r * kLineBytes + u * 4);
 #pragma GCC unroll 4
         for (int t = 0; t < kVectors; ++t) acc[r][t] = Dwords::Dot(acc[r][t], key[t], a);
@@ -143,7 +143,7 @@ SAGE_INLINE void IntegerScoreTile(const uint8_t* q, const int32_t* start, const 
     query += step % kLineSteps == 0 ? kRows * kLineBytes - 48 : 16;
   }
 #pragma GCC unroll 3
-  for (int r0 = 0; r0 < kRows; r0 += kRowsAtEnd) {
+  for (int r0 = 0; r0 < kActive; r0 += kRowsAtEnd) {
     KeepAddresses(query, k, k_scale, s, most);
 #pragma GCC unroll 4
     for (int u = 0; u < kSteps; ++u) {
@@ -174,6 +174,7 @@ template <int kOffset>
 struct QkBytes512 {
   static constexpr int kKeyTile = 64;
   static constexpr int kDims = 16;
+  static constexpr bool kShortGroups = true;
   static constexpr bool kRounds = true;
   static constexpr int kBytes = 1;
   static constexpr int Corrections(int /*dims*/) { return 1; }
@@ -194,16 +195,18 @@ struct QkBytes512 {
     corrections[r] = -kOffset * _mm512_reduce_add_epi32(sum);
   }
 
-  template <int kVectors>
+  template <int kVectors, int kActive>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* corrections, const uint8_t* k, int dims,
                         const float* k_scale, float* s, F32 most[kRows], FetchLines* fetch) {
-    IntegerScoreTile<ByteDwords, kVectors>(q, corrections, k, dims, k_scale, s, most, fetch);
+    IntegerScoreTile<ByteDwords, kVectors, kActive>(q, corrections, k, dims, k_scale, s, most,
+                                                    fetch);
   }
 };
 
 struct QkWords512 {
   static constexpr int kKeyTile = 64;
   static constexpr int kDims = 32;
+  static constexpr bool kShortGroups = true;
   static constexpr bool kRounds = true;
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }
@@ -220,11 +223,11 @@ struct QkWords512 {
     StoreQueryLines<WordDwords>(x, dims, r, group, factor, [](__m512i) {});
   }
 
-  template <int kVectors>
+  template <int kVectors, int kActive>
   SAGE_INLINE void Tile(const uint8_t* q, const int32_t* /*corrections*/, const uint8_t* k,
                         int dims, const float* k_scale, float* s, F32 most[kRows],
                         FetchLines* fetch) {
-    IntegerScoreTile<WordDwords, kVectors>(q, nullptr, k, dims, k_scale, s, most, fetch);
+    IntegerScoreTile<WordDwords, kVectors, kActive>(q, nullptr, k, dims, k_scale, s, most, fetch);
   }
 };
 

@@ -88,6 +88,7 @@ SAGE_INLINE void StoreKeyColumns(const float* x, int dims, int line_dims, uint8_
 struct QkPairBytes256 {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 32;
+  static constexpr bool kShortGroups = false;
   static constexpr bool kRounds = true;
   static constexpr int kBytes = 1;
   static constexpr int kOffset = 107;  // K codes are at most 107, so K + 107 <= 214 is unsigned
@@ -188,6 +189,7 @@ struct QkPairBytes256 {
 struct QkWords256 {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 32;
+  static constexpr bool kShortGroups = false;
   static constexpr bool kRounds = true;
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }

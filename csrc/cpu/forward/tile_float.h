@@ -65,15 +65,29 @@ SAGE_INLINE void ForEachKeyTile(int count, const Fn& fn) {
   }
 }
 
-// Scores of 6 rows and the first kVectors * kLanes keys of a tile of K.
-template <int kVectors>
+// Calls fn(std::integral_constant<int, rows>) for what ActiveRows returns.
+template <class Fn>
+SAGE_INLINE void WithRows(int rows, const Fn& fn) {
+  static_assert(kRows == 3 * kRowsAtEnd, "the cases below");
+  switch (rows) {
+    case kRowsAtEnd:
+      return fn(std::integral_constant<int, kRowsAtEnd>());
+    case 2 * kRowsAtEnd:
+      return fn(std::integral_constant<int, 2 * kRowsAtEnd>());
+    default:
+      return fn(std::integral_constant<int, kRows>());
+  }
+}
+
+// Scores of kActive rows and the first kVectors * kLanes keys of a tile of K.
+template <int kVectors, int kActive>
 SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float* s,
                                 F32 most[kRows]) {
   const int64_t stride = dims;
   constexpr int kTile = kFloatVectors * kLanes;
-  F32 acc[kRows][kVectors];
+  F32 acc[kActive][kVectors];
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kActive; ++r) {
 #pragma GCC unroll 4
     for (int t = 0; t < kVectors; ++t) acc[r][t] = Zero();
   }
@@ -85,7 +99,7 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
 #pragma GCC unroll 4
     for (int t = 0; t < kVectors; ++t) key[t] = Load(k + t * kLanes);
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kActive; ++r) {
       const F32 a = Set1(q[r * stride]);
 #pragma GCC unroll 4
       for (int t = 0; t < kVectors; ++t) acc[r][t] = Fma(a, key[t], acc[r][t]);
@@ -94,7 +108,7 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
     ++q;
   }
 #pragma GCC unroll 6
-  for (int r0 = 0; r0 < kRows; r0 += kRowsAtEnd) {
+  for (int r0 = 0; r0 < kActive; r0 += kRowsAtEnd) {
     KeepAddresses(q, k, s, most);
     for (int d = 0; d < left; ++d) {
       F32 key[kVectors];
@@ -121,20 +135,21 @@ SAGE_INLINE void FloatScoreTile(const float* q, const float* k, int dims, float*
   }
 }
 
-// o[6][width] = alpha o + p v (p v without alpha) over `count` keys; one panel of kCount vectors.
-template <int kCount>
+// o[kActive][width] = alpha o + p v (p v without alpha) over `count` keys; one panel of kCount
+// vectors.
+template <int kCount, int kActive>
 SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, float* o,
-                                   int64_t o_stride, const float* alpha,
-                                   [[maybe_unused]] FetchLines* fetch) {
-  F32 acc[kRows][kCount];
+                                   int64_t o_stride, const float* alpha, const OutputRows* out,
+                                   int64_t first, [[maybe_unused]] FetchLines* fetch) {
+  F32 acc[kActive][kCount];
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kActive; ++r) {
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) acc[r][t] = Zero();
   }
   if (alpha != nullptr) {
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kActive; ++r) {
       const F32 a = Set1(alpha[r]);
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) acc[r][t] = Mul(a, Load(o + r * o_stride + t * kLanes));
@@ -145,7 +160,7 @@ SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, fl
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) value[t] = Load(v + t * kLanes);
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kActive; ++r) {
       const F32 a = Set1(p[r * kScoreStride]);
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) acc[r][t] = Fma(a, value[t], acc[r][t]);
@@ -163,8 +178,21 @@ SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, fl
   }
 #pragma GCC unroll 4
   for (; left > 0; --left) add_key();
+  if (out != nullptr) {
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kActive; ++r) {
+      float* row = out->row[r] + first;
+      const F32 factor = Set1(out->factor[r]);
+#pragma GCC unroll 4
+      for (int t = 0; t < kCount; ++t) {
+        const F32 scale = Load(out->v_scale + first + t * kLanes);
+        StoreU(row + t * kLanes, Mul(acc[r][t], Mul(factor, scale)));
+      }
+    }
+    return;
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kActive; ++r) {
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) Store(o + r * o_stride + t * kLanes, acc[r][t]);
   }
@@ -184,10 +212,12 @@ struct FloatKernels {
   static constexpr bool kRoundsCodes = false;
   static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
   static constexpr bool kSoftmaxAhead = false;
+  static constexpr bool kShortGroups = true;
+  static constexpr bool kWritesOutputs = true;
 
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.pack_dims * 4; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * 4; }
-  static int64_t QBytes(const Plan& plan) { return plan.row_block * plan.pack_dims * 4; }
+  static int64_t QBytes(const Plan& plan) { return plan.row_space * plan.pack_dims * 4; }
   static int64_t PBytes() { return 64; }  // P overwrites the scores
   static constexpr bool kFetchesInProducts = kFetchKeys > 0;
   // Pauses of a tile in which lines are fetched: in P·V, or after the softmax of a row.
@@ -250,15 +280,44 @@ struct FloatKernels {
     return 1.0f;
   }
 
-  // Scores of row group `g` against keys [j0, j0 + count), count a multiple of 16.
-  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
-                            int count, float* s, F32 most[kRows], FetchLines* /*fetch*/) {
+  // Scores of `active` rows of group `g` against keys [j0, j0 + count), count a multiple of 16.
+  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int active,
+                            int64_t j0, int count, float* s, F32 most[kRows],
+                            FetchLines* /*fetch*/) {
     const float* rows = reinterpret_cast<const float*>(q) + g * kRows * plan.pack_dims;
     const float* k = reinterpret_cast<const float*>(head.k) + j0 * plan.pack_dims;
-    ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
-      FloatScoreTile<decltype(vectors)::value>(rows, k + j * plan.pack_dims, plan.pack_dims, s + j,
-                                               most);
+    WithRows(active, [&](auto active_rows) {
+      ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
+        FloatScoreTile<decltype(vectors)::value, decltype(active_rows)::value>(
+            rows, k + j * plan.pack_dims, plan.pack_dims, s + j, most);
+      });
     });
+  }
+
+  // p = 2^(s c - m) of a row in place, and sums by lanes. Whole vectors of 16 keys go together: one
+  // after the other each waits for itself.
+  SAGE_INLINE void Powers(float* row, int count, float c, float m, F32* first, F32* second) {
+    constexpr int kStep = kLanes < 16 ? 16 / kLanes : 1;
+    const F32 factor = Set1(c), shift = Set1(m);
+    for (int half = 0; half * kBlock < count; ++half) {
+      const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
+      F32 sum = Zero();
+      for (int j = half * kBlock; j < end; j += kStep * kLanes) {
+        F32 x[kStep];
+#pragma GCC unroll 4
+        for (int i = 0; i < kStep; ++i) x[i] = Fms(Load(row + j + i * kLanes), factor, shift);
+        Exp2Together(x);
+        F32 part = x[0];
+        Store(row + j, x[0]);
+#pragma GCC unroll 4
+        for (int i = 1; i < kStep; ++i) {
+          part = Add(part, x[i]);
+          Store(row + j + i * kLanes, x[i]);
+        }
+        sum = Add(sum, part);
+      }
+      *(half == 0 ? first : second) = sum;
+    }
   }
 
   // p = 2^(s c - m) in place, then rounded to the recipe's format; sums by lanes of what the row
@@ -268,18 +327,7 @@ struct FloatKernels {
                            float m, F32* first, F32* second, F32* exact) {
     const Recipe& recipe = plan.problem->recipe;
     float* row = s + r * kScoreStride;
-    const F32 factor = Set1(c), shift = Set1(m);
-    for (int half = 0; half * kBlock < count; ++half) {
-      const int end = count < (half + 1) * kBlock ? count : (half + 1) * kBlock;
-      F32 sum = Zero();
-      for (int j = half * kBlock; j < end; j += kLanes) {
-        const F32 x = Fms(Load(row + j), factor, shift);
-        const F32 e = Exp2(x);
-        sum = Add(sum, e);
-        Store(row + j, e);
-      }
-      *(half == 0 ? first : second) = sum;
-    }
+    Powers(row, count, c, m, first, second);
     if (recipe.pv == PvFormat::kFloat32) return;
     RoundProbabilities(recipe, row, count);
     if (recipe.row_sum == RowSum::kExact) return;
@@ -292,42 +340,57 @@ struct FloatKernels {
     }
   }
 
-  static void OutputPanels(const Plan& plan, const float* v, const float* p, int64_t j0, int count,
-                           float* o, const float* alpha, FetchLines* fetch) {
-    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int first, int vectors) {
-      const float* panel = v + first * kLanes * plan.keys + j0 * vectors * kLanes;
-      float* out = o + first * kLanes;
+  template <int kActive>
+  static void OutputPanels(const Plan& plan, const Head& head, const float* p, int64_t j0,
+                           int count, float* o, const float* alpha, const OutputRows* rows,
+                           FetchLines* fetch) {
+    const float* v = reinterpret_cast<const float*>(head.v);
+    ForEachPanel<kFloatVectors>(plan.v_dims, [&](int vector, int vectors) {
+      const int64_t first = vector * kLanes;
+      const float* panel = v + first * plan.keys + j0 * vectors * kLanes;
+      const auto run = [&](auto count_of_vectors) {
+        FloatOutputTile<decltype(count_of_vectors)::value, kActive>(
+            p, panel, count, o + first, plan.v_dims, alpha, rows, first, fetch);
+      };
       switch (vectors) {
         case 1:
-          FloatOutputTile<1>(p, panel, count, out, plan.v_dims, alpha, fetch);
-          break;
+          return run(std::integral_constant<int, 1>());
 #if defined(SAGE_ISA_AVX2) || defined(SAGE_ISA_AVX512) || defined(SAGE_ISA_NEON)
         case 2:
-          FloatOutputTile<2>(p, panel, count, out, plan.v_dims, alpha, fetch);
-          break;
+          return run(std::integral_constant<int, 2>());
 #endif
 #if defined(SAGE_ISA_AVX512)
         case 3:
-          FloatOutputTile<3>(p, panel, count, out, plan.v_dims, alpha, fetch);
-          break;
+          return run(std::integral_constant<int, 3>());
         case 4:
-          FloatOutputTile<4>(p, panel, count, out, plan.v_dims, alpha, fetch);
-          break;
+          return run(std::integral_constant<int, 4>());
 #endif
         default:
-          break;
+          return;
       }
     });
   }
 
+  // o = alpha o + P V to the caller's rows; false where the recipe asks for another accumulator.
+  SAGE_NOINLINE bool AccumulateTo(const Plan& plan, const Head& head, const float* s, int active,
+                                  int64_t j0, int count, float* o, const float* alpha,
+                                  const OutputRows& out, FetchLines* fetch) {
+    if (ModelOf(plan.problem->recipe).step != 0) return false;
+    WithRows(active, [&](auto rows) {
+      OutputPanels<decltype(rows)::value>(plan, head, s, j0, count, o, alpha, &out, fetch);
+    });
+    return true;
+  }
+
   // o = alpha o + P V, with the accumulator the recipe asks for (docs/numerics.md 5).
   SAGE_NOINLINE void Accumulate(const Plan& plan, const Head& head, const float* s,
-                                const uint8_t* /*p*/, int64_t j0, int count, float* o,
+                                const uint8_t* /*p*/, int active, int64_t j0, int count, float* o,
                                 const float* alpha, float* scratch, FetchLines* fetch) {
-    const float* v = reinterpret_cast<const float*>(head.v);
     const AccumulatorModel model = ModelOf(plan.problem->recipe);
     if (model.step == 0) {
-      OutputPanels(plan, v, s, j0, count, o, alpha, fetch);
+      WithRows(active, [&](auto rows) {
+        OutputPanels<decltype(rows)::value>(plan, head, s, j0, count, o, alpha, nullptr, fetch);
+      });
       return;
     }
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
@@ -345,7 +408,7 @@ struct FloatKernels {
       }
       for (int j = first; j < first + 64 && j < count; j += model.step) {
         const int keys = count - j < model.step ? count - j : model.step;
-        OutputPanels(plan, v, s + j, j0 + j, keys, target, kKeep, fetch);
+        OutputPanels<kRows>(plan, head, s + j, j0 + j, keys, target, kKeep, nullptr, fetch);
         RoundAccumulator(model, target, size);
       }
       if (model.per_64_keys) {

@@ -30,10 +30,12 @@ struct IntegerKernels {
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Pv::kBytes; }
   // Codes, then the corrections of the unsigned K: Qk::Corrections(dims) words for each row.
   static int64_t QBytes(const Plan& plan) {
-    return RoundUp(plan.row_block * Qk::QueryBytes(plan.qk_dims), 64) +
-           plan.row_block * Qk::Corrections(plan.qk_dims) * 4;
+    return RoundUp(plan.row_space * Qk::QueryBytes(plan.qk_dims), 64) +
+           plan.row_space * Qk::Corrections(plan.qk_dims) * 4;
   }
   static constexpr bool kSoftmaxAhead = Pv::kSoftmaxAhead;
+  static constexpr bool kShortGroups = Qk::kShortGroups;
+  static constexpr bool kWritesOutputs = false;
   static constexpr bool kFetchesInProducts = kSoftmaxAhead;
   static constexpr int64_t kTilePBytes = kRows * kScoreStride * Pv::kProbabilityBytes;
   // Pauses of a tile in which lines are fetched, at least: in the products, or after the softmax of
@@ -51,7 +53,7 @@ struct IntegerKernels {
 
   SAGE_INLINE int32_t* CorrectionsOf(const Plan& plan, uint8_t* q) {
     return reinterpret_cast<int32_t*>(q +
-                                      RoundUp(plan.row_block * Qk::QueryBytes(plan.qk_dims), 64));
+                                      RoundUp(plan.row_space * Qk::QueryBytes(plan.qk_dims), 64));
   }
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int /*rows*/, int padded,
@@ -90,9 +92,9 @@ struct IntegerKernels {
     return scale * plan.q_factor;
   }
 
-  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int64_t j0,
-                            int count, float* s, F32 most[kRows],
-                            [[maybe_unused]] FetchLines* fetch) {
+  SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g,
+                            [[maybe_unused]] int active, int64_t j0, int count, float* s,
+                            F32 most[kRows], [[maybe_unused]] FetchLines* fetch) {
     const uint8_t* rows = q + g * kRows * Qk::QueryBytes(plan.qk_dims);
     const int32_t* corrections = CorrectionsOf(plan, q) + g * kRows * Qk::Corrections(plan.qk_dims);
     const uint8_t* k = head.k + j0 * plan.qk_dims * Qk::kBytes;
@@ -103,10 +105,12 @@ struct IntegerKernels {
                                              plan.qk_dims, head.k_scale + j0 + j, s + j, most);
       }
     } else {
-      ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
-        Qk::template Tile<decltype(vectors)::value>(rows, corrections,
-                                                    k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
-                                                    head.k_scale + j0 + j, s + j, most, fetch);
+      WithRows(active, [&](auto active_rows) {
+        ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
+          Qk::template Tile<decltype(vectors)::value, decltype(active_rows)::value>(
+              rows, corrections, k + j * plan.qk_dims * Qk::kBytes, plan.qk_dims,
+              head.k_scale + j0 + j, s + j, most, fetch);
+        });
       });
     }
   }
@@ -122,11 +126,11 @@ struct IntegerKernels {
   }
 
   // The same softmax for SoftmaxUnit: `ahead` for the whole tile, sums into sum[kRows].
-  SAGE_INLINE SoftmaxAhead BeginSoftmax(const float* s, uint8_t* p, int count, const float* factor,
-                                        float* shift, F32* sum) {
+  SAGE_INLINE SoftmaxAhead BeginSoftmax(const float* s, uint8_t* p, int active, int count,
+                                        const float* factor, float* shift, F32* sum) {
     Store(shift, Sub(Load(shift), Set1(Pv::kLog2OfTop)));
     for (int r = 0; r < kRows; ++r) sum[r] = Zero();
-    return {s, p, factor, shift, sum, 0, count, kRows};
+    return {s, p, factor, shift, sum, 0, count, active};
   }
 
   // What is left of it.
@@ -136,15 +140,15 @@ struct IntegerKernels {
   }
 
   SAGE_INLINE void Accumulate(const Plan& plan, const Head& head, const float* /*s*/,
-                              const uint8_t* p, int64_t j0, int count, float* o, const float* alpha,
-                              float* /*scratch*/, FetchLines* fetch) {
+                              const uint8_t* p, int active, int64_t j0, int count, float* o,
+                              const float* alpha, float* /*scratch*/, FetchLines* fetch) {
     SoftmaxAhead none = {};
-    AccumulateAnd(plan, head, p, j0, count, o, alpha, &none, fetch);
+    AccumulateAnd(plan, head, p, active, j0, count, o, alpha, &none, fetch);
   }
 
-  SAGE_NOINLINE void AccumulateAnd(const Plan& plan, const Head& head, const uint8_t* p, int64_t j0,
-                                   int count, float* o, const float* alpha,
-                                   [[maybe_unused]] SoftmaxAhead* ahead,
+  SAGE_NOINLINE void AccumulateAnd(const Plan& plan, const Head& head, const uint8_t* p,
+                                   [[maybe_unused]] int active, int64_t j0, int count, float* o,
+                                   const float* alpha, [[maybe_unused]] SoftmaxAhead* ahead,
                                    [[maybe_unused]] FetchLines* fetch) {
     ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int vectors) {
       const uint8_t* panel = head.v + (first * plan.keys + j0 * vectors) * kLanes * Pv::kBytes;
@@ -154,7 +158,10 @@ struct IntegerKernels {
       const auto run = [&](auto count_of_vectors) {
         constexpr int kVectors = decltype(count_of_vectors)::value;
         if constexpr (kSoftmaxAhead) {
-          Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha, ahead, fetch);
+          WithRows(active, [&](auto rows) {
+            Pv::template Panel<kVectors, decltype(rows)::value>(p, panel, count, out, plan.v_dims,
+                                                                alpha, ahead, fetch);
+          });
         } else {
           Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha);
         }

@@ -32,6 +32,7 @@ SAGE_INLINE void StoreScores(const int32x4_t acc[4], const float* k_scale, float
 struct QkBytesDot {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 4;
+  static constexpr bool kShortGroups = false;
   static constexpr bool kRounds = false;
   static constexpr int kBytes = 1;
   static constexpr int Corrections(int /*dims*/) { return 0; }
@@ -92,6 +93,7 @@ struct QkBytesDot {
 struct QkWordsNeon {
   static constexpr int kKeyTile = 16;
   static constexpr int kDims = 4;
+  static constexpr bool kShortGroups = false;
   static constexpr bool kRounds = false;
   static constexpr int kBytes = 2;
   static constexpr int Corrections(int /*dims*/) { return 0; }

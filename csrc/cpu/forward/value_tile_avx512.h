@@ -21,14 +21,14 @@ namespace {
 
 // o = alpha o + p v (p v without alpha) over keys [first, end) in integers; one panel of kCount
 // vectors. The unsigned operand of a byte product is p.
-template <class Pv, class Dwords, int kCount>
+template <class Pv, class Dwords, int kCount, int kActive>
 SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first, int end, float* o,
                                    int64_t stride, const float* alpha, SoftmaxAhead* ahead,
                                    FetchLines* fetch) {
   constexpr int kBytesPerElement = 4 / Dwords::kElements;
-  __m512i acc[kRows][kCount];
+  __m512i acc[kActive][kCount];
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kActive; ++r) {
 #pragma GCC unroll 4
     for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_si512();
   }
@@ -44,7 +44,7 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) value[t] = values[u * kCount + t];
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kActive; ++r) {
         const __m512i weight = Broadcast4(p + r * kScoreStride * kBytesPerElement + u * 4);
 #pragma GCC unroll 4
         for (int t = 0; t < kCount; ++t) acc[r][t] = Dwords::Dot(acc[r][t], weight, value[t]);
@@ -56,7 +56,7 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
     p += kSteps * 4;
   }
 #pragma GCC unroll 3
-  for (int r0 = 0; r0 < kRows; r0 += kRowsAtEnd) {
+  for (int r0 = 0; r0 < kActive; r0 += kRowsAtEnd) {
     KeepAddresses(values, p, o, alpha);
 #pragma GCC unroll 4
     for (int u = 0; u < kSteps; ++u) {
@@ -163,15 +163,15 @@ struct PvWords512 {
     return {_mm512_cvtepi32_ps(sum)};
   }
 
-  template <int kCount>
+  template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
                            const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
     SoftmaxAhead left = *ahead;
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
-      IntegerOutputTile<PvWords512, WordDwords, kCount>(p, v, first, end, o, stride,
-                                                        first == 0 ? alpha : kKeep, &left, fetch);
+      IntegerOutputTile<PvWords512, WordDwords, kCount, kActive>(
+          p, v, first, end, o, stride, first == 0 ? alpha : kKeep, &left, fetch);
     }
     *ahead = left;
   }
@@ -245,12 +245,12 @@ struct PvBytes512 {
     return {_mm512_cvtepi32_ps(sum)};
   }
 
-  template <int kCount>
+  template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
                            const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
     SoftmaxAhead left = *ahead;
-    IntegerOutputTile<PvBytes512, ByteDwords, kCount>(p, v, 0, count, o, stride, alpha, &left,
-                                                      fetch);
+    IntegerOutputTile<PvBytes512, ByteDwords, kCount, kActive>(p, v, 0, count, o, stride, alpha,
+                                                               &left, fetch);
     *ahead = left;
   }
 };
@@ -304,18 +304,18 @@ struct PvBf16 {
     return Add(sum0, sum1);
   }
 
-  template <int kCount>
+  template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
                            const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
-    __m512 acc[kRows][kCount];
+    __m512 acc[kActive][kCount];
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kActive; ++r) {
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) acc[r][t] = _mm512_setzero_ps();
     }
     if (alpha != nullptr) {
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kActive; ++r) {
         const __m512 a = _mm512_set1_ps(alpha[r]);
 #pragma GCC unroll 4
         for (int t = 0; t < kCount; ++t) {
@@ -332,7 +332,7 @@ struct PvBf16 {
 #pragma GCC unroll 4
         for (int t = 0; t < kCount; ++t) value[t] = values[u * kCount + t];
 #pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < kActive; ++r) {
           const __m512bh weight =
               reinterpret_cast<__m512bh>(Broadcast4(p + r * kScoreStride * 2 + u * 4));
 #pragma GCC unroll 4
@@ -347,7 +347,7 @@ struct PvBf16 {
       p += 16;
     }
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kActive; ++r) {
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) _mm512_store_ps(o + r * stride + 16 * t, acc[r][t]);
     }
