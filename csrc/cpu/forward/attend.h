@@ -333,9 +333,9 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
           BeginTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
                              tile, &fetch->lines);
           tile->last = last;
-          ahead.Advance(plan, head, scratch, &fetch->lines);
+          ahead.Advance(plan, head, row0, rows, scratch, &fetch->lines);
           if (const RowTile& done = ahead.tiles[ahead.next]; ahead.outputs && done.last) {
-            FinishGroup(plan, head, row0, rows, done.g, scratch);
+            if (!ahead.written) FinishGroup(plan, head, row0, rows, done.g, scratch);
             finished |= uint64_t{1} << done.g;
           }
           continue;
@@ -354,7 +354,8 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   if constexpr (Kernels::kSoftmaxAhead) {
     if (ahead.waiting) {
       SoftmaxAhead none = {};
-      ahead.Outputs(plan, head, scratch, &none, &fetch->lines);
+      ahead.Outputs(plan, head, row0, rows, scratch, &none, &fetch->lines);
+      if (ahead.written) finished |= uint64_t{1} << ahead.tiles[1 - ahead.next].g;
     }
   }
   // Groups that attend to nothing.

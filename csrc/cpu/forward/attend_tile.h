@@ -232,6 +232,7 @@ struct TilesAhead {
   int next = 0;  // place of the next tile, and of its P
   bool waiting = false;
   bool outputs = false;  // Advance has finished the tile in the place that is the next one's now
+  bool written = false;  // and its outputs have gone to the caller's memory
 
   uint8_t* P(const AttendScratch& scratch, int place) const {
     return scratch.p + place * Kernels::kTilePBytes;
@@ -239,14 +240,14 @@ struct TilesAhead {
 
   // After BeginTile for tiles[next]: its softmax, and the outputs of the tile that waits.
   // Then that one is done, and the next one waits.
-  void Advance(const Plan& plan, const Head& head, const AttendScratch& scratch,
-               FetchLines* fetch) {
+  void Advance(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+               const AttendScratch& scratch, FetchLines* fetch) {
     RowTile& tile = tiles[next];
     SoftmaxAhead ahead = Kernels::BeginSoftmax(scratch.s, P(scratch, next), tile.active, tile.count,
                                                tile.factor, tile.shift, tile.sums[0]);
     outputs = waiting;
     if (waiting) {
-      Outputs(plan, head, scratch, &ahead, fetch);
+      Outputs(plan, head, row0, rows, scratch, &ahead, fetch);
     } else {
       fetch->Spread(1);
       FetchStep(fetch);
@@ -257,12 +258,16 @@ struct TilesAhead {
     next = 1 - next;
   }
 
-  void Outputs(const Plan& plan, const Head& head, const AttendScratch& scratch,
-               SoftmaxAhead* ahead, FetchLines* fetch) {
+  void Outputs(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+               const AttendScratch& scratch, SoftmaxAhead* ahead, FetchLines* fetch) {
     const RowTile& tile = tiles[1 - next];
+    OutputRows out;
+    written = Kernels::kWritesOutputsAhead && tile.last &&
+              FindOutputs(plan, head, row0, tile.g, rows, tile.active, scratch, &out);
     Kernels::AccumulateAnd(plan, head, P(scratch, 1 - next), tile.active, tile.j0, tile.multiplied,
                            scratch.o + tile.g * kRows * plan.v_dims,
-                           tile.fresh ? nullptr : tile.alpha, ahead, fetch);
+                           tile.fresh ? nullptr : tile.alpha, written ? &out : nullptr, ahead,
+                           fetch);
   }
 };
 

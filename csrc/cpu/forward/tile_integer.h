@@ -35,7 +35,7 @@ struct IntegerKernels {
   }
   static constexpr bool kSoftmaxAhead = Pv::kSoftmaxAhead;
   static constexpr bool kShortGroups = Qk::kShortGroups;
-  static constexpr bool kWritesOutputs = false;
+  static constexpr bool kWritesOutputs = false;  // AccumulateAnd does, where Pv does
   static constexpr bool kFetchesInProducts = kSoftmaxAhead;
   static constexpr int64_t kTilePBytes = kRows * kScoreStride * Pv::kProbabilityBytes;
   // Pauses of a tile in which lines are fetched, at least: in the products, or after the softmax of
@@ -133,6 +133,9 @@ struct IntegerKernels {
     return {s, p, factor, shift, sum, 0, count, active};
   }
 
+  // Whether AccumulateAnd can write outputs to the caller's rows.
+  static constexpr bool kWritesOutputsAhead = Pv::kWritesOutputs;
+
   // What is left of it.
   SAGE_NOINLINE void EndSoftmax(SoftmaxAhead ahead, F32* sum) {
     while (ahead.rows > 0) SoftmaxUnit<Pv>(&ahead);
@@ -143,12 +146,13 @@ struct IntegerKernels {
                               const uint8_t* p, int active, int64_t j0, int count, float* o,
                               const float* alpha, float* /*scratch*/, FetchLines* fetch) {
     SoftmaxAhead none = {};
-    AccumulateAnd(plan, head, p, active, j0, count, o, alpha, &none, fetch);
+    AccumulateAnd(plan, head, p, active, j0, count, o, alpha, nullptr, &none, fetch);
   }
 
   SAGE_NOINLINE void AccumulateAnd(const Plan& plan, const Head& head, const uint8_t* p,
                                    [[maybe_unused]] int active, int64_t j0, int count, float* o,
-                                   const float* alpha, [[maybe_unused]] SoftmaxAhead* ahead,
+                                   const float* alpha, [[maybe_unused]] const OutputRows* rows_out,
+                                   [[maybe_unused]] SoftmaxAhead* ahead,
                                    [[maybe_unused]] FetchLines* fetch) {
     ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int vectors) {
       const uint8_t* panel = head.v + (first * plan.keys + j0 * vectors) * kLanes * Pv::kBytes;
@@ -159,8 +163,8 @@ struct IntegerKernels {
         constexpr int kVectors = decltype(count_of_vectors)::value;
         if constexpr (kSoftmaxAhead) {
           WithRows(active, [&](auto rows) {
-            Pv::template Panel<kVectors, decltype(rows)::value>(p, panel, count, out, plan.v_dims,
-                                                                alpha, ahead, fetch);
+            Pv::template Panel<kVectors, decltype(rows)::value>(
+                p, panel, count, out, plan.v_dims, alpha, rows_out, first * kLanes, ahead, fetch);
           });
         } else {
           Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha);

@@ -110,6 +110,7 @@ struct PvWords512 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = true;
+  static constexpr bool kWritesOutputs = false;
   static constexpr int kUnitKeys = 32;
   static constexpr int kFetchKeys = 8;
   static constexpr float kLog2OfTop = 13.0f;
@@ -165,7 +166,8 @@ struct PvWords512 {
 
   template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
+                           const float* alpha, const OutputRows* /*out*/, int64_t /*first*/,
+                           SoftmaxAhead* ahead, FetchLines* fetch) {
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
     SoftmaxAhead left = *ahead;
     for (int first = 0; first < count; first += kBlock) {
@@ -183,6 +185,7 @@ struct PvBytes512 {
   static constexpr int kBytes = 1;
   static constexpr int kProbabilityBytes = 1;
   static constexpr bool kSoftmaxAhead = true;
+  static constexpr bool kWritesOutputs = false;
   static constexpr int kUnitKeys = 64;
   static constexpr int kFetchKeys = 16;
   static constexpr float kLog2OfTop = 7.99435343685885793f;
@@ -247,7 +250,8 @@ struct PvBytes512 {
 
   template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
+                           const float* alpha, const OutputRows* /*out*/, int64_t /*first*/,
+                           SoftmaxAhead* ahead, FetchLines* fetch) {
     SoftmaxAhead left = *ahead;
     IntegerOutputTile<PvBytes512, ByteDwords, kCount, kActive>(p, v, 0, count, o, stride, alpha,
                                                                &left, fetch);
@@ -261,6 +265,7 @@ struct PvBf16 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = true;
+  static constexpr bool kWritesOutputs = true;
   static constexpr int kUnitKeys = 32;
   static constexpr int kFetchKeys = 8;
   static constexpr float kLog2OfTop = 0.0f;
@@ -306,7 +311,8 @@ struct PvBf16 {
 
   template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, SoftmaxAhead* ahead, FetchLines* fetch) {
+                           const float* alpha, const OutputRows* out, int64_t first,
+                           SoftmaxAhead* ahead, FetchLines* fetch) {
     __m512 acc[kActive][kCount];
 #pragma GCC unroll 6
     for (int r = 0; r < kActive; ++r) {
@@ -346,12 +352,25 @@ struct PvBf16 {
       values += 4 * kCount;
       p += 16;
     }
+    *ahead = left;
+    if (out != nullptr) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kActive; ++r) {
+        float* row = out->row[r] + first;
+        const __m512 factor = _mm512_set1_ps(out->factor[r]);
+#pragma GCC unroll 4
+        for (int t = 0; t < kCount; ++t) {
+          const __m512 scale = _mm512_load_ps(out->v_scale + first + 16 * t);
+          _mm512_storeu_ps(row + 16 * t, _mm512_mul_ps(acc[r][t], _mm512_mul_ps(factor, scale)));
+        }
+      }
+      return;
+    }
 #pragma GCC unroll 6
     for (int r = 0; r < kActive; ++r) {
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) _mm512_store_ps(o + r * stride + 16 * t, acc[r][t]);
     }
-    *ahead = left;
   }
 };
 #endif  // SAGE_ISA_AVX512_BF16
