@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kMergeThreads = 128;  // 4 rows
 
-// A warp to a row: o and lse from its slots, in their order.
+// A warp to a row: o and lse from its parts, in their order.
 template <int D>
 __global__ void __launch_bounds__(kMergeThreads)
     MergeParts(const __grid_constant__ PartsArguments p) {
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kMergeThreads)
       blockIdx.x * static_cast<int64_t>(kMergeThreads / 32) + threadIdx.x / 32;  // row of all heads
   if (n >= p.rows) return;
   float m = -FLT_MAX;
-  for (int s = lane; s < p.slots; s += 32) {
+  for (int s = lane; s < p.parts; s += 32) {
     const float2 end = p.ends[s * p.rows + n];
     if (end.y != 0.0f) m = fmaxf(m, end.x);
   }
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int step = 16; step > 0; step /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
   float l = 0.0f, x[kChannels] = {};
 #pragma unroll 4
-  for (int s = 0; s < p.slots; ++s) {
+  for (int s = 0; s < p.parts; ++s) {
     const float2 end = p.ends[s * p.rows + n];
     const float weight = end.y == 0.0f ? 0.0f : exp2f(end.x - m);
     const float2* sums =
@@ -77,7 +77,7 @@ cudaError_t Launch(const PartsArguments& p, cudaStream_t stream) {
   const int blocks = std::min(std::min(multiprocessors, kMostBlocks), p.attend.work * p.parts);
   AttendPartsKernel<D, kMasked><<<blocks, PartsMap<D>::kThreads, kBytes, stream>>>(p);
   error = cudaGetLastError();
-  if (error != cudaSuccess || p.slots == 1) return error;
+  if (error != cudaSuccess || p.parts == 1) return error;
   constexpr int kRows = kMergeThreads / 32;
   MergeParts<D>
       <<<static_cast<unsigned>((p.rows + kRows - 1) / kRows), kMergeThreads, 0, stream>>>(p);
@@ -100,7 +100,6 @@ cudaError_t LaunchParts(const AttendArguments& a, int64_t heads, const Workspace
   p.attend.work = static_cast<int>(heads * p.attend.q_tiles);
   p.parts = space.plan.parts;
   p.shared_rows = space.plan.shared_rows;
-  p.slots = space.plan.Slots();
   p.sums = space.part_sums;
   p.ends = reinterpret_cast<float2*>(space.part_ends);
   p.rows = heads * a.see.q_len;

@@ -1,17 +1,17 @@
 // Attention over quantised operands on Hopper where head_dim is above 128, or where there are too
 // few rows to fill the device: the recipe and the maths of attend.cuh, with keys in parts.
 //
-//   x, P, m, t, r as in attend.cuh; a slot s of a row's keys ends with
+//   x, P, m, t, r as in attend.cuh; a part s of a row's keys ends with
 //   T[s] = sum of spans of t + sum_b r[b] mean[b] / vscale,  l[s] = sum_b r[b],  both under m[s]
 //   o    = sum_s 2^(m[s] - m) T[s] vscale / sum_s 2^(m[s] - m) l[s],  m = max_s m[s]; s in order
 //
 // Block: one warpgroup copies; two compute, 64 rows of q each, taking turns at the tensor cores as
 // in attend.cuh. head_dim 256 has the scores of a tile (64 registers) and all its outputs (128) at
-// once, so each tile of keys is multiplied once. Up to 64 rows, both warpgroups have the same rows
-// and take tiles of keys alternately, each a slot of its own.
+// once, so each tile of keys is multiplied once. Or both warpgroups have the same 64 rows, take
+// tiles of keys alternately and add their sums through shared memory (shared_rows.cuh).
 //
 // Row sums of a span wait in shared memory, as A fragments of the products with v's means; sums of
-// earlier spans (more than 8,192 keys in a part) in the workspace (spans.cuh). A row of one slot is
+// earlier spans (more than 8,192 keys in a part) in the workspace (spans.cuh). A row of one part is
 // written at once; of several, by MergeParts.
 #ifndef SAGE_CUDA_SM90_ATTEND_PARTS_CUH_
 #define SAGE_CUDA_SM90_ATTEND_PARTS_CUH_
@@ -21,6 +21,7 @@
 #include "cuda/sm90/block.cuh"
 #include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/parts.cuh"
+#include "cuda/sm90/shared_rows.cuh"
 #include "cuda/sm90/spans.cuh"
 #include "cuda/sm90/visibility.cuh"
 #include "cuda/sm90/work.cuh"
@@ -95,18 +96,16 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
   uint32_t piece_it = 0, round = 0;
   while (true) {
     BarrierWait(bar.QFull(), round & 1);
-    const Part part = LoadPart(shared + Map::kPart);
+    const Part part = LoadPart(shared + Map::kPart + (round & 1) * kPartBytes);
     const int head = __shfl_sync(~0u, part.head, 0);
     if (head < 0) break;
     ++round;
-    const int row = part.row0 + warp_rows + (lane >> 2);
-    const int kv_head = KvHead(a, head);
     const int last = part.first + part.count - 1;
-    // This warpgroup's tiles of keys, downwards: every one, or every second.
-    uint32_t it = piece_it;
-    const int step = p.shared_rows ? 2 : 1;
-    if (p.shared_rows && (it & 1) != static_cast<uint32_t>(mine)) ++it;
-    int current = last - static_cast<int>(it - piece_it);
+    // This warpgroup's tiles of keys, downwards: every one, or every second, whichever pieces this
+    // block had before.
+    const int step = p.shared_rows ? 2 : 1, skipped = p.shared_rows ? mine : 0;
+    uint32_t it = piece_it + skipped;
+    int current = last - skipped;
     piece_it += part.count;
     float T[kSums];
 #pragma unroll
@@ -118,8 +117,10 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
     } else {
       int S[64];
       uint32_t P[16];
-      const float* q_scale = a.q_scale + static_cast<int64_t>(head) * a.q_rows + row;
-      const float c0 = a.factor * __ldg(q_scale), c1 = a.factor * __ldg(q_scale + 8);
+      const int row = part.row0 + warp_rows + (lane >> 2), kv_head = KvHead(a, head);
+      const uint32_t q_scale = shared + Map::kQScale + 4 * (warp_rows + (lane >> 2));
+      const float c0 = a.factor * LoadSharedFloat(q_scale);
+      const float c1 = a.factor * LoadSharedFloat(q_scale + 32);
       float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
       bool kept = false;           // earlier spans are in memory
       int span_last = current;     // the span's first tile on the way down
@@ -343,62 +344,98 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
       if (kept) TakeSpans<kSums>(my_spans(), T);
     }
 
-    const int c = lane & 3;
+    // What was known before the loop over keys is found anew: kept, it would take registers.
+    const uint32_t thread = ThreadAnew();
+    const int c = thread & 3, g = thread % 32 / 4, my_warp = thread / 32 - 4;
     l0 += __shfl_xor_sync(~0u, l0, 1);
     l1 += __shfl_xor_sync(~0u, l1, 1);
     l0 += __shfl_xor_sync(~0u, l0, 2);
     l1 += __shfl_xor_sync(~0u, l1, 2);
     if constexpr (kMasked) {
-      const unsigned quad = 0xfu << (lane & ~3);
+      const unsigned quad = 0xfu << 4 * g;
       if (__ballot_sync(~0u, mask_is_nan0) & quad) l0 = NAN;
       if (__ballot_sync(~0u, mask_is_nan1) & quad) l1 = NAN;
     }
-    const int slot = p.shared_rows ? 2 * part.part + mine : part.part;
-    const int batch = head / a.q_heads, q_head = head % a.q_heads;
-    float* o = a.o + batch * a.o_strides.batch + q_head * a.o_strides.head;
+    // Where rows are shared each warpgroup ends with half of the channels, in the first half of T.
+    int channels = D / 8, channel0 = 0;
+    if (p.shared_rows) {
+      const uint32_t place = shared + Map::kSums + thread % 32 * 16;
+      AddSharedRows(place + my_warp * kWarpSumBytes, place + (my_warp ^ 4) * kWarpSumBytes,
+                    my_warp / 4, kPairs + my_warp % 4, T, m0, m1, l0, l1);
+      channel0 = my_warp / 4 * (D / 2);
+      channels /= 2;
+    }
+    const Part done = LoadPart(shared + Map::kPart + (~round & 1) * kPartBytes);
+    const int row = done.row0 + 16 * (p.shared_rows ? my_warp % 4 : my_warp) + g;
+    const int kv_head = KvHead(a, done.head);
+    if (p.parts > 1) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int i = row + 8 * r;
-      if (i >= a.see.q_len) continue;
-      const float l = r ? l1 : l0, m = r ? m1 : m0;
-      if (p.slots > 1) {
-        const int64_t at = slot * p.rows + static_cast<int64_t>(head) * a.see.q_len + i;
-        if (c == 0) p.ends[at] = make_float2(m, l);
+      for (int r = 0; r < 2; ++r) {
+        const int i = row + 8 * r;
+        if (i >= a.see.q_len) continue;
+        const int64_t at = done.part * p.rows + static_cast<int64_t>(done.head) * a.see.q_len + i;
+        if (c == 0 && channel0 == 0) p.ends[at] = make_float2(r ? m1 : m0, r ? l1 : l0);
+        float* sums = p.sums + at * D + channel0 + 2 * c;
 #pragma unroll
         for (int j = 0; j < D / 8; ++j) {
-          *reinterpret_cast<float2*>(p.sums + at * D + 8 * j + 2 * c) =
+          if (j >= channels) break;
+          *reinterpret_cast<float2*>(sums + 8 * j) =
               make_float2(T[4 * j + 2 * r], T[4 * j + 2 * r + 1]);
         }
-        continue;
       }
-      // Nothing attended to: l = 0 and o = 0.
-      const float inverse = l == 0.0f ? 0.0f : 1.0f / l;
-      const float* v_scale = a.v_scale + static_cast<int64_t>(kv_head) * D + 2 * c;
-      float* at = o + static_cast<int64_t>(i) * a.o_strides.token + 2 * c;
+      continue;
+    }
+    const uint32_t v_scale =
+        shared + Map::kVScale + (~round & 1) * Map::kVScaleBytes + 4 * channel0 + 8 * c;
+    const uint32_t not_finite = LoadGlobalWord(a.see.not_finite + kv_head);
+    const int batch = done.head / a.q_heads, q_head = done.head % a.q_heads;
+    float* o = a.o + batch * a.o_strides.batch + q_head * a.o_strides.head;
+    float* o0 = o + static_cast<int64_t>(row) * a.o_strides.token + channel0 + 2 * c;
+    float* o1 = o0 + 8 * a.o_strides.token;
+    // Nothing attended to: l = 0 and o = 0.
+    const float inverse0 = l0 == 0.0f ? 0.0f : 1.0f / l0, inverse1 = l1 == 0.0f ? 0.0f : 1.0f / l1;
+    const bool whole = a.o_pairs && a.v_dim == D && __all_sync(~0u, row + 8 < a.see.q_len);
 #pragma unroll
-      for (int j = 0; j < D / 8; ++j) {
-        const int d = 8 * j + 2 * c;
-        if (d >= a.v_dim) continue;
-        const float2 unit = __ldg(reinterpret_cast<const float2*>(v_scale + 8 * j));
-        const float x = T[4 * j + 2 * r] * inverse * UnitOf(unit.x);
-        const float y = T[4 * j + 2 * r + 1] * inverse * UnitOf(unit.y);
-        if (a.o_pairs) {
-          *reinterpret_cast<float2*>(at + 8 * j) = make_float2(x, y);
-        } else {
-          at[8 * j] = x;
-          if (d + 1 < a.v_dim) at[8 * j + 1] = y;
-        }
-      }
-      if (a.lse != nullptr && c == 0) {
-        a.lse[static_cast<int64_t>(head) * a.see.q_len + i] = LseOf(a, head, i, m, l);
+    for (int j = 0; j < D / 8; ++j) {
+      if (j >= channels) break;
+      const float2 scale = LoadShared2(v_scale + 32 * j);
+      const float x = UnitOf(scale.x), y = UnitOf(scale.y);
+      const float2 of0 = make_float2(T[4 * j] * inverse0 * x, T[4 * j + 1] * inverse0 * y);
+      const float2 of1 = make_float2(T[4 * j + 2] * inverse1 * x, T[4 * j + 3] * inverse1 * y);
+      if (whole) {
+        *reinterpret_cast<float2*>(o0 + 8 * j) = of0;
+        *reinterpret_cast<float2*>(o1 + 8 * j) = of1;
+      } else {
+        const int d = channel0 + 8 * j + 2 * c;
+        const auto store = [&](float* at, int i, const float2& value) {
+          if (i >= a.see.q_len || d >= a.v_dim) return;
+          at[0] = value.x;
+          if (d + 1 < a.v_dim) at[1] = value.y;
+        };
+        store(o0 + 8 * j, row, of0);
+        store(o1 + 8 * j, row + 8, of1);
       }
     }
-    if (p.slots > 1 || !a.see.AnyNotFinite(kv_head)) continue;
+    if (a.lse != nullptr && c == 0 && channel0 == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int i = row + 8 * r;
+        if (i >= a.see.q_len) continue;
+        a.lse[static_cast<int64_t>(done.head) * a.see.q_len + i] =
+            LseOf(a, done.head, i, r ? m1 : m0, r ? l1 : l0);
+      }
+    }
+    if (not_finite == 0) continue;
     __syncwarp();
+    if (p.shared_rows) {
+      NamedSync(kPairs + my_warp % 4, 64);  // both halves of the row are written
+      if (channel0 != 0) continue;
+    }
     for (int i = row; i < min(row + 16, a.see.q_len); i += 8) {
-      MarkRow(a.see, kv_head, head, i, c, a.v, a.q_heads / a.group, a.v_dim,
-              o + static_cast<int64_t>(i) * a.o_strides.token,
-              a.lse == nullptr ? nullptr : a.lse + static_cast<int64_t>(head) * a.see.q_len + i);
+      MarkRow(
+          a.see, kv_head, done.head, i, c, a.v, a.q_heads / a.group, a.v_dim,
+          o + static_cast<int64_t>(i) * a.o_strides.token,
+          a.lse == nullptr ? nullptr : a.lse + static_cast<int64_t>(done.head) * a.see.q_len + i);
     }
   }
 }

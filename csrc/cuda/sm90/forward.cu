@@ -158,8 +158,7 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   w.spans = carver.Take<float>(w.tiles > kMarkGroups * kMeanTiles ? warps * 16 * w.dim : 0);
   w.sums = carver.Take<uint32_t>(
       in_parts || w.tiles <= kMeanTiles ? 0 : warps * KeptWords(w.mean_groups));
-  const int slots = w.plan.Slots();
-  const int64_t merged = slots > 1 ? slots * q_heads * p.q_len : 0;  // rows of all slots
+  const int64_t merged = plan.parts > 1 ? plan.parts * q_heads * p.q_len : 0;  // rows of all parts
   w.part_sums = carver.Take<float>(merged * w.dim);
   w.part_ends = carver.Take<float>(merged * 2);
   w.bytes = carver.used;

@@ -15,6 +15,13 @@ SAGE_DEVICE uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// threadIdx.x, read where this stands.
+SAGE_DEVICE uint32_t ThreadAnew() {
+  uint32_t thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 // ---- mbarrier ----
 
 SAGE_DEVICE void BarrierInit(uint32_t barrier, int arrivals) {
@@ -93,6 +100,10 @@ SAGE_DEVICE float4 LoadSharedFloat4(uint32_t at) {
                : "r"(at)
                : "memory");
   return x;
+}
+SAGE_DEVICE void StoreShared4(uint32_t at, float x, float y, float z, float w) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(x), "f"(y), "f"(z), "f"(w)
+               : "memory");
 }
 SAGE_DEVICE void StoreSharedInt(uint32_t at, int x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(x) : "memory");

@@ -18,9 +18,8 @@ struct PartsArguments {
   AttendArguments attend;
   int parts;
   bool shared_rows;  // both warpgroups have the same 64 rows and take tiles of keys in turn
-  // Where a row's keys are summed in several slots (parts, times 2 where rows are shared): sums
-  // [slot][row of all heads][D] under the offset m, and m with the sum of P [slot][row]{m, l}.
-  int slots;
+  // Of several parts: sums [part][row of all heads][D] under the offset m, and m with the sum of P
+  // [part][row]{m, l}.
   float* sums;
   float2* ends;
   int64_t rows;  // of all heads
@@ -57,24 +56,29 @@ constexpr int kTileSumBytes = 320;
 constexpr int kFragments = kMeanTiles * kTileSumBytes;
 constexpr int kWarpSumBytes = kFragments + kMarkGroups * 512;
 
-// Shared memory of a block: q | k stages | v stages | row sums | scales of k | barriers | the piece
-// of work. D = 256: 32 + 64 + 64 + 56 KiB.
+// Shared memory of a block: q | k stages | v stages | row sums | scales of k, q and v | barriers |
+// the piece of work. D = 256: 32 + 64 + 64 + 55 KiB.
 template <int D>
 struct PartsMap {
   static constexpr int kWarps = 8;
   static constexpr int kThreads = 128 * 3;
   static constexpr int kStages = D == 256 ? 2 : 4;
   static constexpr uint32_t kQBytes = kPartRows * D;
+  static constexpr uint32_t kQScaleBytes = kPartRows * 4;
+  static constexpr uint32_t kVScaleBytes = D * 4;
   static constexpr uint32_t kTileBytes = kTile * D;
   static constexpr uint32_t kScaleBytes = kTile / 32 * 4;
   static constexpr uint32_t kK = kQBytes;
   static constexpr uint32_t kV = kK + kStages * kTileBytes;
   static constexpr uint32_t kSums = kV + kStages * kTileBytes;
   static constexpr uint32_t kScale = kSums + kWarps * kWarpSumBytes;
-  static constexpr uint32_t kBarriers = kScale + kStages * kScaleBytes;
+  static constexpr uint32_t kQScale = kScale + kStages * kScaleBytes;
+  // Twice, as the piece of work: read until a piece's end.
+  static constexpr uint32_t kVScale = kQScale + kQScaleBytes;
+  static constexpr uint32_t kBarriers = kVScale + 2 * kVScaleBytes;
   static constexpr uint32_t kPart = kBarriers + 8 * (4 * kStages + 2);
-  static constexpr uint32_t kBytes = kPart + kPartBytes + 1024;  // and the alignment
-  static_assert(kPart % 16 == 0 && kStages % 2 == 0, "alignment; stages alternate");
+  static constexpr uint32_t kBytes = kPart + 2 * kPartBytes + 1024;  // and the alignment
+  static_assert(kPart % 16 == 0, "alignment");
 };
 
 // k and v have rings of their own: with two stages, k of a tile must not wait for v of the last.
@@ -103,38 +107,44 @@ SAGE_DEVICE void ProduceParts(const PartsArguments& p, uint32_t shared,
     BarrierWait(bar.QEmpty(), (round & 1) ^ 1);
     if (index >= pieces) break;
     const Part part = PartOf(p, index);
-    int drawn = 0;
+    const int kv_head = KvHead(a, part.head);
     if (acts) {
-      StorePart(shared + Map::kPart, part);
+      StorePart(shared + Map::kPart + (round & 1) * kPartBytes, part);
       const int64_t row = static_cast<int64_t>(part.head) * a.q_rows + part.row0;
-      BarrierExpect(bar.QFull(), Map::kQBytes);
+      BarrierExpect(bar.QFull(), Map::kQBytes + Map::kQScaleBytes + Map::kVScaleBytes);
       BulkCopy(shared, a.q_codes + row * D, Map::kQBytes, bar.QFull());
-      drawn = static_cast<int>(atomicAdd(a.schedule, 1u));
+      BulkCopy(shared + Map::kQScale, a.q_scale + row, Map::kQScaleBytes, bar.QFull());
+      BulkCopy(shared + Map::kVScale + (round & 1) * Map::kVScaleBytes,
+               a.v_scale + static_cast<int64_t>(kv_head) * D, Map::kVScaleBytes, bar.QFull());
     }
+    int drawn = 0;
+    if (acts) drawn = static_cast<int>(atomicAdd(a.schedule, 1u));
     ++round;
-    const int64_t tile0 = static_cast<int64_t>(KvHead(a, part.head)) * a.tiles;
+    const int tile0 = kv_head * a.tiles;
     for (int i = part.first + part.count - 1; i >= part.first; --i, ++it) {
       const int s = it % Map::kStages;
       const uint32_t parity = (it / Map::kStages & 1) ^ 1;
       BarrierWait(bar.KEmpty(s), parity);
       if (acts) {
         BarrierExpect(bar.KFull(s), Map::kTileBytes + Map::kScaleBytes);
-        BulkCopy(shared + Map::kK + s * Map::kTileBytes, a.k_codes + (tile0 + i) * Map::kTileBytes,
-                 Map::kTileBytes, bar.KFull(s));
-        BulkCopy(shared + Map::kScale + s * Map::kScaleBytes, a.k_scale + (tile0 + i) * 4,
-                 Map::kScaleBytes, bar.KFull(s));
+        BulkCopy(shared + Map::kK + s * Map::kTileBytes,
+                 a.k_codes + static_cast<int64_t>(tile0 + i) * Map::kTileBytes, Map::kTileBytes,
+                 bar.KFull(s));
+        BulkCopy(shared + Map::kScale + s * Map::kScaleBytes,
+                 a.k_scale + static_cast<int64_t>(tile0 + i) * 4, Map::kScaleBytes, bar.KFull(s));
       }
       BarrierWait(bar.VEmpty(s), parity);
       if (acts) {
         BarrierExpect(bar.VFull(s), Map::kTileBytes);
-        BulkCopy(shared + Map::kV + s * Map::kTileBytes, a.v_codes + (tile0 + i) * Map::kTileBytes,
-                 Map::kTileBytes, bar.VFull(s));
+        BulkCopy(shared + Map::kV + s * Map::kTileBytes,
+                 a.v_codes + static_cast<int64_t>(tile0 + i) * Map::kTileBytes, Map::kTileBytes,
+                 bar.VFull(s));
       }
     }
     index = gridDim.x + __shfl_sync(~0u, drawn, 0);
   }
   if (!acts) return;
-  StorePart(shared + Map::kPart, {-1, 0, 0, 0, 0});
+  StorePart(shared + Map::kPart + (round & 1) * kPartBytes, {-1, 0, 0, 0, 0});
   BarrierArrive(bar.QFull());
   // The last block to finish leaves the counter ready for another pass.
   if (atomicAdd(a.schedule + 1, 1u) == gridDim.x - 1) {

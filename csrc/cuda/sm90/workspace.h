@@ -22,8 +22,8 @@
 //   spans      float  [blocks][12][D/8][32][4] sums of earlier spans of a warp (spans.cuh), and
 //   sums       uint32 [blocks][12][G][32][4]  row sums that wait for their means, G = ceil(T/8), 32
 //                                             at most; only where they do not stay in registers
-//   part_sums  float  [slots][B·Hq·Nq][D]     only where there are several slots: sums of a slot's
-//   part_ends  float  [slots][B·Hq·Nq][2]     keys; their offset and the sum of P
+//   part_sums  float  [parts][B·Hq·Nq][D]     only where there are several parts: sums of a part's
+//   part_ends  float  [parts][B·Hq·Nq][2]     keys; their offset and the sum of P
 //
 // With these orders of tokens the thread that holds columns 8j + 2c, 8j + 2c + 1 of the scores owns
 // 32 consecutive tokens (one scale of k), and its scores, packed to bytes, are already the A
@@ -61,7 +61,6 @@ constexpr int kSharedRows = 64;  // up to here two warpgroups have the same rows
 struct PartsPlan {
   int parts;         // of a row's keys
   bool shared_rows;  // two warpgroups have the same rows and take tiles of keys in turn
-  int Slots() const { return shared_rows ? 2 * parts : parts; }
 };
 PartsPlan PlanParts(const Problem& problem);  // the choice by measurement
 

@@ -49,6 +49,14 @@ inline std::vector<Case> Cases() {
                         {200, 256},
                         {129, 7},
                         {64, 255}});
+  // More pieces of work than blocks, in two parts of 6 and of 7 tiles of keys: which warpgroup has
+  // which tile must not depend on what its block did before.
+  for (const int64_t d : {64, 128, 256}) {
+    with("short q, many heads", [&](Case& c) {
+      c.batch = 2, c.heads = 160, c.kv_heads = 40, c.q_len = 5, c.kv_len = 1600;
+      c.qk_dim = c.v_dim = d, c.causal = Causal::kBottomRight;
+    });
+  }
   for (const int64_t q_len : {1, 3, 64, 65}) {
     for (const int64_t d : {64, 128, 256}) {
       with("short q", [&](Case& c) {
