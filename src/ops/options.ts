@@ -14,6 +14,7 @@ import {
 import type {CausalKind} from '../problem.js';
 import type {SageAttentionError} from '../runtime/errors.js';
 import {invalidOption as invalidOptionOf, listChoices} from '../runtime/errors.js';
+import {nearestName} from '../runtime/nearest_name.js';
 import {refuseUnknownKeys} from '../runtime/unknown_keys.js';
 
 export const LAYOUTS = ['HND', 'NHD'] as const;
@@ -199,7 +200,8 @@ function requireChoice(
   alsoExpected = '',
 ): void {
   if ((names as readonly unknown[]).includes(value)) return;
-  throw invalidOption(operation, name, value, `${alsoExpected}${listChoices(names)}`);
+  const near = typeof value === 'string' ? nearestName(value, names) : undefined;
+  throw invalidOption(operation, name, value, `${alsoExpected}${listChoices(names)}`, near);
 }
 
 function invalidOption(
@@ -207,6 +209,7 @@ function invalidOption(
   argument: string,
   value: unknown,
   expected: string,
+  near?: string,
 ): SageAttentionError {
-  return invalidOptionOf(operation, argument, value, expected, 'docs/options.md');
+  return invalidOptionOf(operation, argument, value, expected, 'docs/options.md', near);
 }

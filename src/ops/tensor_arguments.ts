@@ -17,7 +17,7 @@ export function attentionTensor(operation: string, name: QkvName, value: unknown
       code: 'unsupported-dtype',
       argument: name,
       message: `${operation}: \`${name}\` has dtype ${tensor.dtype}, expected float32.`,
-      hint: `Convert it first: ${name}.toFloat().`,
+      hint: `Convert it first: tf.cast(${name}, 'float32').`,
     });
   }
   const {rank} = tensor;
@@ -45,7 +45,7 @@ export function maskTensor(operation: string, value: unknown): tf.Tensor {
       message:
         `${operation}: \`mask\` has dtype ${mask.dtype}, ` +
         'expected bool (true = attend) or float32 (added to scale·q·k).',
-      hint: 'A mask of 0 and 1 becomes bool by mask.toBool(); additive values become float32 by mask.toFloat().',
+      hint: "A mask of 0 and 1 becomes bool by tf.cast(mask, 'bool'); additive values become float32 by tf.cast(mask, 'float32').",
     });
   }
   return mask;

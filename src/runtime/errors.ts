@@ -84,19 +84,21 @@ function spell(value: unknown): string {
   return `an object of kind ${constructor?.name || 'Object'}`;
 }
 
-/** `invalid-option`: what came and what was expected. `page` lists the options. */
+/** `invalid-option`: what came and what was expected. `page` lists the options; `near` is what was probably meant. */
 export function invalidOption(
   operation: string,
   argument: string,
   value: unknown,
   expected: string,
   page: string,
+  near?: string,
 ): SageAttentionError {
+  const suggestion = near === undefined ? '' : `Did you mean '${near}'? `;
   return new SageAttentionError({
     code: 'invalid-option',
     argument,
     message: `${operation}: \`${argument}\` is ${describeValue(value)}, expected ${expected}.`,
-    hint: `${page} lists every option with its default.`,
+    hint: `${suggestion}${page} lists every option with its default.`,
   });
 }
 

@@ -1,12 +1,6 @@
 /** Refuses keys that an options object does not have, with the nearest name that it has. */
-import {closest, distance} from 'fastest-levenshtein';
 import {listChoices, SageAttentionError} from './errors.js';
-
-/** More edits than this and a name is another word, not a slip of the keys. */
-const MAX_SUGGESTED_EDITS = 4;
-
-/** A part of a name, such as `window`, means that name from this length on. */
-const MIN_PART = 4;
+import {nearestName} from './nearest_name.js';
 
 /** The error for an unknown key of `operation`'s options. */
 export function unknownKeyError(
@@ -14,21 +8,13 @@ export function unknownKeyError(
   key: string,
   known: readonly string[],
 ): SageAttentionError {
-  const lowered = known.map((name) => name.toLowerCase().replaceAll('_', ''));
-  const written = key.toLowerCase().replaceAll('_', '');
-  const holding =
-    written.length < MIN_PART ? undefined : lowered.find((name) => name.includes(written));
-  const nearest = holding ?? closest(written, lowered);
-  const edits = distance(written, nearest);
-  const suggestion = known[lowered.indexOf(nearest)];
-  const near =
-    holding !== undefined || edits <= Math.min(MAX_SUGGESTED_EDITS, Math.ceil(written.length / 2));
+  const suggestion = nearestName(key, known);
   return new SageAttentionError({
     code: 'unknown-option',
     argument: key,
     message: `${operation}: there is no option \`${key}\`.`,
     hint:
-      near && suggestion !== undefined
+      suggestion !== undefined
         ? `Did you mean \`${suggestion}\`?`
         : `The options are ${listChoices(known)}.`,
   });

@@ -77,7 +77,7 @@ const WRONG_TENSORS: readonly Misuse[] = [
     call: () => [tf.zeros([5, 8], 'int32'), t(5, 8), t(5, 8)],
     code: 'unsupported-dtype',
     argument: 'q',
-    says: ['`q` has dtype int32', 'expected float32', 'q.toFloat()'],
+    says: ['`q` has dtype int32', 'expected float32', "tf.cast(q, 'float32')"],
   },
   {
     what: 'bool v',
@@ -98,7 +98,7 @@ const WRONG_TENSORS: readonly Misuse[] = [
     call: () => [t(5, 8), t(5, 8), t(5, 8), {mask: tf.ones([5, 5], 'int32')}],
     code: 'unsupported-dtype',
     argument: 'mask',
-    says: ['`mask` has dtype int32', 'bool (true = attend)', 'mask.toBool()'],
+    says: ['`mask` has dtype int32', 'bool (true = attend)', "tf.cast(mask, 'bool')"],
   },
   {
     what: 'rank 1',
@@ -264,6 +264,8 @@ const WRONG_OPTIONS: readonly Misuse[] = [
   option('layout', 'BHND', [`'HND' or 'NHD'`]),
   option('precision', 'int9', [`\`precision\` is 'int9'`, `'auto', 'exact'`, `'fp4_fp8'`]),
   option('precision', 8, ['`precision` is 8']),
+  option('precision', 'INT8', [`Did you mean 'int8'?`]),
+  option('pvAccumulator', 'fp32_fp16', [`Did you mean 'fp32+fp16'?`]),
   option('isCausal', 'yes', [`true, false, 'top_left' or 'bottom_right'`]),
   option('isCausal', 1, ['`isCausal` is 1']),
   option('returnLse', 'true', ['true or false']),
