@@ -355,7 +355,7 @@ struct Differentiated {
     for (int v = 0; v < V; ++v) x[v] = Mul(Fms(Load(p + v * kLanes), scale, lse), Set1(kLog2E));
     SAGE_UNROLL
     for (int v = 0; v < V; ++v) x[v] = Min(Set1(kExp2Top), Max(Set1(kExp2Bottom), x[v]));
-    Exp2Within<V>(x);
+    Exp2Together<true>(x);
     SAGE_UNROLL
     for (int v = 0; v < V; ++v) {
       Store(p + v * kLanes, x[v]);

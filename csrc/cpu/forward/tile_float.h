@@ -306,7 +306,7 @@ struct FloatKernels {
         F32 x[kStep];
 #pragma GCC unroll 4
         for (int i = 0; i < kStep; ++i) x[i] = Fms(Load(row + j + i * kLanes), factor, shift);
-        Exp2Together(x);
+        Exp2Together<false>(x);
         F32 part = x[0];
         Store(row + j, x[0]);
 #pragma GCC unroll 4

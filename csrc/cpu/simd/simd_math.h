@@ -53,34 +53,12 @@ constexpr float kExp2FromZero[6] = {1.0f,          6.9315130e-1f, 2.4016444e-1f,
 // Relative error 1.5e-7, about one unit in the last place: for float32 P.
 SAGE_INLINE F32 Exp2(F32 x) { return Exp2By<5>(kExp2Centred, kExp2FromZero, x); }
 
-// The same of several vectors, step by step.
-template <int kCount>
+// The same of several vectors, step by step. kWithin: all of x is known to lie in [-126, 127].
+template <bool kWithin, int kCount>
 SAGE_INLINE void Exp2Together(F32 (&x)[kCount]) {
   const float(&c)[6] = kFractionFromZero ? kExp2FromZero : kExp2Centred;
   F32 f[kCount], p[kCount];
   Exponent n[kCount];
-#pragma GCC unroll 4
-  for (int i = 0; i < kCount; ++i) {
-    n[i] = SplitExponent(x[i], &f[i]);
-    p[i] = Set1(c[5]);
-  }
-#pragma GCC unroll 5
-  for (int k = 4; k >= 0; --k) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) p[i] = Fma(p[i], f[i], Set1(c[k]));
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kCount; ++i) {
-    x[i] = ZeroUnlessAbove(TimesPowerOfTwo(p[i], n[i]), x[i], kExp2Floor);
-  }
-}
-
-// The same where all of x is known to lie in [-126, 127].
-template <int kCount>
-SAGE_INLINE void Exp2Within(F32 (&x)[kCount]) {
-  const float(&c)[6] = kFractionFromZero ? kExp2FromZero : kExp2Centred;
-  F32 f[kCount], p[kCount];
-  Exponent n[kCount];
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
     n[i] = SplitExponent(x[i], &f[i]);
@@ -92,7 +70,10 @@ SAGE_INLINE void Exp2Within(F32 (&x)[kCount]) {
     for (int i = 0; i < kCount; ++i) p[i] = Fma(p[i], f[i], Set1(c[k]));
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) x[i] = TimesPowerOfTwo(p[i], n[i]);
+  for (int i = 0; i < kCount; ++i) {
+    const F32 power = TimesPowerOfTwo(p[i], n[i]);
+    x[i] = kWithin ? power : ZeroUnlessAbove(power, x[i], kExp2Floor);
+  }
 }
 
 constexpr float kExp2MediumFromZero[5] = {1.0f, 6.9304484e-1f, 2.4128021e-1f, 5.2242473e-2f,
