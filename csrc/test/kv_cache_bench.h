@@ -53,7 +53,7 @@ inline void Time(sage::Isa isa, int threads) {
   uint64_t kept = 0;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   for (const Case& shape : shapes) {
-    for (const int64_t q_len : {1, 4, 16}) {
+    for (const int64_t q_len : {1, 2, 4, 8, 16, 32}) {
       Case c = shape;
       c.q_len = q_len;
       // Several sets in rotation: larger than the last cache, so each call reads from memory.
@@ -98,11 +98,12 @@ inline void Time(sage::Isa isa, int threads) {
         }
       }
       std::printf(
-          "%-9s q %2d: read 1T %.3f ms (%.1f GB/s) | float32 cold %.3f (%.1f GB/s, %.0f%% of read) "
-          "hot %.3f | int8 cold %.3f (%.1f GB/s) hot %.3f (%.1f GB/s)\n",
+          "%-9s q %2d: read 1T %.3f ms (%.1f GB/s) | float32 cold %.3f (%.1f GB/s, %.0f%% of read, "
+          "%.0f GFLOP/s) hot %.3f | int8 cold %.3f (%.1f GB/s) hot %.3f (%.1f GB/s)\n",
           c.name, static_cast<int>(q_len), Median(read), float_bytes / Median(read) / 1e6,
           Median(decode), float_bytes / Median(decode) / 1e6, 100 * Median(read) / Median(decode),
-          Median(hot_decode), Median(cold), packed_bytes / Median(cold) / 1e6, Median(hot),
+          4e-6 * c.q_heads * c.q_len * c.kv_len * c.qk_dim / Median(decode), Median(hot_decode),
+          Median(cold), packed_bytes / Median(cold) / 1e6, Median(hot),
           packed_bytes / Median(hot) / 1e6);
     }
   }

@@ -124,6 +124,30 @@ void CheckCase(const Case& c, Isa isa) {
   }
 }
 
+// Tokens with gaps between them, NaN in the gaps: the same bits.
+void CheckGaps(Isa isa) {
+  for (const Case& c : {Case{"gaps, 1 row", 1, 1, 1, 1, 400, 64, 48},
+                        Case{"gaps, 14 rows", 2, 4, 2, 7, 333, 40, 72},
+                        Case{"gaps, 32 rows", 1, 2, 1, 16, 270, 33, 64}}) {
+    Data data = MakeData(c);
+    Outputs expected(data.p), spaced(data.p);
+    AttentionForward(data.p, BuffersOf(data, &expected), {isa, 1});
+    const auto spread = [&](std::vector<float>* x, sage::TokenStrides* strides, int64_t dim) {
+      const int64_t token = dim + 7, tokens = c.batch * c.kv_heads * c.kv_len;
+      std::vector<float> out(static_cast<size_t>(tokens * token), kNan);
+      for (int64_t n = 0; n < tokens; ++n) {
+        std::copy_n(x->begin() + n * dim, dim, out.begin() + n * token);
+      }
+      *x = std::move(out);
+      *strides = Strides(c.kv_heads, c.kv_len, token);
+    };
+    spread(&data.k, &data.p.k, c.qk_dim);
+    spread(&data.v, &data.p.v, c.v_dim);
+    AttentionForward(data.p, BuffersOf(data, &spaced), {isa, 1});
+    Check(spaced == expected, std::string(c.name) + ", " + sage::IsaName(isa));
+  }
+}
+
 void CheckForks(Isa isa) {
   const Case c = {"forks", 1, 4, 2, 1, 400, 64, 64};
   const sage::EngineOptions options{isa, 1};
@@ -205,6 +229,7 @@ int main(int argc, char** argv) {
     for (const Case& c : kCases) {
       if (!quick || n++ % 3 == 0) CheckCase(c, isa);
     }
+    CheckGaps(isa);
     if (!quick) CheckForks(isa);
     std::printf("%s done\n", sage::IsaName(isa));
   }

@@ -1,12 +1,7 @@
-// Attention of few rows over many keys by online softmax, for any operands (packed_operands.h,
-// float_operands.h):
-//
-//   for each step of 128 keys:  for each group of 6 rows:
-//     scores s = q k; mask; m' = max(m, s); p = 2^(s - m'); l = l 2^(m - m') + sum p
-//     o = o 2^(m - m') + p v
-//
-// then chunks of keys are merged in order, o / l and lse are written, and rows that attend to
-// values that are not finite are marked (docs/numerics.md 2).
+// Attention of few rows over many keys, for any operands (packed_operands.h, float_operands.h):
+// these bring the steps of the online softmax (packed_steps.h, float_steps.h); here rows and keys
+// are shared out to threads, chunks of keys are merged in order, o / l and lse are written, and
+// rows that attend to values that are not finite are marked (docs/numerics.md 2).
 #ifndef SAGE_CPU_CACHE_ATTEND_ROWS_H_
 #define SAGE_CPU_CACHE_ATTEND_ROWS_H_
 
@@ -21,111 +16,6 @@
 
 namespace sage {
 namespace {
-
-SAGE_INLINE bool IsFiniteSum(float x) { return x * 0.0f == 0.0f; }
-
-// Whether the first `count` scores are all finite.
-SAGE_INLINE bool ScoresAreFinite(const float* s, int count) {
-  F32 bad = Zero();
-  const F32 zero = Zero();
-  int j = 0;
-  for (; j + kLanes <= count; j += kLanes) bad = Fma(Load(s + j), zero, bad);
-  if (j < count) bad = Fma(FirstLanes(count - j, Load(s + j), zero), zero, bad);
-  return ReduceAdd(bad) == 0.0f;
-}
-
-// What became of one row in one step.
-struct RowStep {
-  float alpha;   // factor of what was there before
-  float factor;  // of the products of this step
-};
-
-// Scores of row r (of the group; `at` of the task) to p, maxima and sums updated. `padded` keys are
-// written, those past `count` as 0.
-template <class Operands>
-SAGE_INLINE RowStep SoftmaxRow(const DecodePlan& plan, const Operands& operands,
-                               const RowPlace& place, int64_t j0, int count, int padded, int r,
-                               int64_t at, const DecodeScratch& scratch) {
-  const Problem& p = *plan.problem;
-  float* s = scratch.s + r * kStep;
-  float c = scratch.c[at];
-  if (p.mask_kind != MaskKind::kNone) {
-    ApplyMask(MaskRowOf(p, plan.buffers->mask, place.batch, place.q_head, place.i), j0, count, c,
-              s);
-    c = 1.0f;
-  }
-  const int64_t first = FirstKey(plan, place.i) - j0;
-  const int64_t end = MinOf(EndKey(plan, place.i) - j0, count);
-  const float here = ReduceMax(ClipRow(s, padded, first, end)) * c;
-  const float old = scratch.results.m[at];
-  // A NaN (an additive mask may hold one) must not be lost to the comparison.
-  const float m = here > old || here != here ? here : old;
-  if (m == kMinusInf) {
-    for (int j = 0; j < padded; ++j) s[j] = 0.0f;
-    return {1.0f, operands.Weigh(r, padded, scratch)};
-  }
-  const F32 factor = Set1(c), shift = Set1(m);
-  F32 sum = Zero();
-  for (int j = 0; j < padded; j += kLanes) {
-    const F32 x = Fms(Load(s + j), factor, shift);
-    const F32 e = ZeroUnlessAbove(Exp2(x), x, kExp2Floor);
-    sum = Add(sum, e);
-    Store(s + j, e);
-  }
-  const float alpha = old == kMinusInf ? 0.0f : exp2f(old - m);
-  scratch.results.m[at] = m;
-  scratch.results.l[at] = scratch.results.l[at] * alpha + ReduceAdd(sum);
-  return {alpha, operands.Weigh(r, padded, scratch)};
-}
-
-// Rows [row0, row0 + rows) against steps [step, end). False if values that are not finite were met
-// and `careful` was not set: then the results mean nothing.
-template <class Operands>
-SAGE_NOINLINE bool AttendSteps(const DecodePlan& plan, Operands* operands, int64_t head,
-                               int64_t row0, int64_t rows, int64_t step, int64_t end,
-                               const DecodeScratch& scratch, bool careful) {
-  const Problem& p = *plan.problem;
-  const RowResults& out = scratch.results;
-  for (int64_t r = 0; r < rows; ++r) {
-    out.m[r] = kMinusInf;
-    out.l[r] = 0.0f;
-  }
-  memset(out.o, 0, sizeof(float) * static_cast<size_t>(rows * plan.v_dims));
-  const int64_t top = PlaceOf(plan, head, row0).i, bottom = PlaceOf(plan, head, row0 + rows - 1).i;
-  // Limits grow with the query: the union of what these rows see.
-  const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
-  step = MaxOf(step, from / kStep);
-  end = MinOf(end, (to + kStep - 1) / kStep);
-  for (; step < end; ++step) {
-    if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return true;
-    const int64_t j0 = step * kStep;
-    const int count = static_cast<int>(MinOf(kStep, p.kv_len - j0));
-    const int padded = static_cast<int>(RoundUp(count, 16));
-    operands->BeginStep(plan, step, end, scratch, careful);
-    for (int64_t r0 = 0; r0 < rows; r0 += kGroupRows) {
-      const int group = static_cast<int>(MinOf(kGroupRows, rows - r0));
-      operands->Scores(plan, r0, group, count, scratch);
-      float alpha[kGroupRows], factor[kGroupRows];
-      for (int r = 0; r < group; ++r) {
-        if (Operands::kReadsUserMemory && !careful &&
-            !ScoresAreFinite(scratch.s + r * kStep, count)) {
-          return false;
-        }
-        const RowStep row = SoftmaxRow(plan, *operands, PlaceOf(plan, head, row0 + r0 + r), j0,
-                                       count, padded, r, r0 + r, scratch);
-        alpha[r] = row.alpha;
-        factor[r] = row.factor;
-      }
-      operands->Accumulate(plan, r0, group, Operands::kReadsUserMemory ? count : padded, alpha,
-                           factor, scratch);
-    }
-  }
-  if (!Operands::kReadsUserMemory || careful) return true;
-  float sum = 0.0f;
-  for (int64_t n = 0; n < rows * plan.v_dims; ++n) sum += out.o[n] * 0.0f;
-  for (int64_t r = 0; r < rows; ++r) sum += out.l[r] * 0.0f;
-  return IsFiniteSum(sum);
-}
 
 // Marks o and lse of a row that attends to tokens with values that are not finite.
 template <class Operands>
@@ -225,20 +115,15 @@ SAGE_INLINE RowResults CarveResults(const DecodePlan& plan, int64_t rows, Carver
 
 template <class Operands>
 SAGE_INLINE DecodeScratch CarveScratch(const DecodePlan& plan, Carver* carver) {
-  const Problem& p = *plan.problem;
-  const int64_t rows = RoundUp(plan.row_tile, kGroupRows);
-  const bool user_memory = Operands::kReadsUserMemory;
+  // Room for what whole groups or vectors of rows write.
+  const int64_t rows = RoundUp(RoundUp(plan.row_tile, kGroupRows), kLanes);
   DecodeScratch scratch = {};
   scratch.results = CarveResults(plan, rows, carver);
   scratch.q = carver->Take<uint8_t>(rows * plan.row_bytes);
   scratch.c = carver->Take<float>(rows);
   scratch.bad = carver->Take<uint8_t>(rows);
-  scratch.s = carver->Take<float>(kGroupRows * kStep);
-  scratch.digits = carver->Take<uint8_t>(user_memory ? 0 : kGroupRows * 2 * kStep);
   scratch.x = carver->Take<float>(plan.qk_dims);
-  scratch.k_tile = carver->Take<float>(user_memory ? kStep * p.qk_dim : 0);
-  scratch.k_copy = carver->Take<float>(user_memory ? kStep * p.qk_dim : 0);
-  scratch.v_copy = carver->Take<float>(user_memory ? kStep * p.v_dim : 0);
+  Operands::CarveSteps(plan, carver, &scratch);
   return scratch;
 }
 
@@ -258,8 +143,8 @@ SAGE_INLINE bool AttendTask(const DecodePlan& plan, Operands* operands, int64_t 
     scratch.c[r] = c == 0.0f ? 1e-30f : c;
   }
   const int64_t first = chunk * plan.chunk, end = MinOf(plan.steps, first + plan.chunk);
-  if (AttendSteps(plan, operands, head, row0, rows, first, end, scratch, false)) return false;
-  AttendSteps(plan, operands, head, row0, rows, first, end, scratch, true);
+  if (operands->AttendSteps(plan, row0, rows, first, end, scratch, false)) return false;
+  operands->AttendSteps(plan, row0, rows, first, end, scratch, true);
   return true;
 }
 
@@ -298,12 +183,15 @@ SAGE_NOINLINE Status RunDecode(const DecodePlan& plan, const Operands& prototype
     Operands operands = prototype;
     operands.Begin(head);
     if (split) {
-      const RowResults all = results_of(head);
-      scratch.results = {all.o + at * plan.rows * plan.v_dims, all.m + at * plan.rows,
-                         all.l + at * plan.rows};
       if (AttendTask(plan, &operands, head, 0, plan.rows, at, scratch)) {
         __atomic_store_n(met + head, uint8_t{1}, __ATOMIC_RELAXED);
       }
+      const RowResults all = results_of(head);
+      const size_t row_bytes = sizeof(float) * static_cast<size_t>(plan.rows);
+      memcpy(all.o + at * plan.rows * plan.v_dims, scratch.results.o,
+             row_bytes * static_cast<size_t>(plan.v_dims));
+      memcpy(all.m + at * plan.rows, scratch.results.m, row_bytes);
+      memcpy(all.l + at * plan.rows, scratch.results.l, row_bytes);
       if (at == 0) memcpy(bad_rows + head * plan.rows, scratch.bad, static_cast<size_t>(plan.rows));
       return;
     }

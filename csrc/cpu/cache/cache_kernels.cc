@@ -24,12 +24,13 @@ FloatOperands FloatOperandsOf(const CacheView* cache, const PageLayout& layout,
 
 Status Attend(const CacheView& cache, const Problem& problem, const ForwardBuffers& buffers,
               const EngineOptions& options, Workspace* workspace) {
-  DecodePlan plan = MakeDecodePlan(problem, buffers, options);
   const PageLayout layout = LayoutOf(*cache.shape);
   if (cache.shape->form == CacheForm::kFloat32) {
+    DecodePlan plan = MakeDecodePlan(problem, buffers, options, kFloatTaskRows);
     plan.row_bytes = FloatOperands::RowBytes(plan, layout);
     return RunDecode(plan, FloatOperandsOf(&cache, layout, problem, buffers), options, workspace);
   }
+  DecodePlan plan = MakeDecodePlan(problem, buffers, options, kPackedTaskRows);
   plan.row_bytes = PackedOperands::RowBytes(plan, layout);
   PackedOperands operands = {};
   operands.cache = &cache;
@@ -39,7 +40,7 @@ Status Attend(const CacheView& cache, const Problem& problem, const ForwardBuffe
 
 Status Decode(const Problem& problem, const ForwardBuffers& buffers, const EngineOptions& options,
               Workspace* workspace) {
-  DecodePlan plan = MakeDecodePlan(problem, buffers, options);
+  DecodePlan plan = MakeDecodePlan(problem, buffers, options, kFloatTaskRows);
   plan.row_bytes = FloatOperands::RowBytes(plan, PageLayout{});
   return RunDecode(plan, FloatOperandsOf(nullptr, PageLayout{}, problem, buffers), options,
                    workspace);

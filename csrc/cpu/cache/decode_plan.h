@@ -16,13 +16,15 @@ namespace {
 
 // Keys of one step of the online softmax: a page of the cache.
 constexpr int kStep = 128;
-// Rows that share one pass over a step.
+// Rows that share one pass over a step's codes.
 constexpr int kGroupRows = 6;
 // Rows of a task. K and V of a step stay in L2 meanwhile.
-constexpr int64_t kTaskRows = 48;
-// Up to so many rows the keys are cut, into chunks of so many steps.
-constexpr int64_t kSplitRows = 48;
+constexpr int64_t kPackedTaskRows = 48;
+constexpr int64_t kFloatTaskRows = 128;
+// The keys are cut into chunks of so many steps for each 48 rows, so that what is kept of the
+// chunks until they are merged is at most a fortieth of k and v.
 constexpr int64_t kChunkSteps = 8;
+constexpr int64_t kChunkRows = 48;
 
 struct DecodePlan {
   const Problem* problem;
@@ -38,7 +40,7 @@ struct DecodePlan {
 };
 
 SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& buffers,
-                                      const EngineOptions& options) {
+                                      const EngineOptions& options, int64_t task_rows) {
   DecodePlan plan = {};
   plan.problem = &p;
   plan.buffers = &buffers;
@@ -46,10 +48,12 @@ SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& bu
   plan.heads = p.batch * p.kv_heads;
   plan.group = p.q_heads / p.kv_heads;
   plan.rows = plan.group * p.q_len;
-  plan.row_tile = MinOf(plan.rows, kTaskRows);
+  plan.row_tile = MinOf(plan.rows, task_rows);
   plan.row_tiles = (plan.rows + plan.row_tile - 1) / plan.row_tile;
   plan.steps = (p.kv_len + kStep - 1) / kStep;
-  plan.chunk = plan.rows <= kSplitRows ? MinOf(plan.steps, kChunkSteps) : plan.steps;
+  // More rows than a task has are shared out instead.
+  const int64_t chunk = (plan.rows + kChunkRows - 1) / kChunkRows * kChunkSteps;
+  plan.chunk = plan.rows <= task_rows ? MinOf(plan.steps, chunk) : plan.steps;
   plan.chunks = (plan.steps + plan.chunk - 1) / plan.chunk;
   plan.offset = p.causal == Causal::kBottomRight ? p.kv_len - p.q_len : 0;
   plan.qk_dims = static_cast<int>(RoundUp(p.qk_dim, 16));
@@ -89,12 +93,15 @@ struct DecodeScratch {
   uint8_t* q;          // [row_tile][row_bytes]
   float* c;            // [row_tile] factor of a row's scores
   uint8_t* bad;        // [row_tile] the row of q is not finite
-  float* s;            // [6][128] scores, then p
-  uint8_t* digits;     // [6][2][128]
   float* x;            // one row of q
-  float* k_tile;       // [k_dims][128], transposed
-  float* k_copy;       // [128][qk_dim] and
-  float* v_copy;       // [128][v_dim] without values that are not finite
+  float* s;            // scores, then p: [6][128], or [block of rows][128][its lanes]
+  // Codes of a cache only:
+  uint8_t* digits;  // [6][2][128]
+  // Float32 only:
+  float* q_lanes;  // rows of q in lanes, block after block
+  float* k_tail;   // [tile of keys][qk_dim], the last tile of all keys with zeros behind
+  float* k_copy;   // [128][qk_dim] and
+  float* v_copy;   // [128][v_dim] without values that are not finite
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "cpu/cache/cache_functions.h"
 #include "cpu/cache/decode_plan.h"
 #include "cpu/cache/digits.h"
+#include "cpu/cache/packed_steps.h"
 #include "cpu/cache/store_tokens.h"
 
 namespace sage {
@@ -19,10 +20,13 @@ struct PackedOperands {
   const uint8_t* part;  // of the head in the page of this step
   const uint8_t* next;  // the same in the next page; this one again at the end
 
-  static constexpr bool kReadsUserMemory = false;
-
   static int RowBytes(const DecodePlan&, const PageLayout& layout) {
     return static_cast<int>(RoundUp(2 * layout.k_dims, 64));
+  }
+
+  static void CarveSteps(const DecodePlan&, Carver* carver, DecodeScratch* scratch) {
+    scratch->s = carver->Take<float>(kGroupRows * kStep);
+    scratch->digits = carver->Take<uint8_t>(kGroupRows * 2 * kStep);
   }
 
   void Begin(int64_t head_index) { head = head_index; }
@@ -46,9 +50,14 @@ struct PackedOperands {
     return finite;
   }
 
-  void BeginStep(const DecodePlan& plan, int64_t step, int64_t end_step, const DecodeScratch&,
-                 bool) {
-    (void)plan;
+  // Codes are finite: there is nothing to be careful about.
+  bool AttendSteps(const DecodePlan& plan, int64_t row0, int64_t rows, int64_t step, int64_t end,
+                   const DecodeScratch& scratch, bool /*careful*/) {
+    AttendPackedSteps(plan, this, head, row0, rows, step, end, scratch);
+    return true;
+  }
+
+  void BeginStep(int64_t step, int64_t end_step) {
     part = cache->pages[step] + head * layout.head_bytes;
     next = step + 1 < end_step ? cache->pages[step + 1] + head * layout.head_bytes : part;
   }

@@ -15,6 +15,11 @@ SAGE_INLINE void KeepAddress(A*& a) {
 }
 
 // One statement for all, which the compiler does not spread out.
+template <class A, class B>
+SAGE_INLINE void KeepAddresses(A*& a, B*& b) {
+  asm("" : "+r"(a), "+r"(b));
+}
+
 template <class A, class B, class C, class D>
 SAGE_INLINE void KeepAddresses(A*& a, B*& b, C*& c, D*& d) {
   asm("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d));

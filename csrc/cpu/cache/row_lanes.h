@@ -1,0 +1,326 @@
+// Products of few float32 rows of q and p with rows of k and v that lie as the caller stored them:
+// rows of q lie in the lanes, so a key needs no transposition and its score no sum over lanes.
+//
+//   rows of a task  ->  blocks of 1, 2, 4, .. kLanes rows ("lanes" of a block)
+//   q of a block    [dim / group][row][dim of the group], group = kLanes / lanes: a vector
+//   LaneScores      kKeyTile keys x one vector (or half as many keys x two vectors, two blocks):
+//                     s[key][row] += k[key][dims of the group, for every row] * q
+//                   then the dims of a group are added: s[key][lanes]
+//   LaneOutputs     o[row][dim] = alpha o + p[key][row] v[key][dim]: up to 12 rows x vectors of v
+//
+// Each line of k and v is read from memory once. It is asked for a little ahead of the products, a
+// few lines at a time and in the order of addresses (LineCursor), so that the processor's own
+// prefetching takes part and products go on meanwhile.
+#ifndef SAGE_CPU_CACHE_ROW_LANES_H_
+#define SAGE_CPU_CACHE_ROW_LANES_H_
+
+#include <cstdint>
+
+#include "cpu/cache/decode_plan.h"
+#include "cpu/simd/keep_addresses.h"
+#include "cpu/simd/simd_groups.h"
+
+namespace sage {
+namespace {
+
+struct FloatRows {
+  const float* base;
+  int64_t stride;
+};
+
+// Lines of memory that will be needed, in the order of their addresses.
+struct LineCursor {
+  const float* row;
+  int64_t stride;   // from row to row
+  int64_t at, end;  // within a row
+
+  LineCursor(const FloatRows& rows, int64_t dim)
+      // Rows without gaps are one row.
+      : row(rows.base), stride(rows.stride), at(0), end(rows.stride == dim ? INT64_MAX : dim) {}
+
+  template <int kLines>
+  void Fetch() {
+    constexpr int kLine = 16;
+    if (end - at >= kLines * kLine) {
+      const float* from = row + at;
+#pragma GCC unroll 16
+      for (int n = 0; n < kLines; ++n) Prefetch(from + n * kLine);
+      at += kLines * kLine;
+    } else {
+      for (int n = 0; n < kLines; ++n) {
+        Prefetch(row + at);
+        at += kLine;
+        if (at >= end) NextRow();
+      }
+    }
+    if (at >= end) NextRow();
+  }
+  void NextRow() {
+    at = 0;
+    row += stride;
+  }
+};
+
+// Keys of a register tile, and the most rows of one of outputs: 16 to 24 accumulators on AVX-512's
+// 32 registers, 8 to 12 on 16.
+#if defined(SAGE_ISA_AVX512)
+constexpr int kKeyTile = 16;
+constexpr int kOutputTile = 12;
+#else
+constexpr int kKeyTile = 8;
+constexpr int kOutputTile = 6;
+#endif
+static_assert(kStep % kKeyTile == 0, "tiles fill steps and vectors");
+
+// Rows [first, first + rows) of a task; the q of other lanes is 0.
+struct RowBlock {
+  int first, rows, lanes;
+};
+
+// Whole ones, and what is left over in powers of two.
+constexpr int kMostBlocks = kFloatTaskRows / kLanes + 4;
+struct RowBlocks {
+  RowBlock block[kMostBlocks];
+  int count;
+};
+
+SAGE_INLINE RowBlocks BlocksOf(int rows) {
+  RowBlocks blocks;
+  blocks.count = 0;
+  for (int first = 0; first < rows;) {
+    const int left = rows - first;
+    int lanes = kLanes;
+    while (lanes > left) lanes /= 2;
+    // A quarter of the lanes empty costs less than another pass over the keys.
+    if (lanes < kLanes && 2 * left >= 3 * lanes) lanes *= 2;
+    const int here = left < lanes ? left : lanes;
+    blocks.block[blocks.count++] = {first, here, lanes};
+    first += here;
+  }
+  return blocks;
+}
+
+// Floats of q of a block: whole groups of dims, then single ones.
+SAGE_INLINE int64_t LaneFloats(int dim, int lanes) {
+  const int group = kLanes / lanes;
+  return int64_t{dim / group + dim % group} * kLanes;
+}
+
+// q of a block from its rows, `stride` floats apart.
+SAGE_NOINLINE void SpreadRows(const RowBlock& block, const float* q, int64_t stride, int dim,
+                              float* out) {
+  const int group = kLanes / block.lanes, whole = dim / group;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int row = lane / group, at = lane % group;
+    const float* from = q + row * stride;
+    const bool used = row < block.rows;
+    for (int n = 0; n < whole; ++n) out[n * kLanes + lane] = used ? from[n * group + at] : 0.0f;
+    // A single dim is broadcast to the whole group: one lane of it counts.
+    for (int d = whole * group; d < dim; ++d) {
+      out[(whole + d - whole * group) * kLanes + lane] = used && at == 0 ? from[d] : 0.0f;
+    }
+  }
+}
+
+// A tile of keys, four to a pointer: each address is then a pointer and one of three strides.
+template <int kKeys>
+struct KeyPointers {
+  const float* of[kKeys / 4];
+  int64_t stride, three;
+
+  KeyPointers(const float* k, int64_t key_stride) : stride(key_stride), three(3 * key_stride) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kKeys / 4; ++n) of[n] = k + 4 * n * key_stride;
+  }
+  void Advance(int dims) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kKeys / 4; ++n) of[n] += dims;
+    // Else the compiler makes a pointer of each sum, and has no registers for them.
+    if constexpr (kKeys == 16) {
+      KeepAddresses(of[0], of[1], of[2], of[3]);
+    } else if constexpr (kKeys == 8) {
+      KeepAddresses(of[0], of[1]);
+    } else {
+      KeepAddress(of[0]);
+    }
+  }
+  const float* At(int t) const {
+    const int64_t offset = t % 4 == 0 ? 0 : t % 4 == 1 ? stride : t % 4 == 2 ? 2 * stride : three;
+    return of[t / 4] + offset;
+  }
+};
+
+template <int kGroup, int kVectors, int kKeys>
+SAGE_INLINE void AddProducts(const float* q, int64_t q_block, const KeyPointers<kKeys>& k, int d,
+                             F32 (&acc)[kVectors][kKeys]) {
+  F32 row[kVectors];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) row[v] = Load(q + v * q_block);
+#pragma GCC unroll 16
+  for (int t = 0; t < kKeys; ++t) {
+    const F32 x = BroadcastGroup<kGroup>(k.At(t) + d);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) acc[v][t] = Fma(x, row[v], acc[v][t]);
+  }
+}
+
+// Sums over dims of kKeys keys; as many lines as these keys have are brought into the cache by
+// `ahead`, if not null.
+template <int kGroup, int kVectors, int kKeys>
+SAGE_INLINE void MultiplyKeys(const float* q, int64_t q_block, const float* k, int64_t stride,
+                              LineCursor* ahead, int dim, F32 (&acc)[kVectors][kKeys]) {
+  // Dims of a line of memory, and of a pass of the loop.
+  constexpr int kLine = 16, kPass = 4 * kGroup < kLine ? 4 * kGroup : kLine;
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 16
+    for (int t = 0; t < kKeys; ++t) acc[v][t] = Zero();
+  }
+  KeyPointers<kKeys> keys(k, stride);
+  int d = 0;
+  for (; d + kLine <= dim; d += kLine) {
+    for (int e = 0; e < kLine; e += kPass) {
+      if (ahead != nullptr) ahead->Fetch<kKeys * kPass / kLine>();
+#pragma GCC unroll 4
+      for (int n = 0; n < kPass; n += kGroup) {
+        AddProducts<kGroup, kVectors>(q, q_block, keys, n, acc);
+        q += kLanes;
+      }
+      keys.Advance(kPass);
+    }
+  }
+  if (d < dim && ahead != nullptr) ahead->Fetch<kKeys>();
+  for (; d + kGroup <= dim; d += kGroup) {
+    AddProducts<kGroup, kVectors>(q, q_block, keys, 0, acc);
+    q += kLanes;
+    keys.Advance(kGroup);
+  }
+  if constexpr (kGroup > 1) {
+    for (; d < dim; ++d) {
+      AddProducts<1, kVectors>(q, q_block, keys, 0, acc);
+      q += kLanes;
+      keys.Advance(1);
+    }
+  }
+}
+
+// Scores of kKeyTile / kVectors keys with kVectors blocks, whose q lie q_block floats apart and
+// whose s lie s_block apart. Returns a sum that is 0 if all scores are finite.
+template <int kGroup, int kVectors>
+SAGE_NOINLINE F32 LaneScoresOf(const float* q, int64_t q_block, const float* k, int64_t stride,
+                               LineCursor* ahead, int dim, float* s, int64_t s_block) {
+  constexpr int kKeys = kKeyTile / kVectors;
+  F32 acc[kVectors][kKeys];
+  // With few rows memory counts for more than the products: few keys at a time are nearly in its
+  // order.
+  constexpr int kTogether = 4 * kGroup >= kLanes ? 4 : kKeys;
+  if constexpr (kTogether >= kKeys) {
+    MultiplyKeys<kGroup>(q, q_block, k, stride, ahead, dim, acc);
+  } else {
+    static_assert(kVectors == 1, "single blocks of few rows");
+#pragma GCC unroll 4
+    for (int t = 0; t < kKeys; t += kTogether) {
+      F32 some[1][kTogether];
+      MultiplyKeys<kGroup>(q, q_block, k + t * stride, stride, ahead, dim, some);
+#pragma GCC unroll 8
+      for (int i = 0; i < kTogether; ++i) acc[0][t + i] = some[0][i];
+    }
+  }
+  F32 bad = Zero();
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 16
+    for (int t = 0; t < kKeys; t += kGroup) {
+      const F32 sums = SumGroups<kGroup>(acc[v] + t);
+      bad = Fma(sums, Zero(), bad);
+      Store(s + v * s_block + t / kGroup * kLanes, sums);
+    }
+  }
+  return bad;
+}
+
+// o[r] = alpha[r] o[r] + sum over keys of p[key][r] v[key], C vectors wide (alpha null: 1); kPart:
+// the last of them holds only `last` dims. As many lines as these dims of the keys have are brought
+// into the cache by `ahead`, if not null.
+template <int R, int C, bool kPart>
+SAGE_NOINLINE void LaneOutputTile(const float* p, int p_stride, const float* v, int64_t stride,
+                                  int count, LineCursor* ahead, int last, const float* alpha,
+                                  float* o, int64_t o_stride) {
+  F32 acc[R][C];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < C; ++t) acc[r][t] = Load(o + r * o_stride + t * kLanes);
+  }
+  if (alpha != nullptr) {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const F32 a = Set1(alpha[r]);
+#pragma GCC unroll 8
+      for (int t = 0; t < C; ++t) acc[r][t] = Mul(a, acc[r][t]);
+    }
+  }
+  const auto add_key = [&]() __attribute__((always_inline)) {
+    F32 value[C];
+#pragma GCC unroll 8
+    for (int t = 0; t < C; ++t) {
+      value[t] = kPart && t == C - 1 ? LoadFirst(v + t * kLanes, last) : LoadU(v + t * kLanes);
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const F32 a = Set1(p[r]);
+#pragma GCC unroll 8
+      for (int t = 0; t < C; ++t) acc[r][t] = Fma(a, value[t], acc[r][t]);
+    }
+    v += stride;
+    p += p_stride;
+  };
+  // Few enough keys that their lines do not take every buffer at once.
+  constexpr int kTogether = 4, kLines = kTogether * C * kLanes / 16;
+  int left = count;
+  for (; left >= kTogether; left -= kTogether) {
+    if (ahead != nullptr) ahead->Fetch<kLines>();
+#pragma GCC unroll 4
+    for (int j = 0; j < kTogether; ++j) add_key();
+  }
+  for (; left > 0; --left) add_key();
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < C; ++t) Store(o + r * o_stride + t * kLanes, acc[r][t]);
+  }
+}
+
+// Vectors of v in registers at once beside `rows` rows: as many as the accumulators leave room for.
+constexpr int OutputVectors(int rows) {
+  const int even = rows + rows % 2;
+  return rows == 1 ? 8 : even * 4 <= 2 * kOutputTile ? 4 : even * 3 <= 2 * kOutputTile ? 3 : 2;
+}
+
+// One panel of R rows; `width` dims from v on, at most OutputVectors(R) vectors.
+template <int R>
+SAGE_INLINE void LaneOutputs(const float* p, int p_stride, const float* v, int64_t stride,
+                             int count, LineCursor* ahead, int width, const float* alpha, float* o,
+                             int64_t o_stride) {
+  constexpr int kMost = OutputVectors(R);
+  const int vectors = (width + kLanes - 1) / kLanes, last = width - (vectors - 1) * kLanes;
+#define SAGE_PANEL(C)                                                                          \
+  if constexpr (C <= kMost) {                                                                  \
+    if (vectors == C && last == kLanes) {                                                      \
+      return LaneOutputTile<R, C, false>(p, p_stride, v, stride, count, ahead, last, alpha, o, \
+                                         o_stride);                                            \
+    }                                                                                          \
+    if (vectors == C) {                                                                        \
+      return LaneOutputTile<R, C, true>(p, p_stride, v, stride, count, ahead, last, alpha, o,  \
+                                        o_stride);                                             \
+    }                                                                                          \
+  }
+  SAGE_PANEL(1)
+  SAGE_PANEL(2) SAGE_PANEL(3) SAGE_PANEL(4) SAGE_PANEL(5) SAGE_PANEL(6) SAGE_PANEL(7) SAGE_PANEL(8)
+#undef SAGE_PANEL
+}
+
+}  // namespace
+}  // namespace sage
+
+#endif  // SAGE_CPU_CACHE_ROW_LANES_H_
