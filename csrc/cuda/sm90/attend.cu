@@ -52,6 +52,7 @@ __global__ void EmptyRows(float* o, TokenStrides strides, float* lse, int heads,
 cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Workspace& space,
                    cudaStream_t stream) {
   AttendArguments a = {};
+  a.q = SourceOf(buffers.q, p.input, p.q, p.q_heads, p.q_len, p.qk_dim, space.dim);
   a.q_codes = space.q_codes;
   a.k_codes = space.k_codes;
   a.v_codes = space.v_codes;
@@ -79,6 +80,7 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   a.o_strides = p.o;
   a.o = buffers.o;
   a.lse = p.want_lse ? buffers.lse : nullptr;
+  a.sign = p.scale < 0.0 ? -1.0f : 1.0f;
   a.factor = static_cast<float>(std::fabs(p.scale) * 1.44269504088896340736);
   a.v_dim = static_cast<int>(p.v_dim);
   a.q_heads = static_cast<int>(p.q_heads);
@@ -93,10 +95,12 @@ cudaError_t Attend(const Problem& p, const ForwardBuffers& buffers, const Worksp
   a.longest_first = a.see.window_left >= 0 || a.see.window_right >= 0;
   const int64_t head_bytes = int64_t{2} * space.tiles * kTile * space.dim;
   const bool ragged = p.q_len % kMostRows != 0 && p.q_len < kRaggedRows;
+  a.heads = static_cast<int>(heads);
   a.heads_per_wave = a.longest_first || ragged
                          ? static_cast<int>(std::min(
                                heads, std::max<int64_t>(1, kWaveBytes / head_bytes) * a.group))
                          : 1;
+  a.rounds_queries = space.rounds_queries && a.q.chunks;
   a.smooth_v = p.recipe.smooth_v > 0;
   a.o_pairs = p.v_dim % 2 == 0 && reinterpret_cast<uintptr_t>(buffers.o) % 8 == 0 &&
               p.o.batch % 2 == 0 && p.o.head % 2 == 0 && p.o.token % 2 == 0;

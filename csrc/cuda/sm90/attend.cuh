@@ -39,6 +39,7 @@
 #include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/means.cuh"
 #include "cuda/sm90/produce.cuh"
+#include "cuda/sm90/round_queries.cuh"
 #include "cuda/sm90/spans.cuh"
 #include "cuda/sm90/visibility.cuh"
 #include "cuda/sm90/work.cuh"
@@ -57,8 +58,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   constexpr bool kHeld = Role::kHeld;
   constexpr int kAhead =
       D == 64 ? 8 : 2;  // by measurement: 2 costs head_dim 64 2 %, 8 the other 1 %
-  extern __shared__ uint8_t shared_memory[];
-  const uint32_t shared = (SharedAddress(shared_memory) + 1023) & ~1023u;
+  extern __shared__ __align__(1024) uint8_t shared_memory[];
+  const uint32_t shared = SharedAddress(shared_memory);
   const Barriers<kStages> bar = {shared + Map::kBarriers};
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
@@ -66,11 +67,14 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       BarrierInit(bar.Empty(s), Map::kWarps * kWarpArrivals);
     }
     for (int s = 0; s < 2; ++s) {
-      BarrierInit(bar.QFull(s), 1);
-      BarrierInit(bar.QEmpty(s), Map::kWarps * kWarpArrivals);
+      BarrierInit(bar.QFull(s), kRoundingWarps * kWarpArrivals);
+      BarrierInit(bar.QEmpty(s), (Map::kWarps + 1) * kWarpArrivals);
+      BarrierInit(bar.Drawn(s), kWarpArrivals);
     }
+    for (int s = 0; s < 2 * kRoundingWarps; ++s) BarrierInit(bar.Staged(0) + 8 * s, 1);
     BarrierInitFence();
   }
+  RoundFirst<D, kMasked>(a, shared);
   __syncthreads();
   // From one lane, so that the compiler knows them equal across the warp and keeps what follows
   // from them in uniform registers.
@@ -78,7 +82,11 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   const int warpgroup = warp >> 2;
   if (warpgroup == 0) {
     GiveRegisters<Role::kCopyRegisters>();
-    if (warp == 0) Produce<D, kMasked>(a, shared, bar);
+    if (warp == 0) {
+      Produce<D, kMasked>(a, shared, bar);
+    } else {
+      RoundQueries<D, kMasked>(a, shared, bar, warp);
+    }
     return;
   }
   TakeRegisters<Role::kComputeRegisters>();
@@ -93,7 +101,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   // Row sums of this warp: [tile % 8][row g][thread c]{row g, row g + 8}; this thread's own. Then
   // [row g][thread c]: this thread's part of l.
   const uint32_t my_sums = shared + Map::kSums + my_warp * kSumBytes + lane * 8;
-  const uint32_t my_l = my_sums + kMeanTiles * kSumStride;
+  const uint32_t my_l = my_sums + kPartsOfL;
   const uint32_t my_record = shared + Map::kRecords + my_warp * kRecordBytes;
   // Found anew each time: kept, the pointers would take registers.
   const auto my_place = [&](int words) {
@@ -241,11 +249,16 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         float x0 = -INFINITY, x1 = -INFINITY;
         const int2 place = LoadSharedInt2(my_record + kPlace);  // head, first row
         const int row = place.y + 16 * static_cast<int>(my_warp) + (lane >> 2);
-        const RowView view0 = a.see.Row(place.x, row), view1 = a.see.Row(place.x, row + 8);
+        RowView views[2];
+        // Without a mask one row after the other: what both may see would take registers.
+        constexpr int kSecondRow = kMasked ? 2 : 32;
 #pragma unroll
-        for (int i = 0; i < 64; ++i) {
+        for (int n = 0; n < 64; ++n) {
+          const int i = kMasked ? n : n % 32 / 2 * 4 + n / 32 * 2 + n % 2;
           const int j = key + 2 * (i >> 2) + (i & 1);
-          const RowView& view = i & 2 ? view1 : view0;
+          if (n == 0) views[0] = a.see.Row(place.x, row);
+          if (n == kSecondRow) views[1] = a.see.Row(place.x, row + 8);
+          const RowView& view = views[i >> 1 & 1];
           float x = static_cast<float>(S[i]) * (i & 2 ? s1 : s0);
           const bool inside = static_cast<unsigned>(j - view.first) < view.count;
           if constexpr (kMasked) {

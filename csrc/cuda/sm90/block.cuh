@@ -16,7 +16,9 @@ constexpr float kStart = 5.807f;    // log2 56: where a row's largest P starts
 // scores of standard deviation 1 one warp in a hundred has such a row.
 constexpr float kLeastMean = 0.375f;
 constexpr int kSumStride = 320;  // bytes of one tile's row sums of a warp, padded
-constexpr int kSumBytes = kMeanTiles * kSumStride + 512;  // and parts of l, scales of q
+// Where parts of l lie, after the sums less the padding of the last; and scales of q.
+constexpr int kPartsOfL = kMeanTiles * kSumStride - 64;
+constexpr int kSumBytes = kPartsOfL + 512;
 
 // How many warpgroups compute, 64 rows of q each, and how registers are shared out. Three fit where
 // no mask takes registers.
@@ -25,12 +27,19 @@ struct Roles {
   static constexpr int kWarpgroups = kMasked ? 2 : 3;
   static constexpr int kRows = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kCopyRegisters = kWarpgroups == 2 ? 24 : 32;
-  static constexpr int kComputeRegisters = kWarpgroups == 2 ? 240 : 160;
+  static constexpr int kCopyRegisters = kWarpgroups == 2 ? 40 : 32;
+  static constexpr int kComputeRegisters = kWarpgroups == 2 ? 232 : 160;
   // Whether the sums of earlier spans fit in registers.
   static constexpr bool kHeld = D == 64 || kMasked;
   static_assert(kMaskedRows <= kRows && kRows <= kMostRows, "rows of the workspace");
 };
+
+constexpr int kRoundingWarps = 3;  // of the copying warpgroup
+// Rows of q that one of them has in registers, and bytes of them as they come, in float32.
+template <int D>
+constexpr int kRowsAhead = 16 / (D / 32);
+template <int D>
+constexpr uint32_t kStagedBytes = kRowsAhead<D> * D * 4;
 
 template <int D, bool kMasked>
 struct SharedMap {
@@ -49,10 +58,14 @@ struct SharedMap {
   static constexpr uint32_t kQScale = kKScale + kStages * kKScaleBytes;
   static constexpr uint32_t kVScale = kQScale + 2 * kQScaleBytes;
   static constexpr uint32_t kBarriers = kVScale + 2 * kVScaleBytes;
-  // Full and empty: k with v per stage, q twice; then the tile of work of each q.
-  static constexpr uint32_t kWork = kBarriers + 8 * (2 * kStages + 4);
+  // Full and empty: k with v per stage, q twice; drawn: the tile of work of each q;
+  // staged: two batches of rows of q of each rounding warp.
+  static constexpr uint32_t kWork = kBarriers + 8 * (2 * kStages + 6 + 2 * kRoundingWarps);
   static constexpr uint32_t kRecords = kWork + 2 * kWorkBytes;  // per warp, of its tile of work
-  static constexpr uint32_t kBytes = kRecords + kWarps * kRecordBytes + 1024;  // and the alignment
+  static_assert(kWork % 16 == 0 && kRecords % 16 == 0 && kVScale % 16 == 0, "alignment");
+  static constexpr uint32_t kStaged = kRecords + kWarps * kRecordBytes;
+  static constexpr uint32_t kBytes = kStaged + kRoundingWarps * 2 * kStagedBytes<D>;
+  static_assert(kStaged % 16 == 0 && kBytes <= 227 * 1024, "shared memory of a block");
 };
 
 template <int kStages>
@@ -62,6 +75,9 @@ struct Barriers {
   SAGE_DEVICE uint32_t Empty(int s) const { return base + 8 * (kStages + s); }
   SAGE_DEVICE uint32_t QFull(int s) const { return base + 8 * (2 * kStages + s); }
   SAGE_DEVICE uint32_t QEmpty(int s) const { return base + 8 * (2 * kStages + 2 + s); }
+  SAGE_DEVICE uint32_t Drawn(int s) const { return base + 8 * (2 * kStages + 4 + s); }
+  // The first of a rounding warp's two.
+  SAGE_DEVICE uint32_t Staged(int warp) const { return base + 8 * (2 * kStages + 6 + 2 * warp); }
 };
 
 }  // namespace sm90

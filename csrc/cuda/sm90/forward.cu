@@ -121,6 +121,7 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   const int64_t q_heads = p.batch * p.q_heads, kv_heads = p.batch * p.kv_heads;
   w.dim = DimOf(p);
   w.plan = plan;
+  w.rounds_queries = plan.parts == 0 && !p.want_lse;
   w.tiles = static_cast<int>(Tiles(p.kv_len));
   w.mean_groups = (w.tiles + kMeanTiles - 1) / kMeanTiles;
   w.q_rows = static_cast<int>(Tiles(WorkTiles(p) * kMostRows) * kTile);

@@ -22,6 +22,13 @@ SAGE_DEVICE uint32_t ThreadAnew() {
   return thread;
 }
 
+// A value that is found anew each time.
+SAGE_DEVICE int Anew(int x) {
+  int y;
+  asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
 // ---- mbarrier ----
 
 SAGE_DEVICE void BarrierInit(uint32_t barrier, int arrivals) {
@@ -32,6 +39,11 @@ SAGE_DEVICE void BarrierInitFence() {
 }
 SAGE_DEVICE void BarrierExpect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+// Bytes to come, without an arrival.
+SAGE_DEVICE void BarrierExpectOnly(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
 SAGE_DEVICE void BarrierArrive(uint32_t barrier) {
@@ -78,7 +90,33 @@ SAGE_DEVICE void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_
       : "memory");
 }
 
+// What this thread wrote to shared memory, for the tensor cores to read: before the barrier at
+// which they learn of it.
+SAGE_DEVICE void ProxyFence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---- shared memory by address ----
+
+SAGE_DEVICE void StoreSharedFloat(uint32_t at, float x) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
+}
+SAGE_DEVICE void LoadShared(uint32_t at, float (&x)[2]) {
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[0]), "=f"(x[1]) : "r"(at) : "memory");
+}
+SAGE_DEVICE void LoadShared(uint32_t at, float (&x)[4]) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "r"(at)
+               : "memory");
+}
+SAGE_DEVICE void LoadShared(uint32_t at, uint32_t (&x)[1]) {
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x[0]) : "r"(at) : "memory");
+}
+SAGE_DEVICE void LoadShared(uint32_t at, uint32_t (&x)[2]) {
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(at) : "memory");
+}
+SAGE_DEVICE void StoreSharedHalfword(uint32_t at, uint16_t x) {
+  asm volatile("st.shared.b16 [%0], %1;" ::"r"(at), "h"(x) : "memory");
+}
 
 SAGE_DEVICE void StoreShared2(uint32_t at, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(x), "f"(y) : "memory");
@@ -324,6 +362,13 @@ SAGE_DEVICE float Exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// NaN if one is.
+SAGE_DEVICE float MaxOrNaN(float x, float y) {
+  float z;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
 }
 
 // Volatile: the place in the code is where the conversion should be.

@@ -100,26 +100,6 @@ __global__ void __launch_bounds__(kPrepassThreads<D>, kBlocksPerMultiprocessor<D
   }
 }
 
-Source SourceOf(const float* data, InputType input, const TokenStrides& strides, int64_t heads,
-                int64_t tokens, int64_t dim, int padded) {
-  Source source = {};
-  source.data = data;
-  source.strides = strides;
-  source.heads = static_cast<int>(heads);
-  source.tokens = static_cast<int>(tokens);
-  source.dim = static_cast<int>(dim);
-  const int bytes = input == InputType::kFloat32 ? 4 : 2;
-  const auto aligned = [&](int to) {
-    const int elements = to / bytes;
-    return reinterpret_cast<uintptr_t>(data) % to == 0 && strides.batch % elements == 0 &&
-           strides.head % elements == 0 && strides.token % elements == 0;
-  };
-  source.words = aligned(4);
-  source.pieces = dim % (padded / 32) == 0 && aligned(16);
-  source.vectors = source.pieces && dim == padded;
-  return source;
-}
-
 template <int D, class E>
 cudaError_t Launch(PrepassArguments a, cudaStream_t stream) {
   int device = 0, multiprocessors = 0;
@@ -130,9 +110,9 @@ cudaError_t Launch(PrepassArguments a, cudaStream_t stream) {
   const int64_t s = StatisticsTickets<D, E>(a), q = QuantiseTickets(a);
   const int64_t tickets = a.kv_count * (s + q);
   const int64_t blocks = std::min<int64_t>(tickets, kBlocksPerMultiprocessor<D> * multiprocessors);
-  // One head; the statistics among the tickets that are being worked on, or drawn ahead; and the
-  // rounding of the proportion. Where L2 does not hold so much, all statistics come first.
-  const int64_t lead = s + 2 * blocks * s / (s + q) + 2;
+  // One head; and the statistics among the tickets that are being worked on or drawn ahead, by
+  // measurement. Where L2 does not hold so much, all statistics come first.
+  const int64_t lead = s + blocks * 7 / 10 + 2;
   const int64_t bytes = lead * kStatisticsTiles<D, E> * kTile * D * (8 / E::kInWord);
   // The second reading of 16 bits from memory costs less than waiting for a head.
   const bool all_first = E::kInWord > 1 || bytes > kLeadBytes;
@@ -165,7 +145,7 @@ cudaError_t Prepass(const Problem& p, const ForwardBuffers& buffers, const Works
   a.q_heads = static_cast<int>(p.q_heads);
   a.group = static_cast<int>(p.group());
   a.kv_count = static_cast<int>(p.batch * p.kv_heads);
-  a.q_blocks = space.q_rows / kTile;
+  a.q_blocks = space.rounds_queries && a.q.chunks ? 0 : space.q_rows / kTile;
   a.smooth_k = p.recipe.smooth_k;
   a.smooth_v = p.recipe.smooth_v > 0;
   a.want_lse = p.want_lse;

@@ -9,37 +9,28 @@
 namespace sage {
 namespace sm90 {
 
-// The copying warp: draws tiles of work and keeps the rings full. One lane acts; all follow, so
-// that loop and addresses stay in uniform registers.
+// The copying warp: keeps the ring of k and v full for the tiles of work that are drawn beside it
+// (round_queries.cuh). One lane acts; all follow, so that loop and addresses stay in uniform
+// registers.
 template <int D, bool kMasked>
 SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
                          const Barriers<SharedMap<D, kMasked>::kStages>& bar) {
   using Map = SharedMap<D, kMasked>;
-  constexpr int kRows = Roles<D, kMasked>::kRows;
-  const bool acts = (threadIdx.x & 31) == 0;
-  uint32_t it = 0, round = 0;
-  int index = blockIdx.x;
-  while (true) {
+  const int lane = ThreadAnew() & 31;
+  const bool acts = lane == 0;
+  uint32_t it = 0;
+  for (uint32_t round = 0;; ++round) {
     const int slot = round & 1;
-    BarrierWait(bar.QEmpty(slot), (round >> 1 & 1) ^ 1);
-    if (index >= a.work) break;
-    const Work work = WorkOf<kRows>(a, index);
-    const int kv_head = KvHead(a, work.head), last = work.first + work.count - 1;
-    if (acts) {
-      StoreWork(shared + Map::kWork + slot * kWorkBytes, work, kv_head);
-      const int64_t row = static_cast<int64_t>(work.head) * a.q_rows + work.row0;
-      BarrierExpect(bar.QFull(slot), Map::kQBytes + Map::kQScaleBytes + Map::kVScaleBytes);
-      BulkCopy(shared + slot * Map::kQBytes, a.q_codes + row * D, Map::kQBytes, bar.QFull(slot));
-      BulkCopy(shared + Map::kQScale + slot * Map::kQScaleBytes, a.q_scale + row, Map::kQScaleBytes,
-               bar.QFull(slot));
-      BulkCopy(shared + Map::kVScale + slot * Map::kVScaleBytes,
-               a.v_scale + static_cast<int64_t>(kv_head) * D, Map::kVScaleBytes, bar.QFull(slot));
-    }
-    int drawn = 0;
-    if (acts) drawn = static_cast<int>(atomicAdd(a.schedule, 1u));
-    ++round;
+    const uint32_t at = shared + Map::kWork + slot * kWorkBytes;
+    BarrierWait(bar.Drawn(slot), round >> 1 & 1);
+    const Work work = LoadWork(at);
+    const int kv_head = __shfl_sync(~0u, LoadSharedInt(at + 16), 0);
+    if (__shfl_sync(~0u, work.head, 0) < 0) return;
+    const int first = __shfl_sync(~0u, work.first, 0);
+    const int last = first + __shfl_sync(~0u, work.count, 0) - 1;
+    WarpArrive(bar.QEmpty(slot), lane);  // what was drawn is read
     const int64_t tile0 = static_cast<int64_t>(kv_head) * a.tiles;
-    for (int i = last; i >= work.first; --i, ++it) {
+    for (int i = last; i >= first; --i, ++it) {
       const int s = it % Map::kStages;
       const uint32_t parity = (it / Map::kStages & 1) ^ 1;
       BarrierWait(bar.Empty(s), parity);
@@ -53,15 +44,6 @@ SAGE_DEVICE void Produce(const AttendArguments& a, uint32_t shared,
                  Map::kKScaleBytes, bar.Full(s));
       }
     }
-    index = gridDim.x + __shfl_sync(~0u, drawn, 0);
-  }
-  if (!acts) return;
-  StoreWork(shared + Map::kWork + (round & 1) * kWorkBytes, {-1, 0, 0, 0}, 0);
-  BarrierArrive(bar.QFull(round & 1));
-  // The last block to finish leaves the counter ready for another pass.
-  if (atomicAdd(a.schedule + 1, 1u) == gridDim.x - 1) {
-    a.schedule[0] = 0;
-    a.schedule[1] = 0;
   }
 }
 

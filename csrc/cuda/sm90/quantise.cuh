@@ -4,14 +4,14 @@
 // hence loads past L1.
 //
 // Rows are taken to be whole and finite; where the largest magnitude says that they are not, they
-// are read again and looked at one by one. |x · (top / max |x|)| rounds to at most top, so that
-// nothing needs clamping, and adding 1.5 · 2^23 leaves the rounded integer in the lowest bits.
+// are read again and looked at one by one.
 #ifndef SAGE_CUDA_SM90_QUANTISE_CUH_
 #define SAGE_CUDA_SM90_QUANTISE_CUH_
 
 #include <cstdint>
 
 #include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/source.cuh"
 #include "cuda/sm90/statistics.cuh"
 #include "cuda/sm90/workspace.h"
 
@@ -64,41 +64,19 @@ SAGE_DEVICE void LoadRows(const Source& source, int batch_head, int token, int l
   }
 }
 
-// Largest magnitude of one row's channels.
-template <int kChannels>
-SAGE_DEVICE uint32_t Largest(uint32_t most, const float (&x)[kChannels]) {
-#pragma unroll
-  for (int c = 0; c < kChannels; c += 2) {
-    most = __vimax3_u32(most, Magnitude(x[c]), Magnitude(x[c + 1]));
-  }
-  return most;
-}
-
 // Stores this lane's codes of one row of an operand in its swizzled place.
 template <int D, int kBlockRows, int kChannels>
 SAGE_DEVICE void StoreCodes(uint8_t* rows, int row, int lane, const float (&x)[kChannels],
                             float inverse) {
-  constexpr float kRound = 12582912.0f;
-  uint32_t bits[kChannels];
-#pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
-    bits[c] = __float_as_uint(__fadd_rn(__fmul_rn(x[c], inverse), kRound));
-  }
+  uint32_t words[(kChannels + 3) / 4];
+  RoundToCodes(x, inverse, words);
   uint8_t* at = rows + OperandByte<D, kBlockRows>(row, lane * kChannels);
   if constexpr (kChannels == 2) {
-    *reinterpret_cast<uint16_t*>(at) = static_cast<uint16_t>(__byte_perm(bits[0], bits[1], 0x0040));
+    *reinterpret_cast<uint16_t*>(at) = static_cast<uint16_t>(words[0]);
+  } else if constexpr (kChannels == 4) {
+    *reinterpret_cast<uint32_t*>(at) = words[0];
   } else {
-    uint32_t words[kChannels / 4];
-#pragma unroll
-    for (int w = 0; w < kChannels / 4; ++w) {
-      words[w] = __byte_perm(__byte_perm(bits[4 * w], bits[4 * w + 1], 0x0040),
-                             __byte_perm(bits[4 * w + 2], bits[4 * w + 3], 0x0040), 0x5410);
-    }
-    if constexpr (kChannels == 4) {
-      *reinterpret_cast<uint32_t*>(at) = words[0];
-    } else {
-      *reinterpret_cast<uint2*>(at) = make_uint2(words[0], words[1]);
-    }
+    *reinterpret_cast<uint2*>(at) = make_uint2(words[0], words[1]);
   }
 }
 

@@ -15,6 +15,7 @@
 
 #include "cuda/elements.cuh"
 #include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/source.cuh"
 #include "cuda/sm90/workspace.h"
 #include "sage/problem.h"
 
@@ -23,26 +24,6 @@ namespace sm90 {
 
 template <int D>
 constexpr int kPrepassThreads = D == 256 ? 512 : 256;
-constexpr uint32_t kInfBits = 0x7f800000;          // exponent all ones: not finite from here on
-constexpr uint32_t kTinyBits = (127 - 110) << 23;  // 2^-110
-constexpr float kInt8Top = 127.0f;
-constexpr float kE4m3Top = 448.0f;
-
-struct Source {
-  const void* data;
-  TokenStrides strides;
-  int heads, tokens, dim;
-  bool words;    // rows are aligned to words
-  bool pieces;   // rows are whole pieces of D / 32 elements, aligned for the widest loads
-  bool vectors;  // and have D of them
-
-  template <class E>
-  __device__ const typename E::Storage* Row(int batch_head, int token) const {
-    const int64_t batch = batch_head / heads, head = batch_head % heads;
-    return static_cast<const typename E::Storage*>(data) + batch * strides.batch +
-           head * strides.head + token * strides.token;
-  }
-};
 
 struct PrepassArguments {
   Source q, k, v;
@@ -54,16 +35,6 @@ struct PrepassArguments {
   float sign;  // of the scale: carried by the codes of q
   double scale;
 };
-
-SAGE_DEVICE uint32_t Magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
-SAGE_DEVICE bool Finite(float x) { return Magnitude(x) < kInfBits; }
-
-// docs/numerics.md 4.2 and 4.6: largest magnitude to scale and inverse.
-SAGE_DEVICE float2 ScaleOf(uint32_t largest, float top) {
-  if (largest < kTinyBits) return make_float2(0.0f, 0.0f);
-  const float amax = __uint_as_float(largest);
-  return make_float2(__fdiv_rn(amax, top), __fdiv_rn(top, amax));
-}
 
 // Tiles of one ticket, so that all threads have a channel.
 template <int D, class E>

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/sm90/hopper.cuh"
+#include "cuda/sm90/source.cuh"
 #include "cuda/sm90/visibility.cuh"
 #include "cuda/sm90/workspace.h"
 #include "sage/problem.h"
@@ -13,6 +14,7 @@ namespace sage {
 namespace sm90 {
 
 struct AttendArguments {
+  Source q;
   const uint8_t *q_codes, *k_codes, *v_codes;
   const float *mean_image, *q_scale, *k_scale, *v_scale, *lse_shift;
   uint32_t* schedule;
@@ -22,11 +24,14 @@ struct AttendArguments {
   float *o, *lse;
   float* spans;  // what spans leave in memory (spans.cuh)
   uint32_t* sums;
+  float sign;    // of the scale: carried by the codes of q
   float factor;  // |scale| log2(e)
   int v_dim, q_heads, group, tiles, mean_groups, q_rows, q_tiles, work;
+  int heads;           // of q, of all batches
   int kept_words;      // KeptWords
   int heads_per_wave;  // whose k and v stay in L2 together
   bool longest_first, smooth_v, o_pairs;
+  bool rounds_queries;  // q is rounded here, and not in the workspace
 };
 
 // One tile of work: rows of a query head, and the tiles of keys that some row sees.
@@ -38,7 +43,7 @@ template <int kRows>
 SAGE_DEVICE Work WorkOf(const AttendArguments& a, int index) {
   const int per_wave = a.heads_per_wave * a.q_tiles;
   const int wave = index / per_wave, rest = index % per_wave;
-  const int heads = min(a.heads_per_wave, a.work / a.q_tiles - wave * a.heads_per_wave);
+  const int heads = min(a.heads_per_wave, a.heads - wave * a.heads_per_wave);
   int tile = rest / heads;
   if (a.longest_first) tile = a.q_tiles - 1 - tile;
   Work work;

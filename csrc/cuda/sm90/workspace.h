@@ -95,6 +95,9 @@ struct Workspace {
   int64_t bytes;
 
   PartsPlan plan;
+  // Attention rounds q itself, if its rows are aligned, and q_codes and q_scale stay as they are.
+  // It does where rows are read once, and nothing else is needed of them.
+  bool rounds_queries;
   int dim;          // D
   int tiles;        // T
   int mean_groups;  // ceil(T / 8)

@@ -57,6 +57,26 @@ inline std::vector<Case> Cases() {
       c.qk_dim = c.v_dim = d, c.causal = Causal::kBottomRight;
     });
   }
+  // Several tiles of work a block: rows of q are rounded while others are attended to.
+  for (const int64_t d : {64, 128}) {
+    const auto many = [&](const char* name, auto change) {
+      with(name, [&](Case& c) {
+        c.batch = 2, c.heads = 80, c.kv_heads = 20, c.q_len = 391, c.kv_len = 150;
+        c.qk_dim = c.v_dim = d;
+        change(c);
+      });
+    };
+    many("many rows", [](Case&) {});
+    many("many rows, between others", [](Case& c) { c.tokens_first = true, c.scale = -0.2; });
+    many("many rows, other head_dim",
+         [](Case& c) { c.qk_dim = 3 * c.qk_dim / 4, c.causal = Causal::kBottomRight; });
+    many("many rows, mask", [](Case& c) { c.mask = MaskKind::kBoolean, c.mask_axes = "qk"; });
+    many("many rows, not finite", [](Case& c) { c.poison = 'q', c.causal = Causal::kTopLeft; });
+    many("many rows, 16 bits", [](Case& c) { c.input = sage::InputType::kBfloat16; });
+    many("many rows, 16 bits, between others", [](Case& c) {
+      c.input = sage::InputType::kFloat16, c.tokens_first = true, c.qk_dim = 3 * c.qk_dim / 4;
+    });
+  }
   for (const int64_t q_len : {1, 3, 64, 65}) {
     for (const int64_t d : {64, 128, 256}) {
       with("short q", [&](Case& c) {

@@ -30,6 +30,7 @@
 #include "test/cuda/sm90_device.h"
 #include "test/cuda/sm90_operands.h"
 #include "test/cuda/sm90_problem.h"
+#include "test/cuda/sm90_scales.cuh"
 #include "test/cuda/sm90_sums.cuh"
 
 namespace {
@@ -53,11 +54,13 @@ struct Way {
   const char* name;
   sage::sm90::PartsPlan plan;
   bool narrow;  // from 16-bit inputs
+  bool bare;    // without lse: attention rounds q, where the way with lse has it from the pre-pass
 };
 
 Outputs RunGpu(const Data& data, Operands* operands, const Way& way) {
   Problem p = data.p;
   if (way.narrow) p.input = data.narrow;
+  if (way.bare) p.want_lse = false;
   Device q(data.q.size() * 4), k(data.k.size() * 4), v(data.v.size() * 4), mask(data.mask_size());
   if (way.narrow) {
     Upload(q, data.q16);
@@ -220,14 +223,21 @@ bool SameBits(const Outputs& a, const Outputs& b) {
 std::vector<Way> WaysOf(const Case& c, const Problem& p) {
   using sage::sm90::PartsPlan;
   const PartsPlan usual = sage::sm90::PlanParts(p);
-  std::vector<Way> ways = {{usual.parts > 0 ? "parts" : "", usual, false}};
-  if (c.input != sage::InputType::kFloat32) ways.push_back({"16 bits", usual, true});
+  std::vector<Way> ways = {{usual.parts > 0 ? "parts" : "", usual, false, false}};
+  const bool narrow = c.input != sage::InputType::kFloat32;
+  if (narrow) ways.push_back({"16 bits", usual, true, false});
   if (c.qk_dim <= 128 && c.v_dim <= 128) {
-    ways.push_back(usual.parts > 0 ? Way{"no parts", PartsPlan{}, false}
-                                   : Way{"3 parts", PartsPlan{3, false}, false});
+    ways.push_back(usual.parts > 0 ? Way{"no parts", PartsPlan{}, false, false}
+                                   : Way{"3 parts", PartsPlan{3, false}, false, false});
+    ways.push_back({"no lse", PartsPlan{}, false, true});
+    if (narrow) ways.push_back({"no lse16", PartsPlan{}, true, true});
   }
-  if (usual.parts > 1 || c.qk_dim > 128) ways.push_back({"1 part", PartsPlan{1, false}, false});
-  if (p.q_len <= sage::sm90::kSharedRows) ways.push_back({"2 x 2", PartsPlan{2, true}, false});
+  if (usual.parts > 1 || c.qk_dim > 128) {
+    ways.push_back({"1 part", PartsPlan{1, false}, false, false});
+  }
+  if (p.q_len <= sage::sm90::kSharedRows) {
+    ways.push_back({"2 x 2", PartsPlan{2, true}, false, false});
+  }
   return ways;
 }
 
@@ -241,9 +251,9 @@ bool Check(const Case& c, uint64_t seed) {
   std::vector<bool> same;
   for (const Way& way : ways) {
     Operands gpu;
-    outputs.push_back(RunGpu(data, &gpu, way));
+    outputs.push_back(RunGpu(data, way.bare ? nullptr : &gpu, way));
     codes.push_back(0);
-    if (c.kv_len > 0) {
+    if (c.kv_len > 0 && !way.bare) {
       codes.back() = std::abs(Differences(gpu.q_codes, cpu.q_codes)) +
                      std::abs(Differences(gpu.q_scale, cpu.q_scale)) +
                      std::abs(Differences(gpu.k_codes, cpu.k_codes)) +
@@ -252,9 +262,17 @@ bool Check(const Case& c, uint64_t seed) {
                      std::abs(Differences(gpu.v_scale, cpu.v_scale)) +
                      MeanDifferences(data, gpu.v_means, cpu);
     }
-    // The same bits again; from 16 bits, those of the same values in float32.
-    same.push_back(SameBits(outputs.back(), RunGpu(data, nullptr, way)) &&
-                   (!way.narrow || SameBits(outputs.back(), outputs[0])));
+    // The same bits again; from 16 bits, those of the same values in float32; without lse, those of
+    // the same kernel with it, whose codes of q were compared.
+    same.push_back(SameBits(outputs.back(), RunGpu(data, nullptr, way)));
+    if (way.bare) {
+      size_t like = 0;
+      while (ways[like].plan.parts != 0) ++like;
+      outputs.back().lse = outputs[like].lse;
+      same.back() = same.back() && SameBits(outputs.back(), outputs[like]);
+    } else if (way.narrow) {
+      same.back() = same.back() && SameBits(outputs.back(), outputs[0]);
+    }
   }
   std::vector<const Outputs*> all = {&b};
   for (const Outputs& a : outputs) all.push_back(&a);
@@ -316,7 +334,7 @@ bool CheckRefusals() {
 }
 
 int RunChecks(const std::string& part, int shard, int shards) {
-  int failed = CheckRefusals() ? 0 : 1, count = 0;
+  int failed = (CheckRefusals() ? 0 : 1) + (sage_test::CheckScales() ? 0 : 1), count = 0;
   for (const Case& c : sage_test::Cases()) {
     if (c.name.find(part) == std::string::npos) continue;
     if (count++ % shards == shard) failed += !Check(c, 16 + count);
@@ -331,8 +349,8 @@ void PrintAccuracy(const char* name, const Case& c, Data data, int64_t rows) {
   const Outputs recipe = RunCpu(data, &operands);
   // Where keys would be cut into parts, that is the second line.
   const sage::sm90::PartsPlan usual = sage::sm90::PlanParts(data.p);
-  std::vector<Outputs> outputs = {RunGpu(data, nullptr, {"", {}, false})};
-  if (usual.parts > 0) outputs.push_back(RunGpu(data, nullptr, {"", usual, false}));
+  std::vector<Outputs> outputs = {RunGpu(data, nullptr, {"", {}, false, false})};
+  if (usual.parts > 0) outputs.push_back(RunGpu(data, nullptr, {"", usual, false, false}));
   std::vector<const Outputs*> all = {&recipe};
   for (const Outputs& out : outputs) all.push_back(&out);
   const std::vector<Errors> errors = Compare(data, all, rows);
