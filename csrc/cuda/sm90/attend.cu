@@ -31,8 +31,18 @@ cudaError_t Launch(AttendArguments a, int64_t heads, cudaStream_t stream) {
   error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
   const int blocks = std::min(std::min(multiprocessors, kMostBlocks), a.work);
-  AttendKernel<D, kMasked><<<blocks, Roles<D, kMasked>::kThreads, kBytes, stream>>>(a);
-  return cudaGetLastError();
+  // Blocks start as those of the pre-pass leave, and round their first rows of q meanwhile.
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(Roles<D, kMasked>::kThreads);
+  config.dynamicSmemBytes = kBytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, AttendKernel<D, kMasked>, a);
 }
 
 __global__ void EmptyRows(float* o, TokenStrides strides, float* lse, int heads, int64_t q_len,

@@ -14,8 +14,8 @@
 // 2^5.8 and the offset follows only when P would pass 448, so the usual tile needs no maximum
 // across threads, only a vote.
 //
-// Block: one warpgroup copies (produce.cuh); three, or two where there is a mask, compute 64 rows
-// of q each. Blocks are persistent and draw tiles of work from a counter. Keys are walked from the
+// Block: one warpgroup copies k and v (produce.cuh) and rounds q (round_queries.cuh); three, or two
+// where there is a mask, compute 64 rows of q each. Blocks are persistent and draw tiles of work from a counter. Keys are walked from the
 // last tile to the first. Warpgroups take turns at the tensor cores, a turn being the outputs of a
 // tile and the scores of the next, waited for; meanwhile the others are at their exponentials:
 //
@@ -24,12 +24,11 @@
 //   warpgroup 2 | ... softmax 3 ............................| outputs 3, scores 2 | softmax 2 ...
 //
 // Nothing of a warpgroup is in flight during its softmax, so P takes registers of scores and three
-// warpgroups fit. Spans of head_dim 128 without a mask wait in memory (spans.cuh), the others in
-// registers.
+// warpgroups fit. Spans of head_dim 128 without a mask wait in memory (spans.cuh).
 //
-// Shared memory (D = 128): 2 x q 24 KiB | 4 x k 16 KiB | 4 x v 16 KiB | row sums 33 KiB | scales |
-// barriers. Registers of a computing thread: scores 64 or P 16, span 64; 32 for all else, so what
-// is not needed at every tile lies in shared memory.
+// Shared memory (D = 128): 2 x q 24 KiB | 4 x k 16 KiB | 4 x v 16 KiB | row sums 35 KiB | scales |
+// barriers | rows of q on their way 12 KiB. Registers of a computing thread: scores 64 or P 16,
+// span 64; 32 for all else, so what is not needed at every tile lies in shared memory.
 #ifndef SAGE_CUDA_SM90_ATTEND_CUH_
 #define SAGE_CUDA_SM90_ATTEND_CUH_
 
@@ -56,25 +55,13 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
   using Role = Roles<D, kMasked>;
   constexpr int kStages = Map::kStages, kSums = D / 2, kWarpgroups = Role::kWarpgroups;
   constexpr bool kHeld = Role::kHeld;
-  constexpr int kAhead =
-      D == 64 ? 8 : 2;  // by measurement: 2 costs head_dim 64 2 %, 8 the other 1 %
+  constexpr int kAhead = D == 64 ? 8 : 2;  // measured: 2 costs head_dim 64 2 %, 8 the other 1 %
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   const uint32_t shared = SharedAddress(shared_memory);
   const Barriers<kStages> bar = {shared + Map::kBarriers};
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      BarrierInit(bar.Full(s), 1);
-      BarrierInit(bar.Empty(s), Map::kWarps * kWarpArrivals);
-    }
-    for (int s = 0; s < 2; ++s) {
-      BarrierInit(bar.QFull(s), kRoundingWarps * kWarpArrivals);
-      BarrierInit(bar.QEmpty(s), (Map::kWarps + 1) * kWarpArrivals);
-      BarrierInit(bar.Drawn(s), kWarpArrivals);
-    }
-    for (int s = 0; s < 2 * kRoundingWarps; ++s) BarrierInit(bar.Staged(0) + 8 * s, 1);
-    BarrierInitFence();
-  }
+  if (threadIdx.x == 0) InitBarriers<D, kMasked>(bar);
   RoundFirst<D, kMasked>(a, shared);
+  AwaitEarlierLaunch();  // what comes from the pre-pass is read from here on
   __syncthreads();
   // From one lane, so that the compiler knows them equal across the warp and keeps what follows
   // from them in uniform registers.

@@ -80,6 +80,23 @@ struct Barriers {
   SAGE_DEVICE uint32_t Staged(int warp) const { return base + 8 * (2 * kStages + 6 + 2 * warp); }
 };
 
+// One thread.
+template <int D, bool kMasked>
+SAGE_DEVICE void InitBarriers(const Barriers<SharedMap<D, kMasked>::kStages>& bar) {
+  using Map = SharedMap<D, kMasked>;
+  for (int s = 0; s < Map::kStages; ++s) {
+    BarrierInit(bar.Full(s), 1);
+    BarrierInit(bar.Empty(s), Map::kWarps * kWarpArrivals);
+  }
+  for (int s = 0; s < 2; ++s) {
+    BarrierInit(bar.QFull(s), kRoundingWarps * kWarpArrivals);
+    BarrierInit(bar.QEmpty(s), (Map::kWarps + 1) * kWarpArrivals);
+    BarrierInit(bar.Drawn(s), kWarpArrivals);
+  }
+  for (int s = 0; s < 2 * kRoundingWarps; ++s) BarrierInit(bar.Staged(0) + 8 * s, 1);
+  BarrierInitFence();
+}
+
 }  // namespace sm90
 }  // namespace sage
 

@@ -133,6 +133,7 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   w.ready = carver.Take<uint32_t>(kv_heads);
   w.not_finite = carver.Take<uint32_t>(kv_heads);
   w.v_largest = carver.Take<uint32_t>(channels);
+  w.marks = carver.Take<uint8_t>(tiles * kTile);
   w.zeroed_bytes = carver.used;
   w.k_sum = carver.Take<double>(tiles * w.dim);
   w.k_count = carver.Take<int32_t>(tiles * w.dim);
@@ -144,7 +145,6 @@ Workspace LayOut(const Problem& p, void* base, const PartsPlan& plan) {
   w.lse_shift = carver.Take<float>(p.want_lse ? q_heads * w.q_rows : 0);
   w.k_scale = carver.Take<float>(tiles * 4);
   w.mean_image = carver.Take<float>(kv_heads * w.mean_groups * kMeanTiles * w.dim);
-  w.marks = carver.Take<uint8_t>(tiles * kTile);
   w.q_codes = carver.Take<uint8_t>(q_heads * w.q_rows * w.dim);
   w.k_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);
   w.v_codes = carver.Take<uint8_t>(tiles * kTile * w.dim);

@@ -29,6 +29,13 @@ SAGE_DEVICE int Anew(int x) {
   return y;
 }
 
+// ---- one launch behind another ----
+
+// The next launch may begin where this one leaves room, though not pass AwaitEarlierLaunch.
+SAGE_DEVICE void LetNextLaunchBegin() { asm volatile("griddepcontrol.launch_dependents;"); }
+// Until the launch before is done, and what it wrote can be read.
+SAGE_DEVICE void AwaitEarlierLaunch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // ---- mbarrier ----
 
 SAGE_DEVICE void BarrierInit(uint32_t barrier, int arrivals) {
@@ -93,6 +100,44 @@ SAGE_DEVICE void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_
 // What this thread wrote to shared memory, for the tensor cores to read: before the barrier at
 // which they learn of it.
 SAGE_DEVICE void ProxyFence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Shared memory to global; returns when the former may be written again.
+SAGE_DEVICE void BulkStore(void* to, uint32_t from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
+               : "memory");
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+// ---- clusters ----
+
+// An address of this block's shared memory, in block `rank` of its cluster.
+SAGE_DEVICE uint32_t ClusterAddress(uint32_t at, int rank) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+  return there;
+}
+SAGE_DEVICE uint32_t LoadCluster(uint32_t at) {
+  uint32_t x;
+  asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  return x;
+}
+SAGE_DEVICE double LoadClusterDouble(uint32_t at) {
+  double x;
+  asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(x) : "r"(at) : "memory");
+  return x;
+}
+SAGE_DEVICE void ClusterArrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+// Having used what was read, and written nothing for others.
+SAGE_DEVICE void ClusterArriveRelaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+SAGE_DEVICE void ClusterWait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 // ---- shared memory by address ----
 
@@ -384,6 +429,18 @@ SAGE_DEVICE uint32_t PackE4m3(float a, float b, float c, float d) {
   uint32_t bytes;
   asm volatile(
       "{\n.reg .b16 low, high;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+      "mov.b32 %0, {low, high};\n}"
+      : "=r"(bytes)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return bytes;
+}
+
+// The same wherever the compiler likes.
+SAGE_DEVICE uint32_t RoundE4m3(float a, float b, float c, float d) {
+  uint32_t bytes;
+  asm("{\n.reg .b16 low, high;\n"
       "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
       "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
       "mov.b32 %0, {low, high};\n}"

@@ -15,6 +15,13 @@ namespace sm90 {
 cudaError_t Prepass(const Problem& problem, const ForwardBuffers& buffers, const Workspace& space,
                     cudaStream_t stream);
 
+struct PrepassArguments;
+
+// The part of Prepass where a cluster of blocks holds a head of k or v: short kv_len, head_dim 64
+// or 128 in aligned rows, and nothing asked of q. Where it does not serve, `done` is false.
+cudaError_t ReadOnce(const PrepassArguments& arguments, InputType input, cudaStream_t stream,
+                     bool* done);
+
 // Attention over what Prepass left. May run again over the same workspace.
 cudaError_t Attend(const Problem& problem, const ForwardBuffers& buffers, const Workspace& space,
                    cudaStream_t stream);

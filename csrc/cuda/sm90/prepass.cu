@@ -1,7 +1,9 @@
-// The pre-pass of int8_fp8 on Hopper, from float32 or 16 bits in any strides: one launch that
-// takes statistics of some heads (statistics.cuh) while it quantises others (quantise.cuh), so that
-// k and v are read from memory once and found in L2 the second time. Traffic per element of k and
-// v: 4 (2) bytes read, as many from L2, 1 written; of q: 4 (2) read, 1 written.
+// The pre-pass of int8_fp8 on Hopper, from float32 or 16 bits in any strides. Where a cluster of
+// blocks holds a head of k or v, read_once.cuh does it. Elsewhere it is one launch that takes
+// statistics of some heads (statistics.cuh) while it quantises others (quantise.cuh), so that k and
+// v are read from memory once and found in L2 the second time. Traffic per element of k and v: 4
+// (2) bytes read, as many from L2, 1 written; of q, unless attention rounds it (round_queries.cuh):
+// 4 (2) read, 1 written.
 //
 // (16-bit inputs: all statistics come first, and k and v from memory twice.)
 //
@@ -72,6 +74,7 @@ __global__ void __launch_bounds__(kPrepassThreads<D>, kBlocksPerMultiprocessor<D
   __shared__ QuantiseShared<D> shared;
   __shared__ Ticket drawn;
   __shared__ bool last, done;
+  LetNextLaunchBegin();
   const int64_t tickets =
       a.kv_count * (static_cast<int64_t>(StatisticsTickets<D, E>(a)) + QuantiseTickets(a));
   // Drawn a ticket ahead: the answer takes as long as reading a tile.
@@ -153,6 +156,9 @@ cudaError_t Prepass(const Problem& p, const ForwardBuffers& buffers, const Works
   a.scale = p.scale;
   const cudaError_t cleared = cudaMemsetAsync(space.schedule, 0, space.zeroed_bytes, stream);
   if (cleared != cudaSuccess) return cleared;
+  bool done = false;
+  const cudaError_t error = ReadOnce(a, p.input, stream, &done);
+  if (done || error != cudaSuccess) return error;
   switch (p.input) {
     case InputType::kFloat16:
       return LaunchFor<Float16>(a, stream);

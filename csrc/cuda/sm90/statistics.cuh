@@ -83,11 +83,11 @@ struct Channel {
 constexpr int kBatch = 32;  // loads in flight per thread
 
 // The next tokens of a word's channels, in order.
-template <bool kExtremes, class E>
-SAGE_DEVICE void Absorb(Channel (&channels)[E::kInWord], const uint32_t (&words)[kBatch]) {
+template <bool kExtremes, class E, int kCount>
+SAGE_DEVICE void Absorb(Channel (&channels)[E::kInWord], const uint32_t (&words)[kCount]) {
   uint32_t most = 0;
 #pragma unroll
-  for (int i = 0; i < kBatch; i += 2) {
+  for (int i = 0; i < kCount; i += 2) {
 #pragma unroll
     for (int n = 0; n < E::kInWord; ++n) {
       most = __vimax3_u32(most, Magnitude(E::At(words[i], n)), Magnitude(E::At(words[i + 1], n)));
@@ -95,9 +95,9 @@ SAGE_DEVICE void Absorb(Channel (&channels)[E::kInWord], const uint32_t (&words)
   }
   if (most < kInfBits) {
 #pragma unroll
-    for (int n = 0; n < E::kInWord; ++n) channels[n].count += kBatch;
+    for (int n = 0; n < E::kInWord; ++n) channels[n].count += kCount;
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
+    for (int i = 0; i < kCount; ++i) {
 #pragma unroll
       for (int n = 0; n < E::kInWord; ++n) {
         const float x = E::At(words[i], n);
@@ -111,7 +111,7 @@ SAGE_DEVICE void Absorb(Channel (&channels)[E::kInWord], const uint32_t (&words)
     return;
   }
 #pragma unroll
-  for (int i = 0; i < kBatch; ++i) {
+  for (int i = 0; i < kCount; ++i) {
 #pragma unroll
     for (int n = 0; n < E::kInWord; ++n) {
       const float x = E::At(words[i], n);

@@ -6,7 +6,8 @@
 // with zeros). "Swizzled": the 16-byte chunks of a row of W bytes are exchanged as wgmma's W-byte
 // swizzle asks (hopper.cuh).
 //
-//   q_codes    int8   [B·Hq][R][D]            swizzled rows; D = 256: [R/64][2][64][128]
+//   q_codes    int8   [B·Hq][R][D]            swizzled rows; D = 256: [R/64][2][64][128]; not
+//                                             written where attention rounds q itself, as q_scale
 //   q_scale    float  [B·Hq][R]               NaN for a row with a value that is not finite
 //   lse_shift  float  [B·Hq][R]               scale · q · mean(k); only with want_lse
 //   k_codes    int8   [B·Hkv][T][128][D]      swizzled rows; row 8j + 2c + e is token 32c + 2j + e;
@@ -72,6 +73,7 @@ struct Workspace {
   uint32_t* ready;       // [B·Hkv] whether the statistics of the head are complete
   uint32_t* not_finite;  // [B·Hkv] bits of `marks` over all tokens
   uint32_t* v_largest;   // [B·Hkv][D] largest |v'|, as bits
+  uint8_t* marks;
   int64_t zeroed_bytes;
 
   double* k_sum;     // [B·Hkv][T][D] sums of finite k
@@ -84,7 +86,6 @@ struct Workspace {
   float* lse_shift;
   float* k_scale;
   float* mean_image;
-  uint8_t* marks;
   uint8_t* q_codes;
   uint8_t* k_codes;
   uint8_t* v_codes;

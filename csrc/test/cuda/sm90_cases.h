@@ -57,6 +57,15 @@ inline std::vector<Case> Cases() {
       c.qk_dim = c.v_dim = d, c.causal = Causal::kBottomRight;
     });
   }
+  // As many keys as a cluster of blocks holds in the pre-pass, and one more.
+  for (const int64_t d : {64, 128}) {
+    for (const int64_t kv_len : {2048, 2049}) {
+      with("keys of a cluster", [&](Case& c) {
+        c.q_len = 200, c.kv_len = kv_len, c.heads = 80, c.kv_heads = 2, c.qk_dim = c.v_dim = d;
+        c.k_bias = 5.0f, c.v_bias = 1.0f;
+      });
+    }
+  }
   // Several tiles of work a block: rows of q are rounded while others are attended to.
   for (const int64_t d : {64, 128}) {
     const auto many = [&](const char* name, auto change) {
