@@ -156,6 +156,12 @@ cudaError_t Prepass(const Problem& p, const ForwardBuffers& buffers, const Works
   a.scale = p.scale;
   const cudaError_t cleared = cudaMemsetAsync(space.schedule, 0, space.zeroed_bytes, stream);
   if (cleared != cudaSuccess) return cleared;
+  if (!a.smooth_v) {
+    // Attention fetches means before it asks whether there are any.
+    const int64_t means = int64_t{a.kv_count} * space.mean_groups * kMeanTiles * space.dim;
+    const cudaError_t none = cudaMemsetAsync(space.mean_image, 0, means * sizeof(float), stream);
+    if (none != cudaSuccess) return none;
+  }
   bool done = false;
   const cudaError_t error = ReadOnce(a, p.input, stream, &done);
   if (done || error != cudaSuccess) return error;

@@ -1,11 +1,10 @@
 // Runner of the FP4 kernels without Node.
 //
-//   fp4_runner check [part [longest [every [first]]]]   the case table of test/fp4_cases.h on the
+//   fp4_runner check [part [n of [longest]]]            the case table of test/fp4_cases.h on the
 //       device: codes and scales equal to the CPU engine's, errors against float64, the same bits
 //       twice (where the case has 16-bit inputs: from those), and the same bits as the simulation
-//       unless the device computes FP4 natively; exit code 0 if all hold. Only cases with `part`
-//       in their names, of at most `longest` tokens, and of those each `every`th, from number
-//       `first` on
+//       unless the device computes FP4 natively; exit code 0 if all hold. Which cases:
+//       chosen_cases.h
 //   fp4_runner accuracy [tokens]                        fp4 and fp4_fp8 against the published form
 //   fp4_runner bench                                    time of the pre-pass and of attention
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "cuda/sm120/forward.h"
 #include "sage/capabilities.h"
 #include "simulate/fp4_forward.h"
+#include "test/cuda/chosen_cases.h"
 #include "test/cuda/sm90_device.h"
 #include "test/fp4_cases.h"
 
@@ -56,9 +56,7 @@ Outputs RunGpu(const Data& data, sage::InputType input, Operands* operands) {
   out.lse.assign(p.batch * p.q_heads * p.q_len, 1e30f);
   Upload(device.o, out.o);
   Upload(device.lse, out.lse);
-  // A byte pattern that is NaN as a float. Left out for initcheck, which it would blind.
-  if (std::getenv("SAGE_TEST_NO_POISON") == nullptr)
-    Require(cudaMemset(device.workspace.as<void>(), 0xff, sage::Fp4Workspace(p)), "poison");
+  Poison(device.workspace, sage::Fp4Workspace(p));
   const sage::Status status =
       sage::Fp4Forward(p, device.buffers, device.workspace.as<void>(), nullptr);
   if (!status.ok()) {
@@ -97,14 +95,12 @@ uint32_t Hash(const Outputs& out) {
   return hash;
 }
 
-int RunChecks(const std::string& part, int64_t longest, int every, int first) {
-  int failed = 0, count = 0, same = 0, seed = 100, chosen = 0;
+int RunChecks(ChosenCases chosen) {
+  int failed = 0, same = 0, seed = 100;
   const bool native = sage::cuda::ComputeCapability() >= 120;
   for (const Fp4Case& c : Fp4Cases()) {
     ++seed;
-    if (c.shape.name.find(part) == std::string::npos) continue;
-    if (std::max(c.shape.q_len, c.shape.kv_len) > longest) continue;
-    if (chosen++ % every != first) continue;
+    if (!chosen.Takes(c.shape.name, std::max(c.shape.q_len, c.shape.kv_len))) continue;
     const Data data = MakeData(c, static_cast<uint64_t>(seed));
     Operands operands;
     const Outputs out = RunGpu(data, sage::InputType::kFloat32, &operands);
@@ -128,10 +124,10 @@ int RunChecks(const std::string& part, int64_t longest, int every, int first) {
       same += equal;
     }
     failed += !ok;
-    ++count;
   }
-  std::printf("%d of %d cases failed; bits of the simulation in %d\n", failed, count, same);
-  return failed == 0 ? 0 : 1;
+  std::printf("%d of %d cases failed; bits of the simulation in %d\n", failed, chosen.taken(),
+              same);
+  return failed == 0 && chosen.taken() > 0 ? 0 : 1;
 }
 
 // Relative L2 against float64 of one head, all forms on the same data.
@@ -239,10 +235,7 @@ int RunBench() {
 
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "check";
-  if (what == "check") {
-    return RunChecks(argc > 2 ? argv[2] : "", argc > 3 ? std::atol(argv[3]) : INT64_MAX,
-                     argc > 4 ? std::atoi(argv[4]) : 1, argc > 5 ? std::atoi(argv[5]) : 0);
-  }
+  if (what == "check") return RunChecks(ChosenCases(argc, argv, 2));
   if (what == "accuracy") return RunAccuracy(argc > 2 ? std::atol(argv[2]) : 2048);
   if (what == "bench") return RunBench();
   std::printf("usage: fp4_runner check | accuracy | bench\n");

@@ -34,6 +34,13 @@ class Device {
   void* data_ = nullptr;
 };
 
+// Fills a workspace with bytes that are NaN as floats, so that it shows when a place is read before
+// it is written. Left out under SAGE_TEST_NO_POISON, for initcheck, which it would blind.
+inline void Poison(const Device& workspace, size_t bytes) {
+  if (std::getenv("SAGE_TEST_NO_POISON") != nullptr) return;
+  Require(cudaMemset(workspace.as<void>(), 0xff, bytes), "poison");
+}
+
 template <class T>
 void Upload(const Device& to, const std::vector<T>& from) {
   if (from.empty()) return;

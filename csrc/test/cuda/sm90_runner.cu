@@ -1,9 +1,9 @@
 // Runner of the Hopper kernels without Node.
 //
-//   sm90_runner check [part of a case's name [n of]]
-//                                              codes, scales, o and lse over the option space, or
-//                                              every of-th case from the n-th; exit code 0 if all
-//                                              hold
+//   sm90_runner check [part of a case's name [n of [longest]]]
+//                                              codes, scales, o and lse over the option space;
+//                                              exit code 0 if all hold. Which cases:
+//                                              chosen_cases.h
 //   sm90_runner accuracy [heavy]               errors against float64 (docs/kernels_hopper.md);
 //                                              where one key has much of the weight
 //   sm90_runner sums                           what the e4m3 tensor core keeps of a sum
@@ -25,6 +25,7 @@
 #include "sage/capabilities.h"
 #include "sage/cuda_attention.h"
 #include "sage/quantize.h"
+#include "test/cuda/chosen_cases.h"
 #include "test/cuda/sm90_bench.cuh"
 #include "test/cuda/sm90_cases.h"
 #include "test/cuda/sm90_device.h"
@@ -82,7 +83,7 @@ Outputs RunGpu(const Data& data, Operands* operands, const Way& way) {
   Upload(lse, out.lse);
   const int64_t bytes = sage::sm90::LayOut(p, nullptr, way.plan).bytes;
   Device workspace(bytes);
-  Require(cudaMemset(workspace.as<void>(), 0xff, bytes), "poison");
+  sage_test::Poison(workspace, bytes);
   const sage::ForwardBuffers buffers = {q.as<float>(),   k.as<float>(), v.as<float>(),
                                         mask.as<void>(), o.as<float>(), lse.as<float>()};
   const sage::sm90::Workspace w = sage::sm90::LayOut(p, workspace.as<void>(), way.plan);
@@ -335,14 +336,14 @@ bool CheckRefusals() {
   return ok;
 }
 
-int RunChecks(const std::string& part, int shard, int shards) {
-  int failed = (CheckRefusals() ? 0 : 1) + (sage_test::CheckScales() ? 0 : 1), count = 0;
+int RunChecks(sage_test::ChosenCases chosen) {
+  int failed = (CheckRefusals() ? 0 : 1) + (sage_test::CheckScales() ? 0 : 1), seed = 16;
   for (const Case& c : sage_test::Cases()) {
-    if (c.name.find(part) == std::string::npos) continue;
-    if (count++ % shards == shard) failed += !Check(c, 16 + count);
+    ++seed;
+    if (chosen.Takes(c.name, std::max(c.q_len, c.kv_len))) failed += !Check(c, seed);
   }
-  std::printf("%d of %d cases failed\n", failed, count / shards);
-  return failed == 0 ? 0 : 1;
+  std::printf("%d of %d cases failed\n", failed, chosen.taken());
+  return failed == 0 && chosen.taken() > 0 ? 0 : 1;
 }
 
 void PrintAccuracy(const char* name, const Case& c, Data data, int64_t rows) {
@@ -445,11 +446,10 @@ int RunAccuracy() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Line by line, so that a run that is cut off tells how far it came.
+  std::setvbuf(stdout, nullptr, _IOLBF, 1 << 12);
   const std::string what = argc > 1 ? argv[1] : "check";
-  if (what == "check") {
-    return RunChecks(argc > 2 ? argv[2] : "", argc > 4 ? std::atoi(argv[3]) : 0,
-                     argc > 4 ? std::atoi(argv[4]) : 1);
-  }
+  if (what == "check") return RunChecks(sage_test::ChosenCases(argc, argv, 2));
   if (what == "accuracy") {
     return argc > 2 && std::string(argv[2]) == "heavy" ? RunHeavyAccuracy() : RunAccuracy();
   }
