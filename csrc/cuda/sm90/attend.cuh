@@ -113,7 +113,6 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     [[maybe_unused]] float O[kSums];
     [[maybe_unused]] bool kept = false;  // earlier spans are in memory
     float m0 = -FLT_MAX, m1 = -FLT_MAX;
-    bool mask_is_nan0 = false, mask_is_nan1 = false;
     int i = work.first + work.count - 1;  // the tile of keys at hand
     StoreRecord(a, my_record, work, LoadSharedInt(shared + Map::kWork + slot * kWorkBytes + 16),
                 64 * mine, 16 * static_cast<int>(my_warp));
@@ -236,35 +235,25 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         float x0 = -INFINITY, x1 = -INFINITY;
         const int2 place = LoadSharedInt2(my_record + kPlace);  // head, first row
         const int row = place.y + 16 * static_cast<int>(my_warp) + (lane >> 2);
-        RowView views[2];
-        // Without a mask one row after the other: what both may see would take registers.
-        constexpr int kSecondRow = kMasked ? 2 : 32;
+        if constexpr (kMasked) {
+          MaskScores(a.see, place.x, row, key, s0, s1, S, x0, x1);
+        } else {
+          // One row after the other: what both may see would take registers.
+          RowView view;
 #pragma unroll
-        for (int n = 0; n < 64; ++n) {
-          const int i = kMasked ? n : n % 32 / 2 * 4 + n / 32 * 2 + n % 2;
-          const int j = key + 2 * (i >> 2) + (i & 1);
-          if (n == 0) views[0] = a.see.Row(place.x, row);
-          if (n == kSecondRow) views[1] = a.see.Row(place.x, row + 8);
-          const RowView& view = views[i >> 1 & 1];
-          float x = static_cast<float>(S[i]) * (i & 2 ? s1 : s0);
-          const bool inside = static_cast<unsigned>(j - view.first) < view.count;
-          if constexpr (kMasked) {
-            const float bias = inside ? a.see.Bias(view, j) : -INFINITY;
-            if (i & 2) {
-              mask_is_nan1 |= !(bias < INFINITY);
-            } else {
-              mask_is_nan0 |= !(bias < INFINITY);
-            }
-            // A row of q that is not finite must not spoil what is hidden from it.
-            x = bias == -INFINITY ? -INFINITY : x + bias;
-          } else {
+          for (int n = 0; n < 64; ++n) {
+            const int i = n % 32 / 2 * 4 + n / 32 * 2 + n % 2;
+            const int j = key + 2 * (i >> 2) + (i & 1);
+            if (n % 32 == 0) view = a.see.Row(place.x, row + n / 32 * 8);
+            float x = static_cast<float>(S[i]) * (i & 2 ? s1 : s0);
+            const bool inside = static_cast<unsigned>(j - view.first) < view.count;
             if (!inside) x = -INFINITY;
-          }
-          S[i] = __float_as_int(x);
-          if (i & 2) {
-            x1 = fmaxf(x1, x);
-          } else {
-            x0 = fmaxf(x0, x);
+            S[i] = __float_as_int(x);
+            if (i & 2) {
+              x1 = fmaxf(x1, x);
+            } else {
+              x0 = fmaxf(x0, x);
+            }
           }
         }
         move_offsets(tile, x0, x1);
@@ -424,12 +413,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
     // Read early, since memory takes long to answer.
     const uint32_t not_finite = LoadGlobalWord(a.see.not_finite + kv_head);
     const float2 l_of_rows = SumOfQuad(LoadShared2(my_l));
-    float l0 = l_of_rows.x, l1 = l_of_rows.y;
-    if constexpr (kMasked) {
-      const unsigned quad = 0xfu << (lane & ~3);
-      if (__ballot_sync(~0u, mask_is_nan0) & quad) l0 = NAN;
-      if (__ballot_sync(~0u, mask_is_nan1) & quad) l1 = NAN;
-    }
+    const float l0 = l_of_rows.x, l1 = l_of_rows.y;
     // Nothing attended to: l = 0 and o = 0.
     const float inverse0 = l0 == 0.0f ? 0.0f : 1.0f / l0, inverse1 = l1 == 0.0f ? 0.0f : 1.0f / l1;
     const int batch = head / a.q_heads, q_head = head % a.q_heads;

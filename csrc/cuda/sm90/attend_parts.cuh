@@ -85,11 +85,17 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
   if (mine == 1) pass_turn();
 
   const uint32_t my_sums = shared + Map::kSums + (warp - 4) * kWarpSumBytes + lane * 8;
-  const uint32_t my_fragments =
+  const uint32_t fragments =
       shared + Map::kSums + (warp - 4) * kWarpSumBytes + kFragments + lane * 16;
+  // With a mask these are found anew each time: kept, they would take registers.
+  const auto my_fragments = [&] {
+    return kMasked ? my_sums + kFragments + 8 * (ThreadAnew() % 32) : fragments;
+  };
   const auto my_spans = [&] {
-    return a.spans + (static_cast<int64_t>(blockIdx.x) * Map::kWarps + warp - 4) * (32 * kSums) +
-           4 * lane;
+    const int of_warp = kMasked ? ThreadAnew() / 32 : warp,
+              of_lane = kMasked ? ThreadAnew() % 32 : lane;
+    return a.spans + (static_cast<int64_t>(blockIdx.x) * Map::kWarps + of_warp - 4) * (32 * kSums) +
+           4 * of_lane;
   };
   const auto stage = [&](uint32_t at) { return static_cast<int>(at % kStages); };
   const auto parity = [&](uint32_t at) { return at / kStages & 1; };
@@ -111,7 +117,6 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
 #pragma unroll
     for (int i = 0; i < kSums; ++i) T[i] = 0.0f;
     float m0 = -FLT_MAX, m1 = -FLT_MAX, l0 = 0.0f, l1 = 0.0f;
-    bool mask_is_nan0 = false, mask_is_nan1 = false;
     if (current < part.first) {
       arrive(bar.QEmpty());
     } else {
@@ -181,9 +186,10 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
         // Those of groups that are not there yet are not read before they are written.
 #pragma unroll 1
         for (int i = 0; i < kMarkGroups; ++i) {
-          const float4 r = LoadSharedFloat4(my_fragments + i * 512);
-          StoreShared2(my_fragments + i * 512, r.x * a0, r.y * a1);
-          StoreShared2(my_fragments + i * 512 + 8, r.z * a0, r.w * a1);
+          const uint32_t at = my_fragments() + i * 512;
+          const float4 r = LoadSharedFloat4(at);
+          StoreShared2(at, r.x * a0, r.y * a1);
+          StoreShared2(at + 8, r.z * a0, r.w * a1);
         }
 #pragma unroll
         for (int i = 0; i < kSums; ++i) T[i] *= i & 2 ? a1 : a0;
@@ -224,23 +230,19 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
       const auto softmax_hidden = [&](int tile) {
         const int key = tile * kTile + 32 * (lane & 3);
         float x0 = -INFINITY, x1 = -INFINITY;
-        const RowView view0 = a.see.Row(head, row), view1 = a.see.Row(head, row + 8);
+        if constexpr (kMasked) {
+          MaskScores(a.see, head, row, key, s0, s1, S, x0, x1);
+        } else {
+          const RowView view0 = a.see.Row(head, row), view1 = a.see.Row(head, row + 8);
 #pragma unroll
-        for (int i = 0; i < 64; ++i) {
-          const int j = key + 2 * (i >> 2) + (i & 1);
-          const RowView& view = i & 2 ? view1 : view0;
-          float x = static_cast<float>(S[i]) * (i & 2 ? s1 : s0);
-          const bool inside = static_cast<unsigned>(j - view.first) < view.count;
-          if constexpr (kMasked) {
-            const float bias = inside ? a.see.Bias(view, j) : -INFINITY;
-            (i & 2 ? mask_is_nan1 : mask_is_nan0) |= !(bias < INFINITY);
-            // A row of q that is not finite must not spoil what is hidden from it.
-            x = bias == -INFINITY ? -INFINITY : x + bias;
-          } else {
-            if (!inside) x = -INFINITY;
+          for (int i = 0; i < 64; ++i) {
+            const int j = key + 2 * (i >> 2) + (i & 1);
+            const RowView& view = i & 2 ? view1 : view0;
+            float x = static_cast<float>(S[i]) * (i & 2 ? s1 : s0);
+            if (static_cast<unsigned>(j - view.first) >= view.count) x = -INFINITY;
+            S[i] = __float_as_int(x);
+            (i & 2 ? x1 : x0) = fmaxf(i & 2 ? x1 : x0, x);
           }
-          S[i] = __float_as_int(x);
-          (i & 2 ? x1 : x0) = fmaxf(i & 2 ? x1 : x0, x);
         }
         move_offsets(x0, x1);
         exponentiate(tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); });
@@ -267,7 +269,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
           (half ? r.w : r.y) = in ? (x.y + x.w) + (y.y + y.w) : 0.0f;
         }
         __syncwarp();  // the sums of this group may be overwritten
-        const uint32_t at = my_fragments + tile / kMeanTiles % kMarkGroups * 512;
+        const uint32_t at = my_fragments() + tile / kMeanTiles % kMarkGroups * 512;
         StoreShared2(at, r.x, r.y);
         StoreShared2(at + 8, r.z, r.w);
       };
@@ -279,7 +281,7 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
           const float* image =
               a.mean_image +
               (static_cast<int64_t>(kv_head) * a.mean_groups + group) * (kMeanTiles * D) + lane * 4;
-          const float4 r = LoadSharedFloat4(my_fragments + group % kMarkGroups * 512);
+          const float4 r = LoadSharedFloat4(my_fragments() + group % kMarkGroups * 512);
           const uint32_t fragment[4] = {RoundTf32(r.x), RoundTf32(r.y), RoundTf32(r.z),
                                         RoundTf32(r.w)};
 #pragma unroll
@@ -351,11 +353,6 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
     l1 += __shfl_xor_sync(~0u, l1, 1);
     l0 += __shfl_xor_sync(~0u, l0, 2);
     l1 += __shfl_xor_sync(~0u, l1, 2);
-    if constexpr (kMasked) {
-      const unsigned quad = 0xfu << 4 * g;
-      if (__ballot_sync(~0u, mask_is_nan0) & quad) l0 = NAN;
-      if (__ballot_sync(~0u, mask_is_nan1) & quad) l1 = NAN;
-    }
     // Where rows are shared each warpgroup ends with half of the channels, in the first half of T.
     int channels = D / 8, channel0 = 0;
     if (p.shared_rows) {

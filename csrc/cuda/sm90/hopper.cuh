@@ -234,6 +234,26 @@ SAGE_DEVICE uint32_t LoadGlobalWord(const uint32_t* at) {
   asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(x) : "l"(at));
   return x;
 }
+// *at if `loads`, else `otherwise`; for memory that nobody writes meanwhile. Loads in a row are
+// under way together.
+SAGE_DEVICE float LoadGlobalFloatIf(bool loads, const float* at, float otherwise) {
+  asm volatile(
+      "{\n.reg .pred loads;\n"
+      "setp.ne.b32 loads, %2, 0;\n"
+      "@loads ld.global.nc.f32 %0, [%1];\n}"
+      : "+f"(otherwise)
+      : "l"(at), "r"(static_cast<int>(loads)));
+  return otherwise;
+}
+SAGE_DEVICE uint32_t LoadGlobalByteIf(bool loads, const uint8_t* at, uint32_t otherwise) {
+  asm volatile(
+      "{\n.reg .pred loads;\n"
+      "setp.ne.b32 loads, %2, 0;\n"
+      "@loads ld.global.nc.u8 %0, [%1];\n}"
+      : "+r"(otherwise)
+      : "l"(at), "r"(static_cast<int>(loads)));
+  return otherwise;
+}
 // Through L2.
 SAGE_DEVICE void AddGlobal4(float* at, float x, float y, float z, float w) {
   asm volatile("red.global.relaxed.gpu.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(x),

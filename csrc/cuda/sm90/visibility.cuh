@@ -55,11 +55,64 @@ struct Visibility {
     }
     return __ldg(static_cast<const uint8_t*>(mask) + at) != 0 ? 0.0f : -INFINITY;
   }
+  // The same of keys [j, j + kCount), -Infinity of those outside the view.
+  template <int kCount>
+  SAGE_DEVICE void Biases(const RowView& view, int j, float (&bias)[kCount]) const {
+    const unsigned in_view = static_cast<unsigned>(j - view.first);
+    const int64_t first = view.mask + j * mask_strides.key;
+    if (mask_kind == MaskKind::kAdditive) {
+      const float* at = static_cast<const float*>(mask) + first;
+#pragma unroll
+      for (int n = 0; n < kCount; ++n, at += mask_strides.key) {
+        bias[n] = LoadGlobalFloatIf(in_view + n < view.count, at, -INFINITY);
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) bias[n] *= 1.44269504088896340736f;
+    } else {
+      const uint8_t* at = static_cast<const uint8_t*>(mask) + first;
+      uint32_t seen[kCount];
+#pragma unroll
+      for (int n = 0; n < kCount; ++n, at += mask_strides.key) {
+        seen[n] = LoadGlobalByteIf(in_view + n < view.count, at, 0);
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) bias[n] = seen[n] != 0 ? 0.0f : -INFINITY;
+    }
+  }
   SAGE_DEVICE bool Attends(const RowView& view, int j) const {
     return mask_kind == MaskKind::kNone || Bias(view, j) != -INFINITY;
   }
   SAGE_DEVICE bool AnyNotFinite(int kv_head) const { return __ldg(not_finite + kv_head) != 0; }
 };
+
+// Of a tile where a mask is: scores S of rows `row` and `row` + 8 and 32 keys from `key` on (S[i]:
+// row i & 2, key 2 (i / 4) + i % 2 of these) become floats, times s0 or s1 plus what the mask adds;
+// -Infinity where hidden. x0, x1: the largest of each row. NaN or +Infinity in the mask of a key
+// that is attended to makes its P NaN, and with it the row's sum.
+SAGE_DEVICE void MaskScores(const Visibility& see, int head, int row, int key, float s0, float s1,
+                            int (&S)[64], float& x0, float& x1) {
+  constexpr int kTogether = 8;  // elements of the mask under way at once; more take registers
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const RowView view = see.Row(head, row + 8 * r);
+    float most = -INFINITY;
+#pragma unroll
+    for (int first = 0; first < 32; first += kTogether) {
+      float bias[kTogether];
+      see.Biases(view, key + first, bias);
+#pragma unroll
+      for (int n = 0; n < kTogether; ++n) {
+        const int i = 4 * ((first + n) / 2) + 2 * r + n % 2;
+        // A row of q that is not finite must not spoil what is hidden from it.
+        const float x =
+            bias[n] == -INFINITY ? -INFINITY : fmaf(static_cast<float>(S[i]), r ? s1 : s0, bias[n]);
+        S[i] = __float_as_int(x);
+        most = fmaxf(most, x);
+      }
+    }
+    (r ? x1 : x0) = most;
+  }
+}
 
 // Rare: writes NaN over what the row's attended tokens spoil. The four threads of a quad share the
 // keys; the row's results are already written.

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Compiles the Hopper kernels and reads what the assembler says of them. Needs nvcc, no device.
 #   sh csrc/test/cuda/sm90_check_build.sh
-# Fails if products are serialised (warnings C75xx), if the attention kernels of head_dim 128 and 256
-# without a mask spill registers (prints what the others spill), or if a register of a product in
-# flight is written. The last needs nvdisasm, on the PATH or named by NVDISASM, and is left out without it.
+# Fails if products are serialised (warnings C75xx), if an attention kernel spills registers, or if a
+# register of a product in flight is written. The last needs nvdisasm, on the PATH or named by
+# NVDISASM, and is left out without it.
 set -eu
 cd "$(dirname "$0")/../../.."
 out=$(mktemp -d)
@@ -23,10 +23,11 @@ awk '/Compiling entry function/ { split($0, part, "\x27"); name = part[2] }
      /bytes spill stores/ && name ~ /Attend(Parts)?Kernel/ {
        for (i = 2; i <= NF; ++i) if ($i == "bytes" && $(i + 1) == "spill" && $(i + 2) ~ /^stores/) bytes = $(i - 1)
        print name ": " bytes " bytes spilled"
-       if (name ~ /(AttendKernelILi128|AttendPartsKernelILi(128|256))ELb0E/ && bytes > 0) failed = 1
+       if (bytes > 0) failed = 1
+       ++kernels
        name = ""
      }
-     END { exit failed }' "$out/log"
+     END { exit failed || kernels != 10 }' "$out/log"
 nvdisasm=${NVDISASM:-nvdisasm}
 if command -v "$nvdisasm" >/dev/null; then
   for file in attend attend_parts; do
