@@ -137,7 +137,10 @@ __global__ void __launch_bounds__(PartsMap<D>::kThreads, 1)
       const int open_begin = (a.see.FirstKey(min(warp_row + 15, end_row)) + kTile - 1) / kTile;
       const int open_end = a.see.EndKey(min(warp_row, end_row)) / kTile;
 
-      const uint32_t q_tile = OperandLow(shared + (p.shared_rows ? 0 : mine) * kQueryBlock * D);
+      // The same twice: with either form alone one of the kernels keeps a register in memory.
+      const uint32_t q_tile =
+          kMasked && D == 256 ? OperandLow(shared + mine * (p.shared_rows ? 0 : kQueryBlock * D))
+                              : OperandLow(shared + (p.shared_rows ? 0 : mine) * kQueryBlock * D);
       const auto issue_scores = [&](int s) {
         const uint32_t k_tile = OperandLow(shared + Map::kK + s * Map::kTileBytes);
         // Rows of 256 bytes are two operands, 64 rows of q and 128 of k each.

@@ -55,28 +55,44 @@ struct Visibility {
     }
     return __ldg(static_cast<const uint8_t*>(mask) + at) != 0 ? 0.0f : -INFINITY;
   }
-  // The same of keys [j, j + kCount), -Infinity of those outside the view.
-  template <int kCount>
-  SAGE_DEVICE void Biases(const RowView& view, int j, float (&bias)[kCount]) const {
+  // The same of keys [j, j + 8), -Infinity of those outside the view. Elements that lie side by
+  // side come as two vectors: lanes have keys of their own, and singly each load asks for 32 lines.
+  SAGE_DEVICE void Biases(const RowView& view, int j, float (&bias)[8]) const {
     const unsigned in_view = static_cast<unsigned>(j - view.first);
+    const bool side_by_side =
+        mask_strides.key == 1 && in_view < view.count && in_view + 8 <= view.count;
     const int64_t first = view.mask + j * mask_strides.key;
     if (mask_kind == MaskKind::kAdditive) {
       const float* at = static_cast<const float*>(mask) + first;
+      if (side_by_side && reinterpret_cast<uintptr_t>(at) % 16 == 0) {
 #pragma unroll
-      for (int n = 0; n < kCount; ++n, at += mask_strides.key) {
-        bias[n] = LoadGlobalFloatIf(in_view + n < view.count, at, -INFINITY);
+        for (int n = 0; n < 8; n += 4) {
+          const float4 x = LoadGlobal4(at + n);
+          bias[n] = x.x, bias[n + 1] = x.y, bias[n + 2] = x.z, bias[n + 3] = x.w;
+        }
+      } else {
+#pragma unroll
+        for (int n = 0; n < 8; ++n, at += mask_strides.key) {
+          bias[n] = LoadGlobalFloatIf(in_view + n < view.count, at, -INFINITY);
+        }
       }
 #pragma unroll
-      for (int n = 0; n < kCount; ++n) bias[n] *= 1.44269504088896340736f;
+      for (int n = 0; n < 8; ++n) bias[n] *= 1.44269504088896340736f;
     } else {
       const uint8_t* at = static_cast<const uint8_t*>(mask) + first;
-      uint32_t seen[kCount];
+      uint32_t seen[8];
+      if (side_by_side && reinterpret_cast<uintptr_t>(at) % 8 == 0) {
+        const uint2 x = __ldg(reinterpret_cast<const uint2*>(at));
 #pragma unroll
-      for (int n = 0; n < kCount; ++n, at += mask_strides.key) {
-        seen[n] = LoadGlobalByteIf(in_view + n < view.count, at, 0);
+        for (int n = 0; n < 8; ++n) seen[n] = (n < 4 ? x.x : x.y) & 0xffu << 8 * (n % 4);
+      } else {
+#pragma unroll
+        for (int n = 0; n < 8; ++n, at += mask_strides.key) {
+          seen[n] = LoadGlobalByteIf(in_view + n < view.count, at, 0);
+        }
       }
 #pragma unroll
-      for (int n = 0; n < kCount; ++n) bias[n] = seen[n] != 0 ? 0.0f : -INFINITY;
+      for (int n = 0; n < 8; ++n) bias[n] = seen[n] != 0 ? 0.0f : -INFINITY;
     }
   }
   SAGE_DEVICE bool Attends(const RowView& view, int j) const {
@@ -91,17 +107,16 @@ struct Visibility {
 // that is attended to makes its P NaN, and with it the row's sum.
 SAGE_DEVICE void MaskScores(const Visibility& see, int head, int row, int key, float s0, float s1,
                             int (&S)[64], float& x0, float& x1) {
-  constexpr int kTogether = 8;  // elements of the mask under way at once; more take registers
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const RowView view = see.Row(head, row + 8 * r);
     float most = -INFINITY;
 #pragma unroll
-    for (int first = 0; first < 32; first += kTogether) {
-      float bias[kTogether];
+    for (int first = 0; first < 32; first += 8) {
+      float bias[8];
       see.Biases(view, key + first, bias);
 #pragma unroll
-      for (int n = 0; n < kTogether; ++n) {
+      for (int n = 0; n < 8; ++n) {
         const int i = 4 * ((first + n) / 2) + 2 * r + n % 2;
         // A row of q that is not finite must not spoil what is hidden from it.
         const float x =
