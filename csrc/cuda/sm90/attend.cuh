@@ -15,9 +15,10 @@
 // across threads, only a vote.
 //
 // Block: one warpgroup copies k and v (produce.cuh) and rounds q (round_queries.cuh); three, or two
-// where there is a mask, compute 64 rows of q each. Blocks are persistent and draw tiles of work from a counter. Keys are walked from the
-// last tile to the first. Warpgroups take turns at the tensor cores, a turn being the outputs of a
-// tile and the scores of the next, waited for; meanwhile the others are at their exponentials:
+// where there is a mask, compute 64 rows of q each. Blocks are persistent and draw tiles of work
+// from a counter. Keys are walked from the last tile to the first. Warpgroups take turns at the
+// tensor cores, a turn being the outputs of a tile and the scores of the next, waited for;
+// meanwhile the others are at their exponentials:
 //
 //   warpgroup 0 | outputs 3, scores 2 | softmax 2 .............................| outputs 2, ...
 //   warpgroup 1 |                     | outputs 3, scores 2 | softmax 2 ...........
