@@ -36,7 +36,7 @@ const Shape kShapes[] = {
     {1, 3, 3, 100, 300, 128, 64, false, -1, MaskKind::kBoolean, false, 0},
     {1, 2, 2, 200, 513, 64, 128, true, 70, MaskKind::kAdditive, false, 0},
     {1, 2, 2, 130, 257, 100, 17, false, -1, MaskKind::kNone, true, 128},
-    {1, 2, 2, 97, 1000, 32, 48, true, -1, MaskKind::kNone, false, 0},
+    {1, 2, 2, 131, 1000, 32, 48, true, -1, MaskKind::kNone, false, 0},
     // Many short heads: operands of later ones are fetched early.
     {5, 6, 2, 17, 16, 64, 64, false, -1, MaskKind::kNone, false, 0},
     {3, 4, 4, 150, 150, 64, 64, true, -1, MaskKind::kNone, false, 0},
