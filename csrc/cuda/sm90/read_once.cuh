@@ -21,6 +21,7 @@
 
 #include <cstdint>
 
+#include "cuda/sm90/cluster.cuh"
 #include "cuda/sm90/hopper.cuh"
 #include "cuda/sm90/quantise.cuh"
 #include "cuda/sm90/source.cuh"
