@@ -73,7 +73,7 @@ Status Run(const Problem& problem, const ForwardBuffers& buffers, const Inspecti
   }
   static thread_local Workspace workspace;
   const Status status =
-      inspect == nullptr && IsDecoding(problem)
+      inspect == nullptr && IsDecoding(problem, options.isa)
           ? CacheFunctionsOf(options.isa).decode(problem, buffers, options, &workspace)
           : FunctionOf(options.isa)(problem, buffers, inspect, options, &workspace);
   workspace.Trim(options.threads);

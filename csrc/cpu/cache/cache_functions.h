@@ -50,7 +50,7 @@ CacheFunctions CacheFunctions_neon_dot();
 CacheFunctions CacheFunctionsOf(Isa isa);
 
 // Whether few queries meet many keys, where reading k and v in place beats packing them.
-bool IsDecoding(const Problem& problem);
+bool IsDecoding(const Problem& problem, Isa isa);
 
 }  // namespace sage
 

@@ -272,11 +272,13 @@ int64_t KvCache::exclusive_bytes() const {
   return pages * LayoutOf(shape_).page_bytes;
 }
 
-bool IsDecoding(const Problem& p) {
+bool IsDecoding(const Problem& p, Isa isa) {
   if (p.recipe.precision != Precision::kExact || p.kv_heads == 0) return false;
   const int64_t rows = p.q_heads / p.kv_heads * p.q_len;
-  // Measured; with up to 192 rows it is at best level.
-  return (rows <= 48 && p.kv_len >= 4 * p.q_len) || (rows <= 128 && p.kv_len >= 8 * p.q_len);
+  if (rows <= 48 && p.kv_len >= 4 * p.q_len) return true;
+  // Measured: beyond, AVX2 is level at best, and so is AVX-512 with 192 rows.
+  return (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16 || isa == Isa::kAmx) && rows <= 128 &&
+         p.kv_len >= 8 * p.q_len;
 }
 
 }  // namespace sage
