@@ -10,9 +10,14 @@
 // largest of the sum and the products of its step. Values without the mean of their block need few
 // of these bits, so spans may be long, and end every 64 tiles only where few keys outweigh the
 // others (bounds: docs/kernels_hopper.md); sums of spans are float32. V's means stay out of t: they
-// come back by tf32 products of r with the means, 8 tiles deep. m moves rarely: P starts at most at
-// 2^5.8 and the offset follows only when P would pass 448, so the usual tile needs no maximum
-// across threads, only a vote.
+// come back by tf32 products of r with the means, 8 tiles deep.
+//
+// m moves rarely, and the usual tile needs no maxima at all. m is fitted to the first tile that all
+// rows of a warp see: the largest P is 2^5.8 at most, the mean 1. From then on a thread looks at
+// the sum of its 32 P of a row, which it needs anyway: while that is at most 448 no P is above.
+// Where it is not, the scores, whose registers P has taken, are computed again (warp_scores.cuh),
+// and the offset moves. Rows whose largest score is far above the mean would often ask for that;
+// their warp looks for maxima at every tile.
 //
 // Block: one warpgroup copies k and v (produce.cuh) and rounds q (round_queries.cuh); three, or two
 // where there is a mask, compute 64 rows of q each. Blocks are persistent and draw tiles of work
@@ -42,6 +47,7 @@
 #include "cuda/sm90/round_queries.cuh"
 #include "cuda/sm90/spans.cuh"
 #include "cuda/sm90/visibility.cuh"
+#include "cuda/sm90/warp_scores.cuh"
 #include "cuda/sm90/work.cuh"
 #include "cuda/sm90/workspace.h"
 
@@ -132,6 +138,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       uint32_t P[16];
       bool more = false;           // tiles follow
       bool open = false;           // all rows of this warp see all of this tile
+      int calm = i;                // tiles up to this one need no maxima
       float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
                                    // Tiles above the last one have no row sums.
 #pragma unroll
@@ -154,15 +161,13 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         s1 = q_scale.y * scale;
       };
 
-      // Given this thread's largest scores of the two rows: moves the offsets if any P would pass
-      // 448, and what was summed under the old ones.
-      const auto move_offsets = [&](int tile, float x0, float x1) {
-        if (!__any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling)) return;
-        x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 1));
-        x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 1));
-        x0 = fmaxf(x0, __shfl_xor_sync(~0u, x0, 2));
-        x1 = fmaxf(x1, __shfl_xor_sync(~0u, x1, 2));
-        const float n0 = fmaxf(m0, x0 - kStart), n1 = fmaxf(m1, x1 - kStart);
+      // Given the offsets that this thread wants: raises those of its rows to what their threads
+      // want, and scales what was summed under the old ones.
+      const auto move_offsets = [&](int tile, float n0, float n1) {
+        n0 = fmaxf(n0, __shfl_xor_sync(~0u, n0, 1));
+        n1 = fmaxf(n1, __shfl_xor_sync(~0u, n1, 1));
+        n0 = fmaxf(m0, fmaxf(n0, __shfl_xor_sync(~0u, n0, 2)));
+        n1 = fmaxf(m1, fmaxf(n1, __shfl_xor_sync(~0u, n1, 2)));
         const float a0 = Exp2(m0 - n0), a1 = Exp2(m1 - n1);
         m0 = n0;
         m1 = n1;
@@ -181,8 +186,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         }
         if (kept) ScaleSpans<kSums>(my_spans(), a0, a1);
       };
-      // P of a tile from scores that `log2_p` turns into x - m, and its row sums. `meanwhile(j)`
-      // runs before the exponentials of eighth j.
+      // P of a tile from scores that `log2_p` turns into x - m, and its row sums, the larger of
+      // which it returns. `meanwhile(j)` runs before the exponentials of eighth j.
       const auto exponentiate = [&](int tile, auto log2_p, auto meanwhile) {
         float r0 = 0.0f, r1 = 0.0f;
 #pragma unroll
@@ -197,36 +202,43 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
           r1 += (e[2] + e[3]) + (e[6] + e[7]);
         }
         StoreShared2(my_sums + (tile & (kMeanTiles - 1)) * kSumStride, r0, r1);
+        return fmaxf(r0, r1);
       };
-      // A tile that all rows see: maxima on integers, since the scales are constant per thread.
-      const auto softmax_open = [&](int tile) {
-        int most0[4], most1[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          most0[j] = max(S[4 * j], S[4 * j + 1]);
-          most1[j] = max(S[4 * j + 2], S[4 * j + 3]);
-        }
-#pragma unroll
-        for (int j = 4; j < 16; ++j) {
-          most0[j & 3] = __vimax3_s32(most0[j & 3], S[4 * j], S[4 * j + 1]);
-          most1[j & 3] = __vimax3_s32(most1[j & 3], S[4 * j + 2], S[4 * j + 3]);
-        }
-        const int top0 = max(__vimax3_s32(most0[0], most0[1], most0[2]), most0[3]);
-        const int top1 = max(__vimax3_s32(most1[0], most1[1], most1[2]), most1[3]);
-        // kAhead eighths of the scores become floats before the vote, the others between
-        // exponentials.
-        const auto to_floats = [&](int j) {
-#pragma unroll
-          for (int n = 8 * j; n < 8 * j + 8; ++n) S[n] = __float_as_int(IntToFloat(S[n]));
+      // A tile that all rows see. `first`: and none was before.
+      const auto softmax_open = [&](int tile, int s, auto first) {
+        const auto log2_p = [&](int n, float x) {
+          return fmaf(x, n & 2 ? s1 : s0, n & 2 ? -m1 : -m0);
         };
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j) to_floats(j);
-        move_offsets(tile, static_cast<float>(top0) * s0, static_cast<float>(top1) * s1);
+        bool again = false;
+        if (!first() && __builtin_expect(tile <= calm, 1)) {
+          const float most = exponentiate(
+              tile, [&](int n) { return log2_p(n, IntToFloat(S[n])); }, [](int) {});
+          if (__builtin_expect(!__any_sync(~0u, most > kMostSum), 1)) return;
+          WarpScores<D>(S, shared + slot * Map::kQBytes + 16 * D * my_warp,
+                        shared + Map::kK + s * Map::kKBytes);
+          again = true;
+        }
+        const int2 tops = LargestScores(S);  // integers, since scales are constant per thread
+        float x0 = static_cast<float>(tops.x) * s0 - kStart;
+        float x1 = static_cast<float>(tops.y) * s1 - kStart;
+        const bool fits = !first() && !again && tile != calm + 1;
+        if (!fits) {
+          const int2 sums = SumScores(S);
+          const float mean0 = static_cast<float>(sums.x) * (s0 / 32);
+          const float mean1 = static_cast<float>(sums.y) * (s1 / 32);
+          const bool sharp = x0 > fmaxf(m0, mean0) + kSharp || x1 > fmaxf(m1, mean1) + kSharp;
+          if (__any_sync(~0u, again || sharp)) calm = kNeverCalm;
+          x0 = fmaxf(x0, mean0);
+          x1 = fmaxf(x1, mean1);
+        }
+        ToFloats(S, 0, 8 * kAhead);
+        if (!fits || __any_sync(~0u, fmaxf(x0 - m0, x1 - m1) > kCeiling - kStart)) {
+          move_offsets(tile, x0, x1);
+        }
         exponentiate(
-            tile,
-            [&](int n) { return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0); },
+            tile, [&](int n) { return log2_p(n, __int_as_float(S[n])); },
             [&](int j) {
-              if (j + kAhead < 8) to_floats(j + kAhead);
+              if (j + kAhead < 8) ToFloats(S, 8 * (j + kAhead), 8);
             });
       };
       // A tile that causality, the window, the end of the keys or a mask hides in part: scores
@@ -257,13 +269,16 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
             }
           }
         }
-        move_offsets(tile, x0, x1);
+        if (__any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling)) {
+          move_offsets(tile, x0 - kStart, x1 - kStart);
+        }
+        calm = min(calm, tile - 2);
         exponentiate(
             tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); }, [](int) {});
       };
-      const auto softmax = [&](int tile) {
-        if (open) {
-          softmax_open(tile);
+      const auto softmax = [&](int tile, int s, auto first) {
+        if (!kMasked && open) {
+          softmax_open(tile, s, first);
         } else {
           softmax_hidden(tile);
         }
@@ -291,8 +306,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         StoreShared2(my_l, l.x + (r[0] + r[2]), l.y + (r[1] + r[3]));
         return make_float4(r[0], r[1], r[2], r[3]);
       };
-      // Whether in some row of this warp few keys outweigh the others, down to `tile`: P is 56 at
-      // least at its largest, and on average less than kLeastMean.
+      // Whether in some row of this warp few keys outweigh the others, down to `tile`: P is on
+      // average less than kLeastMean.
       [[maybe_unused]] const auto few_outweigh = [&](int tile) {
         const float2 l = SumOfQuad(LoadShared2(my_l));
         const float least =
@@ -336,7 +351,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       pass_turn();
 #pragma unroll
       for (int j = 0; j < kSums; ++j) T[j] = O[j] = 0.0f;
-      softmax(i);
+      softmax(i, stage(it), [] { return true; });
 #pragma unroll 1
       while (more) {
         if ((i & (kMeanTiles - 1)) == 0) {
@@ -382,7 +397,7 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         WgmmaWait<0>();
         pass_turn();
         arrive(bar.Empty(stage(it - 1)));
-        softmax(i);
+        softmax(i, stage(it), [] { return false; });
       }
       const int group = i / kMeanTiles;
       float4 means[D / 16];

@@ -10,10 +10,18 @@ namespace sage {
 namespace sm90 {
 
 constexpr float kCeiling = 8.807f;  // log2 448
-constexpr float kStart = 5.807f;    // log2 56: where a row's largest P starts
-// A span ends at the next mark where the mean of some row's P is below this: its largest, at least
-// 56, is then so far above the others that what the tensor core cuts of them shows. Of normal
-// scores of standard deviation 1 one warp in a hundred has such a row.
+constexpr float kStart = 5.807f;    // log2 56: where a row's largest P starts, or below
+// A sum of P up to which none of them can pass 448.
+constexpr float kMostSum = 448.0f;
+// log2 of how far a row's largest P would be above 56 with its mean at 1, from where on its warp
+// looks for maxima at every tile. Of normal scores of standard deviation 1 (2) one warp in a
+// thousand (all but few) has such a row.
+constexpr float kSharp = 1.5f;
+constexpr int kNeverCalm = -2;  // before all tiles, and not next to one
+// A span ends at the next mark where the mean of some row's P is below this: of its first tile that
+// mean was 1, or else its largest P is 56 at least, so it is so far above the others that what the
+// tensor core cuts of them shows. Of normal scores of standard deviation 1 one warp in a hundred
+// has such a row.
 constexpr float kLeastMean = 0.375f;
 constexpr int kSumStride = 320;  // bytes of one tile's row sums of a warp, padded
 // Where parts of l lie, after the sums less the padding of the last; and scales of q.

@@ -374,6 +374,15 @@ SAGE_DEVICE void MmaTf32(float* o, const uint32_t (&a)[4], float b0, float b1) {
         "r"(__float_as_uint(b1)));
 }
 
+// The same in int8, 32 deep: a: bytes from 4c on of rows g, g + 8, then from 16 + 4c on; b: those
+// of column g.
+SAGE_DEVICE void MmaInt8(int* s, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // The same in fp16, 16 deep: a: columns 2c, 2c + 1 of rows g, g + 8, then columns 2c + 8, 2c + 9.
 SAGE_DEVICE void MmaHalf(float (&o)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "

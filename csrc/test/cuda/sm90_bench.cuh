@@ -121,8 +121,10 @@ inline int RunFew(double budget) {
   return 0;
 }
 
-// Only `only_dim` and `only_n` where they are not 0.
-inline int RunBench(bool all, double budget, int64_t only_dim, int64_t only_n) {
+// `all`: the pre-pass and the whole call too. `codes`: attention over codes of q from the
+// workspace, as with lse, in place of attention that rounds q. Only `only_dim` and `only_n` where
+// not 0.
+inline int RunBench(bool all, bool codes, double budget, int64_t only_dim, int64_t only_n) {
   const BenchData data(size_t{128} * 8192 * 128);
   std::printf("%-16s %6s %10s %10s %10s %10s %10s %10s %10s\n", "case", "N", "kernel ms", "TOPS",
               "prepass ms", "total ms", "TOPS", "bf16: pre-", "TOPS");
@@ -137,14 +139,17 @@ inline int RunBench(bool all, double budget, int64_t only_dim, int64_t only_n) {
         c.qk_dim = c.v_dim = d;
         c.causal = causal ? Causal::kTopLeft : Causal::kNone;
         Problem p = ShapeOf(c);
-        Device workspace(sage::Sm90Workspace(p));
+        Problem laid_out = p;
+        laid_out.want_lse = codes;
+        Device workspace(sage::Sm90Workspace(laid_out));
         const sage::ForwardBuffers buffers = data.Buffers(p.input);
         const sage::Status status = sage::Sm90Forward(p, buffers, workspace.as<void>(), nullptr);
         if (!status.ok()) {
           std::printf("%s\n", status.message);
           return 2;
         }
-        const sage::sm90::Workspace space = sage::sm90::LayOut(p, workspace.as<void>());
+        const sage::sm90::Workspace space = sage::sm90::LayOut(laid_out, workspace.as<void>());
+        Require(sage::sm90::Prepass(p, buffers, space, nullptr), "Prepass");
         const double kernel = MedianTime(
             budget, [&] { Require(sage::sm90::Attend(p, buffers, space, nullptr), "Attend"); });
         double prepass = NAN, total = NAN, narrow = NAN, narrow_total = NAN;

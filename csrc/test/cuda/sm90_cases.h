@@ -119,6 +119,22 @@ inline std::vector<Case> Cases() {
     c.q_len = 100, c.kv_len = 40000, c.qk_dim = c.v_dim = 128, c.q_gain = 12.0f, c.v_bias = 1.0f;
     c.causal = Causal::kBottomRight;
   });
+  // Offsets that are fitted to the first tile and to flat scores, and what passes them later.
+  for (const int64_t d : {64, 128}) {
+    const auto flat = [&](const char* name, auto change) {
+      with(name, [&](Case& c) {
+        c.q_len = 400, c.kv_len = 2600, c.qk_dim = c.v_dim = d, c.v_bias = 1.0f;
+        change(c);
+      });
+    };
+    flat("equal scores", [](Case& c) { c.q_gain = 0.0f; });
+    flat("flat scores", [](Case& c) { c.q_gain = 0.1f, c.causal = Causal::kBottomRight; });
+    flat("one steep key", [](Case& c) { c.heavy_key = 1100, c.heavy_score = 12.0f; });
+    flat("one steep key for some", [](Case& c) {
+      c.heavy_key = 300, c.heavy_score = 7.5f, c.q_gain = 1.4f, c.causal = Causal::kTopLeft;
+    });
+    flat("steep scores", [](Case& c) { c.q_gain = 3.0f, c.left = 900, c.right = 700; });
+  }
   // Spans that end early, where one key outweighs others; keys are walked from the last on. Spans
   // that do not end then have an error a fifth above the recipe's in the first of these cases.
   const auto heavy = [&](const char* name, int64_t key, float score, float v, auto change) {

@@ -7,7 +7,8 @@
 //   sm90_runner accuracy [heavy]               errors against float64 (docs/kernels_hopper.md);
 //                                              where one key has much of the weight
 //   sm90_runner sums                           what the e4m3 tensor core keeps of a sum
-//   sm90_runner bench [kernel|all] [milliseconds per point] [head_dim] [N]
+//   sm90_runner bench [kernel|codes|all] [milliseconds per point] [head_dim] [N]
+//                                              codes: attention over codes of q
 //   sm90_runner few [milliseconds per point]   few queries: parts of the keys against none, the
 //                                              pre-pass, and the exact kernels
 //
@@ -457,9 +458,11 @@ int main(int argc, char** argv) {
   if (what == "few") return sage_test::RunFew(argc > 2 ? std::atof(argv[2]) : 20.0);
   if (what == "bench") {
     return sage_test::RunBench(
-        argc > 2 && std::string(argv[2]) == "all", argc > 3 ? std::atof(argv[3]) : 100.0,
-        argc > 4 ? std::atol(argv[4]) : 0, argc > 5 ? std::atol(argv[5]) : 0);
+        argc > 2 && std::string(argv[2]) == "all", argc > 2 && std::string(argv[2]) == "codes",
+        argc > 3 ? std::atof(argv[3]) : 100.0, argc > 4 ? std::atol(argv[4]) : 0,
+        argc > 5 ? std::atol(argv[5]) : 0);
   }
-  std::printf("usage: sm90_runner check | accuracy | sums | bench [kernel|all] [ms] | few [ms]\n");
+  std::printf(
+      "usage: sm90_runner check | accuracy | sums | bench [kernel|codes|all] [ms] | few [ms]\n");
   return 2;
 }
