@@ -173,8 +173,8 @@ writeFileSync(
 
 Written by \`npm run bench -- --peers\`; what is compared, and how it is timed, is told in [bench/README.md](../bench/README.md). Each line is one case
 on that many threads: the fastest peer with its median time of one call in milliseconds, then how many times as fast as it each recipe is (medians).
-Packing, quantisation and smoothing are in our times. A section is an instruction set of the native engine; onnxruntime takes the widest that the
-processor has in each of them, torch is held to AVX2 beside AVX2.
+Packing, quantisation and smoothing are in our times. A section is an instruction set of the native engine, to which
+onnxruntime and torch are held too where it is AVX2, as on a machine without AVX-512.
 
 ${sections.join('\n')}`,
 );

@@ -8,13 +8,17 @@ One JSON object a line in each direction. Requests, with their answers:
   {"ask": "output", "folder"}                   {}; writes o, float32 [heads, tokens, head_dim], to `folder`
   {"ask": "time", "count"}                      {"ms"}: of that many runs together
 
-A failure is answered by {"error": "..."}. Ends with its input.
+A failure is answered by {"error": "..."}. Ends with its input. With the argument "avx2" PyTorch does without
+what the processor has beyond AVX2.
 """
 
 import json
 import os
 import sys
 import time
+
+if "avx2" in sys.argv[1:]:
+    os.environ["ATEN_CPU_CAPABILITY"] = "avx2"  # read when torch is imported
 
 import numpy as np
 import torch

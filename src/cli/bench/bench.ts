@@ -82,7 +82,8 @@ export async function runBench(options: BenchOptions, terminal: Terminal): Promi
   const peers = options.peers === true || python !== undefined;
   const {threads = peers ? [...new Set([1, platform.processors])] : [1]} = options;
   await startBackend('wasm');
-  const ort = peers ? loadOrt(terminal) : null;
+  const found = peers ? loadOrt(terminal) : null;
+  const ort = found?.ort ?? null;
   const torch = python === undefined ? null : await startTorch(python, terminal);
   const rows: BenchRow[] = [];
   const before = configureSageAttention();
@@ -100,7 +101,13 @@ export async function runBench(options: BenchOptions, terminal: Terminal): Promi
     configureSageAttention(before);
     torch?.close();
   }
-  return {rows, peers: torch === null ? {} : {torch: `${torch.version} (${torch.capability})`}};
+  return {
+    rows,
+    peers: {
+      ...(found === null ? {} : {onnxruntime: found.about}),
+      ...(torch === null ? {} : {torch: `${torch.version} (${torch.capability})`}),
+    },
+  };
 }
 
 async function timeCase(

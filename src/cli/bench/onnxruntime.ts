@@ -13,6 +13,7 @@ import type {BenchCase} from './bench_cases.js';
 import type {BenchInputs} from './bench_inputs.js';
 import {headsToTokens, repeatHeads, tokensToHeads} from './bench_inputs.js';
 import type {Contender} from './bench_timing.js';
+import {isHeldToAvx2, ortHeldToAvx2} from './held_to_avx2.js';
 import {encodeOnnxModel, type OnnxNode, type OnnxValue} from './onnx_model.js';
 
 const PACKAGE = 'onnxruntime-node';
@@ -40,6 +41,12 @@ export interface Ort {
   };
 }
 
+/** The library, and how it is told in reports. */
+export interface OrtPeer {
+  readonly ort: Ort;
+  readonly about: string;
+}
+
 /** The folder of a clone that names the peers; null in an installed package. */
 export function peersFolder(): string | null {
   const {packageRoot} = platform;
@@ -49,13 +56,17 @@ export function peersFolder(): string | null {
 
 /**
  * Finds ONNX Runtime in the folder of the peers, where it is installed if need be, or else in the working directory.
+ * Where the native engine is held to AVX2, so is it, if it lies in that folder.
  * @throws CliError that says how to install it.
  */
-export function loadOrt(terminal: Terminal, peers = peersFolder()): Ort {
+export function loadOrt(terminal: Terminal, peers = peersFolder()): OrtPeer {
   if (peers !== null && !isInstalled(peers)) installPeers(peers, terminal);
-  const from = peers ?? process.cwd();
+  const held = peers !== null && isHeldToAvx2() ? ortHeldToAvx2(peers) : null;
+  const from = held ?? peers ?? process.cwd();
   try {
-    return createRequire(join(from, 'package.json'))(PACKAGE) as Ort;
+    const load = createRequire(join(from, 'package.json'));
+    const {version} = load(`${PACKAGE}/package.json`) as {version: string};
+    return {ort: load(PACKAGE) as Ort, about: held === null ? version : `${version} (AVX2)`};
   } catch (cause) {
     throw new CliError(
       `${PACKAGE} cannot be loaded from ${from}: ${messageOf(cause).split('\n')[0]}`,

@@ -14,6 +14,7 @@ import type {Terminal} from '../terminal.js';
 import type {BenchCase} from './bench_cases.js';
 import type {BenchInputs} from './bench_inputs.js';
 import type {Contender} from './bench_timing.js';
+import {isHeldToAvx2} from './held_to_avx2.js';
 import {peersFolder} from './onnxruntime.js';
 
 export const TORCH_DTYPES = ['float32', 'bfloat16'] as const;
@@ -160,7 +161,9 @@ export class TorchProcess {
   #ended: Error | null = null;
 
   constructor(python: string, script: string) {
-    const child = spawn(python, [script], {stdio: ['pipe', 'pipe', 'pipe']});
+    const child = spawn(python, [script, ...(isHeldToAvx2() ? ['avx2'] : [])], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
     this.#child = child;
     let said = '';
     child.stderr.on('data', (data: Buffer) => (said = (said + data.toString()).slice(-2000)));
