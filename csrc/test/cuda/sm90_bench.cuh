@@ -123,8 +123,9 @@ inline int RunFew(double budget) {
 
 // `all`: the pre-pass and the whole call too. `codes`: attention over codes of q from the
 // workspace, as with lse, in place of attention that rounds q. Only `only_dim` and `only_n` where
-// not 0.
-inline int RunBench(bool all, bool codes, double budget, int64_t only_dim, int64_t only_n) {
+// not 0. `deviation`: of the scores, in nats.
+inline int RunBench(bool all, bool codes, double budget, int64_t only_dim, int64_t only_n,
+                    double deviation) {
   const BenchData data(size_t{128} * 8192 * 128);
   std::printf("%-16s %6s %10s %10s %10s %10s %10s %10s %10s\n", "case", "N", "kernel ms", "TOPS",
               "prepass ms", "total ms", "TOPS", "bf16: pre-", "TOPS");
@@ -139,6 +140,7 @@ inline int RunBench(bool all, bool codes, double budget, int64_t only_dim, int64
         c.qk_dim = c.v_dim = d;
         c.causal = causal ? Causal::kTopLeft : Causal::kNone;
         Problem p = ShapeOf(c);
+        p.scale *= deviation;
         Problem laid_out = p;
         laid_out.want_lse = codes;
         Device workspace(sage::Sm90Workspace(laid_out));

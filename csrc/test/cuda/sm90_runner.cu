@@ -7,8 +7,9 @@
 //   sm90_runner accuracy [heavy]               errors against float64 (docs/kernels_hopper.md);
 //                                              where one key has much of the weight
 //   sm90_runner sums                           what the e4m3 tensor core keeps of a sum
-//   sm90_runner bench [kernel|codes|all] [milliseconds per point] [head_dim] [N]
-//                                              codes: attention over codes of q
+//   sm90_runner bench [kernel|codes|all] [milliseconds per point] [head_dim] [N] [deviation]
+//                                              codes: attention over codes of q; 0 for all
+//                                              head_dims or N; standard deviation of scores: 1
 //   sm90_runner few [milliseconds per point]   few queries: parts of the keys against none, the
 //                                              pre-pass, and the exact kernels
 //
@@ -460,7 +461,7 @@ int main(int argc, char** argv) {
     return sage_test::RunBench(
         argc > 2 && std::string(argv[2]) == "all", argc > 2 && std::string(argv[2]) == "codes",
         argc > 3 ? std::atof(argv[3]) : 100.0, argc > 4 ? std::atol(argv[4]) : 0,
-        argc > 5 ? std::atol(argv[5]) : 0);
+        argc > 5 ? std::atol(argv[5]) : 0, argc > 6 ? std::atof(argv[6]) : 1.0);
   }
   std::printf(
       "usage: sm90_runner check | accuracy | sums | bench [kernel|codes|all] [ms] | few [ms]\n");

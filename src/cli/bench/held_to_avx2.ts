@@ -1,7 +1,8 @@
 /**
  * Peers beside a native engine that is held to AVX2 (SAGE_CPU_ISA=avx2): held to it too, as on a machine without AVX-512.
- * PyTorch has a variable for that, which its script sets. ONNX Runtime has none: it asks which registers the operating system saves (xgetbv) and
- * takes AVX-512 where it may. In a copy of its library that answer is replaced by that of a machine without.
+ * PyTorch has a variable for that, which its script sets. ONNX Runtime has none: it asks which registers the operating
+ * system saves (xgetbv) and takes AVX-512 where it may. In a copy of its library that answer is replaced by that of a
+ * machine without.
  */
 import {cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join, relative, sep} from 'node:path';

@@ -61,7 +61,13 @@ export function peersFolder(): string | null {
  */
 export function loadOrt(terminal: Terminal, peers = peersFolder()): OrtPeer {
   if (peers !== null && !isInstalled(peers)) installPeers(peers, terminal);
-  const held = peers !== null && isHeldToAvx2() ? ortHeldToAvx2(peers) : null;
+  const asked = isHeldToAvx2();
+  const held = peers !== null && asked ? ortHeldToAvx2(peers) : null;
+  if (asked && held === null) {
+    terminal.note(
+      'ONNX Runtime is not held to AVX2: only its known library for Linux on x64 can be.',
+    );
+  }
   const from = held ?? peers ?? process.cwd();
   try {
     const load = createRequire(join(from, 'package.json'));
