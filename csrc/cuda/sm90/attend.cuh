@@ -13,11 +13,11 @@
 // come back by tf32 products of r with the means, 8 tiles deep.
 //
 // m moves rarely, and the usual tile needs no maxima at all. m is fitted to the first tile that all
-// rows of a warp see: the largest P is 2^5.8 at most, the mean 1. From then on a thread looks at
+// rows of a warp see: the largest P is 2^3.3 at most, the mean 1. From then on a thread looks at
 // the sum of its 32 P of a row, which it needs anyway: while that is at most 448 no P is above.
 // Where it is not, the scores, whose registers P has taken, are computed again (warp_scores.cuh),
-// and the offset moves. Rows whose largest score is far above the mean would often ask for that;
-// their warp looks for maxima at every tile.
+// and m is fitted to them. Warps with a row whose largest score is far above the mean, or that did
+// so not long ago, look for maxima at every tile; their largest P starts at 2^5.8.
 //
 // Block: one warpgroup copies k and v (produce.cuh) and rounds q (round_queries.cuh); three, or two
 // where there is a mask, compute 64 rows of q each. Blocks are persistent and draw tiles of work
@@ -137,8 +137,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       int S[64];
       uint32_t P[16];
       bool more = false;           // tiles follow
-      bool open = false;           // all rows of this warp see all of this tile
-      int calm = i;                // tiles up to this one need no maxima
+      bool quick = false;          // all rows of this warp see all of this tile, without maxima
+      int calm = i - 1;            // open tiles up to this one need none; the next is fitted to
       float s0 = 0.0f, s1 = 0.0f;  // scores to log2, by row
                                    // Tiles above the last one have no row sums.
 #pragma unroll
@@ -153,8 +153,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       // What the softmax of tile i needs, while products are computed.
       const auto prepare = [&](int s) {
         more = __any_sync(~0u, i > LoadSharedInt(my_record + kFirst));
-        const int2 tiles = LoadSharedInt2(my_record + kOpenTiles);
-        open = __any_sync(~0u, !kMasked && tiles.x <= i && i < tiles.y);
+        const int2 open = LoadSharedInt2(my_record + kOpenTiles);
+        quick = __any_sync(~0u, !kMasked && open.x <= i && i < min(open.y, calm + 1));
         const float scale = LoadSharedFloat(shared + Map::kKScale + 16 * s + 4 * (lane & 3));
         const float2 q_scale = LoadShared2(my_l + 256);
         s0 = q_scale.x * scale;
@@ -204,81 +204,77 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
         StoreShared2(my_sums + (tile & (kMeanTiles - 1)) * kSumStride, r0, r1);
         return fmaxf(r0, r1);
       };
-      // A tile that all rows see. `first`: and none was before.
-      const auto softmax_open = [&](int tile, int s, auto first) {
-        const auto log2_p = [&](int n, float x) {
-          return fmaf(x, n & 2 ? s1 : s0, n & 2 ? -m1 : -m0);
-        };
-        bool again = false;
-        if (!first() && __builtin_expect(tile <= calm, 1)) {
-          const float most = exponentiate(
-              tile, [&](int n) { return log2_p(n, IntToFloat(S[n])); }, [](int) {});
-          if (__builtin_expect(!__any_sync(~0u, most > kMostSum), 1)) return;
-          WarpScores<D>(S, shared + slot * Map::kQBytes + 16 * D * my_warp,
-                        shared + Map::kK + s * Map::kKBytes);
-          again = true;
-        }
+      // A tile that all rows see, with its maxima. `again`: it was a quick one whose P were too
+      // large.
+      const auto softmax_open = [&](int tile, bool again) {
         const int2 tops = LargestScores(S);  // integers, since scales are constant per thread
-        float x0 = static_cast<float>(tops.x) * s0 - kStart;
-        float x1 = static_cast<float>(tops.y) * s1 - kStart;
-        const bool fits = !first() && !again && tile != calm + 1;
+        const float top0 = static_cast<float>(tops.x) * s0;
+        const float top1 = static_cast<float>(tops.y) * s1;
+        float x0 = top0 - kStart, x1 = top1 - kStart;
+        const bool fits = !again && tile != calm + 1;
         if (!fits) {
           const int2 sums = SumScores(S);
           const float mean0 = static_cast<float>(sums.x) * (s0 / 32);
           const float mean1 = static_cast<float>(sums.y) * (s1 / 32);
-          const bool sharp = x0 > fmaxf(m0, mean0) + kSharp || x1 > fmaxf(m1, mean1) + kSharp;
-          if (__any_sync(~0u, again || sharp)) calm = kNeverCalm;
-          x0 = fmaxf(x0, mean0);
-          x1 = fmaxf(x1, mean1);
+          const bool steep = fmaxf(top0 - fmaxf(m0, mean0), top1 - fmaxf(m1, mean1)) > kSteep;
+          const bool wary = __any_sync(~0u, steep || (again && calm - tile < kSoon));
+          calm = wary ? kNeverCalm : tile - 1;
+          const float start = wary ? kStart : kCalmStart;
+          x0 = fmaxf(top0 - start, mean0);
+          x1 = fmaxf(top1 - start, mean1);
         }
         ToFloats(S, 0, 8 * kAhead);
         if (!fits || __any_sync(~0u, fmaxf(x0 - m0, x1 - m1) > kCeiling - kStart)) {
           move_offsets(tile, x0, x1);
         }
         exponentiate(
-            tile, [&](int n) { return log2_p(n, __int_as_float(S[n])); },
+            tile,
+            [&](int n) { return fmaf(__int_as_float(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0); },
             [&](int j) {
               if (j + kAhead < 8) ToFloats(S, 8 * (j + kAhead), 8);
             });
       };
-      // A tile that causality, the window, the end of the keys or a mask hides in part: scores
-      // become floats, -Infinity where hidden.
+      // A tile that causality, the window, the end of the keys or a mask hides in part.
       const auto softmax_hidden = [&](int tile) {
         const int key = tile * kTile + 32 * (lane & 3);
-        float x0 = -INFINITY, x1 = -INFINITY;
         const int2 place = LoadSharedInt2(my_record + kPlace);  // head, first row
         const int row = place.y + 16 * static_cast<int>(my_warp) + (lane >> 2);
+        float x0 = -INFINITY, x1 = -INFINITY;
+        [[maybe_unused]] float f0 = s0, f1 = s1;
         if constexpr (kMasked) {
           MaskScores(a.see, place.x, row, key, s0, s1, S, x0, x1);
         } else {
-          // One row after the other: what both may see would take registers.
-          RowView view;
-#pragma unroll
-          for (int n = 0; n < 64; ++n) {
-            const int i = n % 32 / 2 * 4 + n / 32 * 2 + n % 2;
-            const int j = key + 2 * (i >> 2) + (i & 1);
-            if (n % 32 == 0) view = a.see.Row(place.x, row + n / 32 * 8);
-            float x = static_cast<float>(S[i]) * (i & 2 ? s1 : s0);
-            const bool inside = static_cast<unsigned>(j - view.first) < view.count;
-            if (!inside) x = -INFINITY;
-            S[i] = __float_as_int(x);
-            if (i & 2) {
-              x1 = fmaxf(x1, x);
-            } else {
-              x0 = fmaxf(x0, x);
-            }
-          }
+          f0 = HideScores(S, a.see.SeenOf32(row, key), 0, s0, x0);
+          f1 = HideScores(S, a.see.SeenOf32(row + 8, key), 2, s1, x1);
         }
         if (__any_sync(~0u, x0 > m0 + kCeiling || x1 > m1 + kCeiling)) {
           move_offsets(tile, x0 - kStart, x1 - kStart);
         }
         calm = min(calm, tile - 2);
         exponentiate(
-            tile, [&](int i) { return __int_as_float(S[i]) - (i & 2 ? m1 : m0); }, [](int) {});
+            tile,
+            [&](int n) {
+              const float x = __int_as_float(S[n]), m = n & 2 ? m1 : m0;
+              return kMasked ? x - m : fmaf(x, n & 2 ? f1 : f0, -m);
+            },
+            [](int) {});
       };
+      // `first`: of this tile of work.
       const auto softmax = [&](int tile, int s, auto first) {
-        if (!kMasked && open) {
-          softmax_open(tile, s, first);
+        bool again = false;
+        if (!kMasked && !first() && __builtin_expect(quick, 1)) {
+          const float most = exponentiate(
+              tile,
+              [&](int n) { return fmaf(IntToFloat(S[n]), n & 2 ? s1 : s0, n & 2 ? -m1 : -m0); },
+              [](int) {});
+          if (__builtin_expect(!__any_sync(~0u, most > kMostSum), 1)) return;
+          WarpScores<D>(S, shared + slot * Map::kQBytes + 16 * D * my_warp,
+                        shared + Map::kK + s * Map::kKBytes);
+          again = true;
+        }
+        const int2 open = LoadSharedInt2(my_record + kOpenTiles);
+        if (__any_sync(~0u, !kMasked && open.x <= tile && tile < open.y)) {
+          softmax_open(tile, again);
         } else {
           softmax_hidden(tile);
         }
@@ -310,8 +306,8 @@ __global__ void __launch_bounds__(Roles<D, kMasked>::kThreads, 1)
       // average less than kLeastMean.
       [[maybe_unused]] const auto few_outweigh = [&](int tile) {
         const float2 l = SumOfQuad(LoadShared2(my_l));
-        const float least =
-            kLeastMean * kTile * static_cast<float>(LoadSharedInt(my_record + kLast) + 1 - tile);
+        const float least = (calm == kNeverCalm ? kLeastMean : kLeastMeanOfCalm) * kTile *
+                            static_cast<float>(LoadSharedInt(my_record + kLast) + 1 - tile);
         return __any_sync(~0u, l.x < least || l.y < least);
       };
       // T += means of the groups from `begin` on of 256 tiles, whose row sums wait in

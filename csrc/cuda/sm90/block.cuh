@@ -10,19 +10,25 @@ namespace sage {
 namespace sm90 {
 
 constexpr float kCeiling = 8.807f;  // log2 448
-constexpr float kStart = 5.807f;    // log2 56: where a row's largest P starts, or below
 // A sum of P up to which none of them can pass 448.
 constexpr float kMostSum = 448.0f;
-// log2 of how far a row's largest P would be above 56 with its mean at 1, from where on its warp
-// looks for maxima at every tile. Of normal scores of standard deviation 1 (2) one warp in a
-// thousand (all but few) has such a row.
-constexpr float kSharp = 1.5f;
+// Where a row's largest P starts, or below: in warps that look for maxima at every tile log2 56, in
+// others log2 10, so that what comes later may be 45 times as large before a tile is done again.
+constexpr float kStart = 5.807f, kCalmStart = 3.307f;
+// A warp looks for maxima at every tile if in the tile that offsets are fitted to the largest score
+// of a thread's 32 keys is more than this many octaves above their mean, or above the offset: other
+// keys' P would be too small for e4m3. Of normal scores of standard deviation 1 (2) hardly any warp
+// has such a row (nearly all have).
+constexpr float kSteep = 8.307f;
+// Or if a tile is done again within this many tiles of the one that offsets were fitted to: that
+// costs its block nearly a tile, and maxima a tenth of one each.
+constexpr int kSoon = 32;
 constexpr int kNeverCalm = -2;  // before all tiles, and not next to one
-// A span ends at the next mark where the mean of some row's P is below this: of its first tile that
-// mean was 1, or else its largest P is 56 at least, so it is so far above the others that what the
-// tensor core cuts of them shows. Of normal scores of standard deviation 1 one warp in a hundred
-// has such a row.
-constexpr float kLeastMean = 0.375f;
+// A span ends at the next mark where the mean of some row's P is below this (where all tiles are
+// looked at for maxima; elsewhere): of its first tile that mean was 1, or else its largest P was
+// 56 (10) at least, so it is so far above the others that what the tensor core cuts of them shows.
+// Of normal scores of standard deviation 1 one warp in twenty has such a row.
+constexpr float kLeastMean = 0.375f, kLeastMeanOfCalm = 0.25f;
 constexpr int kSumStride = 320;  // bytes of one tile's row sums of a warp, padded
 // Where parts of l lie, after the sums less the padding of the last; and scales of q.
 constexpr int kPartsOfL = kMeanTiles * kSumStride - 64;

@@ -54,7 +54,7 @@ SAGE_DEVICE void TakeSpans(const float* spans, float (&t)[kSums]) {
 
 // The row sums of a group of tiles, an A fragment of m16n8k8, and the offsets they stand under. In
 // fp16, whose mantissa is that of tf32: a row's sum of a tile is at most 128 x 448, below fp16's
-// largest, and what fp16 loses of sums below 2^-14 is nothing beside l, which is at least 56. A
+// largest, and what fp16 loses of sums below 2^-14 is nothing beside l, which is at least 10. A
 // warp owns [groups of a span][32 lanes]{2 x fp16, 2 x fp16, offsets of rows g and g + 8}; `kept`:
 // this lane's first.
 SAGE_DEVICE void KeepSums(uint32_t* kept, int group, const float4& r, float m0, float m1) {

@@ -37,6 +37,13 @@ struct Visibility {
   SAGE_DEVICE int EndKey(int i) const {
     return window_right < 0 ? kv_len : min(kv_len, max(0, i + offset + window_right + 1));
   }
+  // Which of the keys [key, key + 32) a row sees by causality and window, the lowest bit the first.
+  SAGE_DEVICE uint32_t SeenOf32(int row, int key) const {
+    const int i = min(row, q_len - 1);
+    const int begin = min(max(FirstKey(i) - key, 0), 32), end = min(max(EndKey(i) - key, 0), 32);
+    const auto below = [](int bits) { return static_cast<uint32_t>((uint64_t{1} << bits) - 1); };
+    return begin < end ? below(end) & ~below(begin) : 0;
+  }
   // Rows past the end see what the last one sees: their results are dropped.
   SAGE_DEVICE RowView Row(int head, int row) const {
     const int i = min(row, q_len - 1);

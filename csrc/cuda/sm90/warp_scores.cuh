@@ -5,6 +5,8 @@
 #ifndef SAGE_CUDA_SM90_WARP_SCORES_CUH_
 #define SAGE_CUDA_SM90_WARP_SCORES_CUH_
 
+#include <cfloat>
+
 #include "cuda/sm90/hopper.cuh"
 
 namespace sage {
@@ -62,6 +64,25 @@ SAGE_DEVICE int2 SumScores(const int (&s)[64]) {
     sum1 += s[4 * j + 2] + s[4 * j + 3];
   }
   return make_int2(sum0, sum1);
+}
+
+// Turns those of one row (0: g, 2: g + 8) into floats, -Infinity where `seen` has a 0 for the key.
+// Returns by what they are to be multiplied: `scale`, or what keeps 0 x Infinity away; `most`: the
+// largest, multiplied.
+SAGE_DEVICE float HideScores(int (&s)[64], uint32_t seen, int row, float scale, float& most) {
+  // A row of q that is not finite must not spoil what is hidden from it.
+  if (seen == 0) scale = 1.0f;
+  if (scale == 0.0f) scale = FLT_MIN;
+  float largest = -INFINITY;
+#pragma unroll
+  for (int key = 0; key < 32; ++key) {
+    const int i = key / 2 * 4 + row + key % 2;
+    const float x = (seen & 1u << key) != 0 ? IntToFloat(s[i]) : -INFINITY;
+    s[i] = __float_as_int(x);
+    largest = fmaxf(largest, x);
+  }
+  most = largest * scale;
+  return scale;
 }
 
 // `count` of them, in place.

@@ -86,6 +86,13 @@ inline std::vector<Case> Cases() {
       c.input = sage::InputType::kFloat16, c.tokens_first = true, c.qk_dim = 3 * c.qk_dim / 4;
     });
   }
+  // Rows that see no keys, and are not finite, beside rows that see some.
+  for (const int64_t d : {64, 128}) {
+    with("not finite, rows without keys", [&](Case& c) {
+      c.q_len = 64, c.kv_len = 9, c.qk_dim = c.v_dim = d, c.poison = 'q';
+      c.causal = Causal::kBottomRight;
+    });
+  }
   for (const int64_t q_len : {1, 3, 64, 65}) {
     for (const int64_t d : {64, 128, 256}) {
       with("short q", [&](Case& c) {
