@@ -8,9 +8,9 @@
 //                   then the dims of a group are added: s[key][lanes]
 //   LaneOutputs     o[row][dim] = alpha o + p[key][row] v[key][dim]: up to 12 rows x vectors of v
 //
-// Each line of k and v is read from memory once. It is asked for a little ahead of the products, a
-// few lines at a time and in the order of addresses (LineCursor), so that the processor's own
-// prefetching takes part and products go on meanwhile.
+// Each line of k and v is read from memory once. It is asked for a little ahead of the products, in
+// the order of addresses (LineCursor) and spread evenly between them: of many requests at once some
+// are dropped, and the products wait for the others.
 #ifndef SAGE_CPU_CACHE_ROW_LANES_H_
 #define SAGE_CPU_CACHE_ROW_LANES_H_
 
@@ -31,35 +31,68 @@ struct FloatRows {
 // Lines of memory that will be needed, in the order of their addresses.
 struct LineCursor {
   const float* row;
-  int64_t stride;   // from row to row
-  int64_t at, end;  // within a row
+  int64_t stride;    // from row to row
+  int64_t at, end;   // within a row
+  bool near;         // into L1, else L2
+  int passes, turn;  // so many passes over the same keys ask for lines in turns
 
-  LineCursor(const FloatRows& rows, int64_t dim)
-      // Rows without gaps are one row.
-      : row(rows.base), stride(rows.stride), at(0), end(rows.stride == dim ? INT64_MAX : dim) {}
+  LineCursor(const FloatRows& rows, int64_t dim, bool into_l1, int passes_over_keys)
+      : row(rows.base),
+        stride(rows.stride),
+        at(0),
+        // Rows without gaps are one row.
+        end(rows.stride == dim ? INT64_MAX : dim),
+        near(into_l1),
+        passes(passes_over_keys),
+        turn(0) {}
 
+  // The next kLines lines, for FetchPart between the products of the caller. Null if another pass
+  // has its turn, or if they do not lie together: then they are asked for here.
   template <int kLines>
-  void Fetch() {
-    constexpr int kLine = 16;
-    if (end - at >= kLines * kLine) {
-      const float* from = row + at;
-#pragma GCC unroll 16
-      for (int n = 0; n < kLines; ++n) Prefetch(from + n * kLine);
-      at += kLines * kLine;
-    } else {
-      for (int n = 0; n < kLines; ++n) {
-        Prefetch(row + at);
-        at += kLine;
-        if (at >= end) NextRow();
-      }
+  const float* Take() {
+    constexpr int kFloats = kLines * 16;
+    if (++turn < passes) return nullptr;
+    turn = 0;
+    if (end - at < kFloats) {
+      FetchApart(kLines);
+      return nullptr;
     }
+    const float* from = row + at;
+    at += kFloats;
     if (at >= end) NextRow();
+    return from;
+  }
+  // A function of its own, so that loops of products keep their registers for themselves.
+  __attribute__((noinline, cold)) void FetchApart(int lines) {
+    for (int n = 0; n < lines; ++n) {
+      if (near) {
+        PrefetchNear(row + at);
+      } else {
+        Prefetch(row + at);
+      }
+      at += 16;
+      if (at >= end) NextRow();
+    }
   }
   void NextRow() {
     at = 0;
     row += stride;
   }
 };
+
+// Asks for part `part` of kParts of the kLines lines from `lines` on, if not null.
+template <int kLines, int kParts>
+SAGE_INLINE void FetchPart(const float* lines, bool near, int part) {
+  if (lines == nullptr) return;
+  const int first = part * kLines / kParts, end = (part + 1) * kLines / kParts;
+  if (near) {
+#pragma GCC unroll 16
+    for (int n = first; n < end; ++n) PrefetchNear(lines + n * 16);
+  } else {
+#pragma GCC unroll 16
+    for (int n = first; n < end; ++n) Prefetch(lines + n * 16);
+  }
+}
 
 // Keys of a register tile, and the most rows of one of outputs: 16 to 24 accumulators on AVX-512's
 // 32 registers, 8 to 12 on 16.
@@ -150,18 +183,20 @@ struct KeyPointers {
   }
 };
 
+// Products of the next kGroup dims.
 template <int kGroup, int kVectors, int kKeys>
-SAGE_INLINE void AddProducts(const float* q, int64_t q_block, const KeyPointers<kKeys>& k, int d,
+SAGE_INLINE void AddProducts(const float* q, int64_t q_block, KeyPointers<kKeys>* k,
                              F32 (&acc)[kVectors][kKeys]) {
   F32 row[kVectors];
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) row[v] = Load(q + v * q_block);
 #pragma GCC unroll 16
   for (int t = 0; t < kKeys; ++t) {
-    const F32 x = BroadcastGroup<kGroup>(k.At(t) + d);
+    const F32 x = BroadcastGroup<kGroup>(k->At(t));
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) acc[v][t] = Fma(x, row[v], acc[v][t]);
   }
+  k->Advance(kGroup);
 }
 
 // Sums over dims of kKeys keys; as many lines as these keys have are brought into the cache by
@@ -177,29 +212,29 @@ SAGE_INLINE void MultiplyKeys(const float* q, int64_t q_block, const float* k, i
     for (int t = 0; t < kKeys; ++t) acc[v][t] = Zero();
   }
   KeyPointers<kKeys> keys(k, stride);
+  const bool near = ahead != nullptr && ahead->near;
   int d = 0;
   for (; d + kLine <= dim; d += kLine) {
     for (int e = 0; e < kLine; e += kPass) {
-      if (ahead != nullptr) ahead->Fetch<kKeys * kPass / kLine>();
+      constexpr int kLines = kKeys * kPass / kLine;
+      const float* lines = ahead == nullptr ? nullptr : ahead->Take<kLines>();
 #pragma GCC unroll 4
-      for (int n = 0; n < kPass; n += kGroup) {
-        AddProducts<kGroup, kVectors>(q, q_block, keys, n, acc);
+      for (int n = 0; n < kPass / kGroup; ++n) {
+        FetchPart<kLines, kPass / kGroup>(lines, near, n);
+        AddProducts<kGroup, kVectors>(q, q_block, &keys, acc);
         q += kLanes;
       }
-      keys.Advance(kPass);
     }
   }
-  if (d < dim && ahead != nullptr) ahead->Fetch<kKeys>();
+  if (d < dim && ahead != nullptr) FetchPart<kKeys, 1>(ahead->Take<kKeys>(), near, 0);
   for (; d + kGroup <= dim; d += kGroup) {
-    AddProducts<kGroup, kVectors>(q, q_block, keys, 0, acc);
+    AddProducts<kGroup, kVectors>(q, q_block, &keys, acc);
     q += kLanes;
-    keys.Advance(kGroup);
   }
   if constexpr (kGroup > 1) {
     for (; d < dim; ++d) {
-      AddProducts<1, kVectors>(q, q_block, keys, 0, acc);
+      AddProducts<1, kVectors>(q, q_block, &keys, acc);
       q += kLanes;
-      keys.Advance(1);
     }
   }
 }
@@ -275,13 +310,16 @@ SAGE_NOINLINE void LaneOutputTile(const float* p, int p_stride, const float* v, 
     v += stride;
     p += p_stride;
   };
-  // Few enough keys that their lines do not take every buffer at once.
+  const bool near = ahead != nullptr && ahead->near;
   constexpr int kTogether = 4, kLines = kTogether * C * kLanes / 16;
   int left = count;
   for (; left >= kTogether; left -= kTogether) {
-    if (ahead != nullptr) ahead->Fetch<kLines>();
+    const float* lines = ahead == nullptr ? nullptr : ahead->Take<kLines>();
 #pragma GCC unroll 4
-    for (int j = 0; j < kTogether; ++j) add_key();
+    for (int j = 0; j < kTogether; ++j) {
+      FetchPart<kLines, kTogether>(lines, near, j);
+      add_key();
+    }
   }
   for (; left > 0; --left) add_key();
 #pragma GCC unroll 12
