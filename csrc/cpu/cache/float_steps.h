@@ -104,10 +104,23 @@ SAGE_INLINE StepRows RowsOfStep(const DecodePlan& plan, const Operands& operands
   return rows;
 }
 
-// How many blocks from `b` on meet a tile of keys together: two whole ones, else one.
+// How many blocks from `b` on meet a tile of keys together: two whole ones or two halves, else one.
 SAGE_INLINE int BlocksTogether(const RowBlocks& blocks, int b) {
   const int lanes = blocks.block[b].lanes;
-  return lanes == kLanes && b + 1 < blocks.count && blocks.block[b + 1].lanes == lanes ? 2 : 1;
+  return 2 * lanes >= kLanes && b + 1 < blocks.count && blocks.block[b + 1].lanes == lanes ? 2 : 1;
+}
+
+// Scores of one tile of keys for two blocks of kLanes / kGroup lanes.
+template <int kGroup>
+SAGE_INLINE void ScorePair(const float* q, const float* k, int64_t stride, LineCursor* ahead,
+                           int dim, float* s, F32* bad) {
+  constexpr int kKeys = kKeyTile / 2, kBlockLanes = kLanes / kGroup;
+  const int64_t q_block = LaneFloats(dim, kBlockLanes), s_block = int64_t{kBlockLanes} * kStep;
+#pragma GCC unroll 2
+  for (int j = 0; j < kKeyTile; j += kKeys) {
+    *bad = Add(*bad, LaneScoresOf<kGroup, 2>(q, q_block, k + j * stride, stride, ahead, dim,
+                                             s + j * kBlockLanes, s_block));
+  }
 }
 
 // Scores of one tile of keys for BlocksTogether(blocks, b) blocks.
@@ -115,12 +128,8 @@ SAGE_INLINE void ScoreBlocks(const RowBlocks& blocks, int b, const float* q, con
                              int64_t stride, LineCursor* ahead, int dim, float* s, F32* bad) {
   const int lanes = blocks.block[b].lanes;
   if (BlocksTogether(blocks, b) == 2) {
-    constexpr int kKeys = kKeyTile / 2;
-    const int64_t q_block = LaneFloats(dim, kLanes), s_block = int64_t{kLanes} * kStep;
-    *bad = Add(*bad, LaneScoresOf<1, 2>(q, q_block, k, stride, ahead, dim, s, s_block));
-    *bad = Add(*bad, LaneScoresOf<1, 2>(q, q_block, k + kKeys * stride, stride, ahead, dim,
-                                        s + kKeys * kLanes, s_block));
-    return;
+    if (lanes == kLanes) return ScorePair<1>(q, k, stride, ahead, dim, s, bad);
+    return ScorePair<2>(q, k, stride, ahead, dim, s, bad);
   }
 #define SAGE_BLOCK(LANES)                                                                   \
   if constexpr (LANES <= kLanes) {                                                          \

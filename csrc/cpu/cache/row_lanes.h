@@ -110,7 +110,7 @@ struct RowBlock {
   int first, rows, lanes;
 };
 
-// Whole ones, and what is left over in powers of two.
+// Whole ones, an odd one of them in halves, and what is left over in powers of two.
 constexpr int kMostBlocks = kFloatTaskRows / kLanes + 4;
 struct RowBlocks {
   RowBlock block[kMostBlocks];
@@ -126,6 +126,13 @@ SAGE_INLINE RowBlocks BlocksOf(int rows) {
     while (lanes > left) lanes /= 2;
     // A quarter of the lanes empty costs less than another pass over the keys.
     if (lanes < kLanes && 2 * left >= 3 * lanes) lanes *= 2;
+    if (lanes == kLanes && left > kOutputTile && left <= kLanes && first / kLanes % 2 == 0) {
+      // One whole block alone would load a value of k for each product: two halves share them.
+      const int half = kLanes / 2;
+      blocks.block[blocks.count++] = {first, half, half};
+      blocks.block[blocks.count++] = {first + half, left - half, half};
+      break;
+    }
     const int here = left < lanes ? left : lanes;
     blocks.block[blocks.count++] = {first, here, lanes};
     first += here;
