@@ -28,9 +28,12 @@ namespace {
 struct FetchBytes {
   int keys, values;
 };
-constexpr FetchBytes kFetchL1 = {16384, 16384}, kFetchL1OfFew = {8192, 8192};
-constexpr FetchBytes kFetchL2 = {16384, 32768}, kFetchL2OfFew = {16384, 8192};
-constexpr int kFewRows = 4;
+SAGE_INLINE FetchBytes FetchBytesOf(bool near, int64_t rows) {
+  constexpr int64_t kFew = 4, kSome = 8;
+  if (!near) return {16384, rows <= kFew ? 8192 : 32768};
+  if (rows <= kFew) return {8192, 8192};
+  return {16384, rows <= kSome ? 16384 : 32768};
+}
 
 // So many keys, in whole tiles, have about so many bytes.
 SAGE_INLINE int KeysOfBytes(int bytes, int dim) {
@@ -262,9 +265,7 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
     lanes = block.first + block.lanes;
   }
   memset(out.o, 0, sizeof(float) * static_cast<size_t>(lanes * plan.v_dims));
-  const bool few = rows <= kFewRows;
-  const FetchBytes fetch =
-      plan.fetch_near ? (few ? kFetchL1OfFew : kFetchL1) : (few ? kFetchL2OfFew : kFetchL2);
+  const FetchBytes fetch = FetchBytesOf(plan.fetch_near, rows);
   const int key_distance = KeysOfBytes(fetch.keys, dim);
   // As many keys as stay near: all panels of v for all blocks. Panels are equally wide.
   const int near_keys = KeysOfBytes(fetch.values, v_dim);
