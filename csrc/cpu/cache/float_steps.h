@@ -113,16 +113,17 @@ SAGE_INLINE int BlocksTogether(const RowBlocks& blocks, int b) {
   return 2 * lanes >= kLanes && b + 1 < blocks.count && blocks.block[b + 1].lanes == lanes ? 2 : 1;
 }
 
-// Scores of one tile of keys for two blocks of kLanes / kGroup lanes.
-template <int kGroup>
+// Scores of one tile of keys, from part kPart of kPairKeys on, for two blocks of kLanes / kGroup
+// lanes.
+template <int kGroup, int kPart = 0>
 SAGE_INLINE void ScorePair(const float* q, const float* k, int64_t stride, LineCursor* ahead,
                            int dim, float* s, F32* bad) {
-  constexpr int kKeys = kKeyTile / 2, kBlockLanes = kLanes / kGroup;
+  constexpr int kKeys = kPairKeys[kPart], kBlockLanes = kLanes / kGroup;
   const int64_t q_block = LaneFloats(dim, kBlockLanes), s_block = int64_t{kBlockLanes} * kStep;
-#pragma GCC unroll 2
-  for (int j = 0; j < kKeyTile; j += kKeys) {
-    *bad = Add(*bad, LaneScoresOf<kGroup, 2>(q, q_block, k + j * stride, stride, ahead, dim,
-                                             s + j * kBlockLanes, s_block));
+  *bad = Add(*bad, LaneScoresOf<kGroup, 2, kKeys>(q, q_block, k, stride, ahead, dim, s, s_block));
+  if constexpr (kPart + 1 < static_cast<int>(sizeof(kPairKeys) / sizeof(kPairKeys[0]))) {
+    ScorePair<kGroup, kPart + 1>(q, k + kKeys * stride, stride, ahead, dim, s + kKeys * kBlockLanes,
+                                 bad);
   }
 }
 
@@ -134,11 +135,14 @@ SAGE_INLINE void ScoreBlocks(const RowBlocks& blocks, int b, const float* q, con
     if (lanes == kLanes) return ScorePair<1>(q, k, stride, ahead, dim, s, bad);
     return ScorePair<2>(q, k, stride, ahead, dim, s, bad);
   }
-#define SAGE_BLOCK(LANES)                                                                   \
-  if constexpr (LANES <= kLanes) {                                                          \
-    if (lanes == LANES) {                                                                   \
-      *bad = Add(*bad, LaneScoresOf<kLanes / LANES, 1>(q, 0, k, stride, ahead, dim, s, 0)); \
-    }                                                                                       \
+#define SAGE_BLOCK(LANES)                                                                  \
+  if constexpr (LANES <= kLanes) {                                                         \
+    if (lanes == LANES) {                                                                  \
+      for (int j = 0; j < kKeyTile; j += kSingleKeys) {                                    \
+        *bad = Add(*bad, LaneScoresOf<kLanes / LANES, 1, kSingleKeys>(                     \
+                             q, 0, k + j * stride, stride, ahead, dim, s + j * LANES, 0)); \
+      }                                                                                    \
+    }                                                                                      \
   }
   SAGE_BLOCK(1)
   SAGE_BLOCK(2)

@@ -3,7 +3,7 @@
 //
 //   rows of a task  ->  blocks of 1, 2, 4, .. kLanes rows ("lanes" of a block)
 //   q of a block    [dim / group][row][dim of the group], group = kLanes / lanes: a vector
-//   LaneScores      kKeyTile keys x one vector (or half as many keys x two vectors, two blocks):
+//   LaneScores      8 or 16 keys x one vector (or about half as many x two vectors, two blocks):
 //                     s[key][row] += k[key][dims of the group, for every row] * q
 //                   then the dims of a group are added: s[key][lanes]
 //   LaneOutputs     o[row][dim] = alpha o + p[key][row] v[key][dim]: up to 12 rows x vectors of v
@@ -94,14 +94,18 @@ SAGE_INLINE void FetchPart(const float* lines, bool near, int part) {
   }
 }
 
-// Keys of a register tile, and the most rows of one of outputs: 16 to 24 accumulators on AVX-512's
-// 32 registers, 8 to 12 on 16.
+// Keys that all rows meet before the next; those of them in registers at once with one vector of
+// rows, and with two; the most rows of a tile of outputs: 16 to 24 accumulators on AVX-512's 32
+// registers, 8 to 12 on 16. Eight do not keep two products a cycle going.
 #if defined(SAGE_ISA_AVX512)
-constexpr int kKeyTile = 16;
-constexpr int kOutputTile = 12;
+constexpr int kKeyTile = 16, kSingleKeys = 16, kOutputTile = 12;
+constexpr int kPairKeys[] = {8, 8};
+#elif defined(SAGE_ISA_AVX2)
+constexpr int kKeyTile = 16, kSingleKeys = 8, kOutputTile = 6;
+constexpr int kPairKeys[] = {6, 6, 4};
 #else
-constexpr int kKeyTile = 8;
-constexpr int kOutputTile = 6;
+constexpr int kKeyTile = 8, kSingleKeys = 8, kOutputTile = 6;
+constexpr int kPairKeys[] = {4, 4};
 #endif
 static_assert(kStep % kKeyTile == 0, "tiles fill steps and vectors");
 
@@ -165,20 +169,21 @@ SAGE_NOINLINE void SpreadRows(const RowBlock& block, const float* q, int64_t str
 // A tile of keys, four to a pointer: each address is then a pointer and one of three strides.
 template <int kKeys>
 struct KeyPointers {
-  const float* of[kKeys / 4];
+  static constexpr int kPointers = (kKeys + 3) / 4;
+  const float* of[kPointers];
   int64_t stride, three;
 
   KeyPointers(const float* k, int64_t key_stride) : stride(key_stride), three(3 * key_stride) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeys / 4; ++n) of[n] = k + 4 * n * key_stride;
+    for (int n = 0; n < kPointers; ++n) of[n] = k + 4 * n * key_stride;
   }
   void Advance(int dims) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeys / 4; ++n) of[n] += dims;
+    for (int n = 0; n < kPointers; ++n) of[n] += dims;
     // Else the compiler makes a pointer of each sum, and has no registers for them.
-    if constexpr (kKeys == 16) {
+    if constexpr (kPointers == 4) {
       KeepAddresses(of[0], of[1], of[2], of[3]);
-    } else if constexpr (kKeys == 8) {
+    } else if constexpr (kPointers == 2) {
       KeepAddresses(of[0], of[1]);
     } else {
       KeepAddress(of[0]);
@@ -211,8 +216,10 @@ SAGE_INLINE void AddProducts(const float* q, int64_t q_block, KeyPointers<kKeys>
 template <int kGroup, int kVectors, int kKeys>
 SAGE_INLINE void MultiplyKeys(const float* q, int64_t q_block, const float* k, int64_t stride,
                               LineCursor* ahead, int dim, F32 (&acc)[kVectors][kKeys]) {
-  // Dims of a line of memory, and of a pass of the loop.
-  constexpr int kLine = 16, kPass = 4 * kGroup < kLine ? 4 * kGroup : kLine;
+  // Dims of a line of memory, and of a pass of the loop: of as many lines as come out whole.
+  constexpr int kLine = 16, kDims = (kKeys % 4 == 0 ? 4 : 8) * kGroup;
+  constexpr int kPass = kDims < kLine ? kDims : kLine, kLines = kKeys * kPass / kLine;
+  static_assert(kLines * kLine == kKeys * kPass, "whole lines");
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 16
@@ -223,9 +230,8 @@ SAGE_INLINE void MultiplyKeys(const float* q, int64_t q_block, const float* k, i
   int d = 0;
   for (; d + kLine <= dim; d += kLine) {
     for (int e = 0; e < kLine; e += kPass) {
-      constexpr int kLines = kKeys * kPass / kLine;
       const float* lines = ahead == nullptr ? nullptr : ahead->Take<kLines>();
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int n = 0; n < kPass / kGroup; ++n) {
         FetchPart<kLines, kPass / kGroup>(lines, near, n);
         AddProducts<kGroup, kVectors>(q, q_block, &keys, acc);
@@ -246,20 +252,18 @@ SAGE_INLINE void MultiplyKeys(const float* q, int64_t q_block, const float* k, i
   }
 }
 
-// Scores of kKeyTile / kVectors keys with kVectors blocks, whose q lie q_block floats apart and
-// whose s lie s_block apart. Returns a sum that is 0 if all scores are finite.
-template <int kGroup, int kVectors>
+// Scores of kKeys keys with kVectors blocks, whose q lie q_block floats apart and whose s lie
+// s_block apart. Returns a sum that is 0 if all scores are finite.
+template <int kGroup, int kVectors, int kKeys>
 SAGE_NOINLINE F32 LaneScoresOf(const float* q, int64_t q_block, const float* k, int64_t stride,
                                LineCursor* ahead, int dim, float* s, int64_t s_block) {
-  constexpr int kKeys = kKeyTile / kVectors;
   F32 acc[kVectors][kKeys];
   // With few rows memory counts for more than the products: few keys at a time are nearly in its
   // order.
-  constexpr int kTogether = 4 * kGroup >= kLanes ? 4 : kKeys;
+  constexpr int kTogether = kVectors == 1 && kGroup >= 4 ? 4 : kKeys;
   if constexpr (kTogether >= kKeys) {
     MultiplyKeys<kGroup>(q, q_block, k, stride, ahead, dim, acc);
   } else {
-    static_assert(kVectors == 1, "single blocks of few rows");
 #pragma GCC unroll 4
     for (int t = 0; t < kKeys; t += kTogether) {
       F32 some[1][kTogether];
