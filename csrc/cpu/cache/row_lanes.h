@@ -310,7 +310,8 @@ SAGE_NOINLINE void LaneOutputTile(const float* p, int p_stride, const float* v, 
     F32 value[C];
 #pragma GCC unroll 8
     for (int t = 0; t < C; ++t) {
-      value[t] = kPart && t == C - 1 ? LoadFirst(v + t * kLanes, last) : LoadU(v + t * kLanes);
+      const float* at = v + t * kLanes;
+      value[t] = kPart && t == C - 1 ? LoadFirst(at, last) : R <= 4 ? LoadArriving(at) : LoadU(at);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
