@@ -169,6 +169,27 @@ bool Supports(const CpuFeatures& f, Isa isa) {
   return false;
 }
 
+bool ManyLineBuffersFrom(uint32_t leaf0_ebx, uint32_t leaf1_eax) {
+  constexpr uint32_t kAuthenticAmd = 0x68747541, kZen5 = 0x1a;  // "Auth" and a family
+  const uint32_t base = leaf1_eax >> 8 & 0xf, extended = leaf1_eax >> 20 & 0xff;
+  return leaf0_ebx == kAuthenticAmd && base == 0xf && base + extended >= kZen5;
+}
+
+bool HasManyLineBuffers() {
+  static const bool many = [] {
+#if SAGE_X86
+    uint32_t eax, ebx, ecx, edx, signature;
+    if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) == 0) return false;
+    const uint32_t vendor = ebx;
+    if (__get_cpuid(1, &signature, &ebx, &ecx, &edx) == 0) return false;
+    return ManyLineBuffersFrom(vendor, signature);
+#else
+    return false;
+#endif
+  }();
+  return many;
+}
+
 const CpuFeatures& DetectedCpuFeatures() {
   static const CpuFeatures features = [] {
     CpuFeatures f = FeaturesFrom(ReadRegisters());

@@ -26,6 +26,13 @@ CpuFeatures FeaturesFrom(const CpuRegisters& registers);
 // emit.
 bool Supports(const CpuFeatures& features, Isa isa);
 
+// Whether as many lines of memory can be on their way into L1 at a time as memory can deliver.
+// Known of AMD's Zen 5 and taken for its successors: 64 of them, while requests for lines in L2 get
+// lost when many come at once (docs/kernels_cpu.md). Elsewhere it is false.
+bool HasManyLineBuffers();
+// The same from words of CPUID: the vendor's of leaf 0 and the signature of leaf 1.
+bool ManyLineBuffersFrom(uint32_t leaf0_ebx, uint32_t leaf1_eax);
+
 }  // namespace sage
 
 #endif  // SAGE_CPU_CPU_FEATURES_H_

@@ -193,6 +193,11 @@ void ReadsRegistersRight() {
   Check(!Supports(FeaturesFrom(r), Isa::kAmx), "an operating system that does not save tiles");
   r.xcr0 = 0x602e7;
   Check(Supports(FeaturesFrom(r), Isa::kAmx), "Sapphire Rapids runs amx");
+
+  constexpr uint32_t kAmd = 0x68747541, kIntel = 0x756e6547;
+  Check(sage::ManyLineBuffersFrom(kAmd, 0x00b00f21), "Zen 5 fetches into L1");
+  Check(!sage::ManyLineBuffersFrom(kAmd, 0x00a10f11), "Zen 4 fetches into L2");
+  Check(!sage::ManyLineBuffersFrom(kIntel, 0x00b00f21), "so do others");
 }
 
 // From the call to the first instruction of a helper, minimum and median: the caller does nothing

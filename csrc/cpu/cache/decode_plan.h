@@ -7,6 +7,7 @@
 #ifndef SAGE_CPU_CACHE_DECODE_PLAN_H_
 #define SAGE_CPU_CACHE_DECODE_PLAN_H_
 
+#include "cpu/cpu_features.h"
 #include "cpu/forward/plan.h"
 #include "sage/attention.h"
 #include "sage/problem.h"
@@ -34,9 +35,10 @@ struct DecodePlan {
   int64_t group, rows, row_tile, row_tiles;
   int64_t steps, chunk, chunks;
   int64_t offset;
-  int qk_dims;    // padded to whole vectors, for rows of q
-  int v_dims;     // the same, for rows of o; at least a multiple of 16
-  int row_bytes;  // of one prepared row of q
+  int qk_dims;      // padded to whole vectors, for rows of q
+  int v_dims;       // the same, for rows of o; at least a multiple of 16
+  int row_bytes;    // of one prepared row of q
+  bool fetch_near;  // lines of k and v that will be needed are brought into L1, else L2
 };
 
 SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& buffers,
@@ -58,6 +60,7 @@ SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& bu
   plan.offset = p.causal == Causal::kBottomRight ? p.kv_len - p.q_len : 0;
   plan.qk_dims = static_cast<int>(RoundUp(p.qk_dim, 16));
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, 16));
+  plan.fetch_near = HasManyLineBuffers();
   return plan;
 }
 

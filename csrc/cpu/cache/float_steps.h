@@ -21,11 +21,19 @@ namespace sage {
 namespace {
 
 // How far ahead of the scores lines of k are asked for, and the bytes of v that all panels and
-// blocks use before the next, which are asked for meanwhile. Where few rows leave the products less
-// work than memory, values are read nearly in their order. Measured: half and twice as much are up
-// to 10 % slower.
-constexpr int kAheadBytes = 16384, kNearBytes = 32768, kNearBytesOfFew = 8192;
-constexpr int kFewRows = 4;
+// blocks use before the next, which are asked for meanwhile: lines on their way to L1 must not push
+// out what is in use. Where few rows leave the products less work than memory, lines are asked for
+// later and values are read nearly in their order. Measured: half and twice as much are up to 10 %
+// slower.
+struct FetchBytes {
+  int keys, values;
+};
+SAGE_INLINE FetchBytes FetchBytesOf(bool near, int64_t rows) {
+  constexpr int64_t kFew = 4, kSome = 8;
+  if (!near) return {16384, rows <= kFew ? 8192 : 32768};
+  if (rows <= kFew) return {8192, 8192};
+  return {16384, rows <= kSome ? 16384 : 32768};
+}
 
 // So many keys, in whole tiles, have about so many bytes.
 SAGE_INLINE int KeysOfBytes(int bytes, int dim) {
@@ -99,23 +107,42 @@ SAGE_INLINE StepRows RowsOfStep(const DecodePlan& plan, const Operands& operands
   return rows;
 }
 
-// Scores of one tile of keys for the blocks from `b` on: one, or two whole ones. How many.
-SAGE_INLINE int ScoreBlocks(const RowBlocks& blocks, int b, const float* q, const float* k,
-                            int64_t stride, LineCursor* ahead, int dim, float* s, F32* bad) {
+// How many blocks from `b` on meet a tile of keys together: two whole ones or two halves, else one.
+SAGE_INLINE int BlocksTogether(const RowBlocks& blocks, int b) {
   const int lanes = blocks.block[b].lanes;
-  if (lanes == kLanes && b + 1 < blocks.count && blocks.block[b + 1].lanes == kLanes) {
-    constexpr int kKeys = kKeyTile / 2;
-    const int64_t q_block = LaneFloats(dim, kLanes), s_block = int64_t{kLanes} * kStep;
-    *bad = Add(*bad, LaneScoresOf<1, 2>(q, q_block, k, stride, ahead, dim, s, s_block));
-    *bad = Add(*bad, LaneScoresOf<1, 2>(q, q_block, k + kKeys * stride, stride, ahead, dim,
-                                        s + kKeys * kLanes, s_block));
-    return 2;
+  return 2 * lanes >= kLanes && b + 1 < blocks.count && blocks.block[b + 1].lanes == lanes ? 2 : 1;
+}
+
+// Scores of one tile of keys, from part kPart of kPairKeys on, for two blocks of kLanes / kGroup
+// lanes.
+template <int kGroup, int kPart = 0>
+SAGE_INLINE void ScorePair(const float* q, const float* k, int64_t stride, LineCursor* ahead,
+                           int dim, float* s, F32* bad) {
+  constexpr int kKeys = kPairKeys[kPart], kBlockLanes = kLanes / kGroup;
+  const int64_t q_block = LaneFloats(dim, kBlockLanes), s_block = int64_t{kBlockLanes} * kStep;
+  *bad = Add(*bad, LaneScoresOf<kGroup, 2, kKeys>(q, q_block, k, stride, ahead, dim, s, s_block));
+  if constexpr (kPart + 1 < static_cast<int>(sizeof(kPairKeys) / sizeof(kPairKeys[0]))) {
+    ScorePair<kGroup, kPart + 1>(q, k + kKeys * stride, stride, ahead, dim, s + kKeys * kBlockLanes,
+                                 bad);
   }
-#define SAGE_BLOCK(LANES)                                                                   \
-  if constexpr (LANES <= kLanes) {                                                          \
-    if (lanes == LANES) {                                                                   \
-      *bad = Add(*bad, LaneScoresOf<kLanes / LANES, 1>(q, 0, k, stride, ahead, dim, s, 0)); \
-    }                                                                                       \
+}
+
+// Scores of one tile of keys for BlocksTogether(blocks, b) blocks.
+SAGE_INLINE void ScoreBlocks(const RowBlocks& blocks, int b, const float* q, const float* k,
+                             int64_t stride, LineCursor* ahead, int dim, float* s, F32* bad) {
+  const int lanes = blocks.block[b].lanes;
+  if (BlocksTogether(blocks, b) == 2) {
+    if (lanes == kLanes) return ScorePair<1>(q, k, stride, ahead, dim, s, bad);
+    return ScorePair<2>(q, k, stride, ahead, dim, s, bad);
+  }
+#define SAGE_BLOCK(LANES)                                                                  \
+  if constexpr (LANES <= kLanes) {                                                         \
+    if (lanes == LANES) {                                                                  \
+      for (int j = 0; j < kKeyTile; j += kSingleKeys) {                                    \
+        *bad = Add(*bad, LaneScoresOf<kLanes / LANES, 1, kSingleKeys>(                     \
+                             q, 0, k + j * stride, stride, ahead, dim, s + j * LANES, 0)); \
+      }                                                                                    \
+    }                                                                                      \
   }
   SAGE_BLOCK(1)
   SAGE_BLOCK(2)
@@ -123,7 +150,6 @@ SAGE_INLINE int ScoreBlocks(const RowBlocks& blocks, int b, const float* q, cons
   SAGE_BLOCK(8)
   SAGE_BLOCK(16)
 #undef SAGE_BLOCK
-  return 1;
 }
 
 // Scores that a row of the block does not see become -Infinity; masks are applied.
@@ -189,23 +215,27 @@ SAGE_NOINLINE void SoftmaxLanes(int lanes, int vectors, float* s, LaneSums* sums
   Store(sums->alpha, alpha);
 }
 
+// Passes over a panel of v that the rows of a block take.
+SAGE_INLINE int OutputPasses(const RowBlock& block) {
+  return (block.rows + kOutputTile - 1) / kOutputTile;
+}
+
 // o of a block's rows: one panel of `width` dims of v, kOutputTile rows at a time.
 SAGE_INLINE void BlockOutputs(const RowBlock& block, const float* p, const float* v, int64_t stride,
                               int count, LineCursor* ahead, int width, const float* alpha, float* o,
                               int64_t o_stride) {
-  const int parts = (block.rows + kOutputTile - 1) / kOutputTile;
+  const int parts = OutputPasses(block);
   // An odd row more than there are may be computed, but never one of the next part.
   const int most = static_cast<int>(RoundUp((block.rows + parts - 1) / parts, parts > 1 ? 2 : 1));
   for (int r = 0; r < block.rows; r += most) {
     const int rows = block.rows - r < most ? block.rows - r : most;
-    LineCursor* fetched = r == 0 ? ahead : nullptr;
     const float* factor = alpha == nullptr ? nullptr : alpha + r;
     float* out = o + r * o_stride;
-#define SAGE_ROWS(R)                                                                               \
-  if constexpr (R <= kOutputTile) {                                                                \
-    if (rows == R || (R > 2 && rows == R - 1)) {                                                   \
-      LaneOutputs<R>(p + r, block.lanes, v, stride, count, fetched, width, factor, out, o_stride); \
-    }                                                                                              \
+#define SAGE_ROWS(R)                                                                             \
+  if constexpr (R <= kOutputTile) {                                                              \
+    if (rows == R || (R > 2 && rows == R - 1)) {                                                 \
+      LaneOutputs<R>(p + r, block.lanes, v, stride, count, ahead, width, factor, out, o_stride); \
+    }                                                                                            \
   }
     SAGE_ROWS(1) SAGE_ROWS(2) SAGE_ROWS(4) SAGE_ROWS(6) SAGE_ROWS(8) SAGE_ROWS(10) SAGE_ROWS(12)
 #undef SAGE_ROWS
@@ -225,9 +255,11 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
   LaneSums sums[kMostBlocks];
   float* q[kMostBlocks];
   float* q_at = scratch.q_lanes;
-  int lanes = 0;
+  int lanes = 0, score_passes = 0, output_passes = 0;
+  for (int b = 0; b < blocks.count; b += BlocksTogether(blocks, b)) ++score_passes;
   for (int b = 0; b < blocks.count; ++b) {
     const RowBlock& block = blocks.block[b];
+    output_passes += OutputPasses(block);
     q[b] = q_at;
     q_at += LaneFloats(dim, block.lanes);
     SpreadRows(block, reinterpret_cast<const float*>(scratch.q + block.first * plan.row_bytes),
@@ -237,6 +269,13 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
     lanes = block.first + block.lanes;
   }
   memset(out.o, 0, sizeof(float) * static_cast<size_t>(lanes * plan.v_dims));
+  const FetchBytes fetch = FetchBytesOf(plan.fetch_near, rows);
+  const int key_distance = KeysOfBytes(fetch.keys, dim);
+  // As many keys as stay near: all panels of v for all blocks. Panels are equally wide.
+  const int near_keys = KeysOfBytes(fetch.values, v_dim);
+  const int widest = OutputVectors(MinOf(blocks.block[0].rows, kOutputTile)) * kLanes;
+  const int panels = (v_dim + widest - 1) / widest;
+  const int panel = static_cast<int>(RoundUp((v_dim + panels - 1) / panels, kLanes));
   const int64_t top = PlaceOf(plan, head, row0).i, bottom = PlaceOf(plan, head, row0 + rows - 1).i;
   // Limits grow with the query: the union of what these rows see, and what all of them see.
   const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
@@ -250,18 +289,18 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
     const int padded = static_cast<int>(RoundUp(count, kKeyTile));
     const StepRows at = RowsOfStep(plan, operands, head, step, count, scratch, careful);
     // Behind the last keys of a step come the first of the next.
-    const int key_distance = KeysOfBytes(kAheadBytes, dim);
-    LineCursor keys({at.k.base + key_distance * at.k.stride, at.k.stride}, dim);
-    LineCursor next_keys(at.next_k, dim);
+    LineCursor keys({at.k.base + key_distance * at.k.stride, at.k.stride}, dim, plan.fetch_near,
+                    score_passes);
+    LineCursor next_keys(at.next_k, dim, plan.fetch_near, score_passes);
     F32 bad = Zero();
     for (int j = 0; j < count; j += kKeyTile) {
       const bool tail = j + kKeyTile > count;
       const float* k = tail ? at.k_tail : at.k.base + j * at.k.stride;
       const int64_t stride = tail ? dim : at.k.stride;
       LineCursor* ahead = j + key_distance < padded ? &keys : &next_keys;
-      for (int b = 0; b < blocks.count;) {
+      for (int b = 0; b < blocks.count; b += BlocksTogether(blocks, b)) {
         float* s = scratch.s + int64_t{blocks.block[b].first} * kStep + j * blocks.block[b].lanes;
-        b += ScoreBlocks(blocks, b, q[b], k, stride, b == 0 ? ahead : nullptr, dim, s, &bad);
+        ScoreBlocks(blocks, b, q[b], k, stride, ahead, dim, s, &bad);
       }
     }
     if (!careful && ReduceAdd(bad) != 0.0f) return false;
@@ -273,22 +312,20 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
       if (masked) MaskBlock(plan, head, row0, block, j0, count, padded, s);
       SoftmaxLanes(block.lanes, padded * block.lanes / kLanes, s, &sums[b]);
     }
-    // As many keys as stay near: all panels of v for all blocks.
-    const int near = KeysOfBytes(rows <= kFewRows ? kNearBytesOfFew : kNearBytes, v_dim);
-    const int panel = OutputVectors(MinOf(blocks.block[0].rows, kOutputTile)) * kLanes;
-    LineCursor values({at.v.base + near * at.v.stride, at.v.stride}, v_dim);
-    LineCursor next_values(at.next_v, v_dim);
-    for (int j = 0; j < count; j += near) {
-      const int here = count - j < near ? count - j : near;
-      LineCursor* ahead = j + near < count ? &values : &next_values;
+    LineCursor values({at.v.base + near_keys * at.v.stride, at.v.stride}, v_dim, plan.fetch_near,
+                      output_passes);
+    LineCursor next_values(at.next_v, v_dim, plan.fetch_near, output_passes);
+    for (int j = 0; j < count; j += near_keys) {
+      const int here = count - j < near_keys ? count - j : near_keys;
+      LineCursor* ahead = j + near_keys < count ? &values : &next_values;
       for (int d = 0; d < v_dim; d += panel) {
         const int width = v_dim - d < panel ? v_dim - d : panel;
         for (int b = 0; b < blocks.count; ++b) {
           const RowBlock& block = blocks.block[b];
           BlockOutputs(block, scratch.s + int64_t{block.first} * kStep + j * block.lanes,
-                       at.v.base + j * at.v.stride + d, at.v.stride, here, b == 0 ? ahead : nullptr,
-                       width, j == 0 ? sums[b].alpha : nullptr,
-                       out.o + block.first * plan.v_dims + d, plan.v_dims);
+                       at.v.base + j * at.v.stride + d, at.v.stride, here, ahead, width,
+                       j == 0 ? sums[b].alpha : nullptr, out.o + block.first * plan.v_dims + d,
+                       plan.v_dims);
         }
       }
     }

@@ -3,14 +3,14 @@
 //
 //   rows of a task  ->  blocks of 1, 2, 4, .. kLanes rows ("lanes" of a block)
 //   q of a block    [dim / group][row][dim of the group], group = kLanes / lanes: a vector
-//   LaneScores      kKeyTile keys x one vector (or half as many keys x two vectors, two blocks):
+//   LaneScores      8 or 16 keys x one vector (or about half as many x two vectors, two blocks):
 //                     s[key][row] += k[key][dims of the group, for every row] * q
 //                   then the dims of a group are added: s[key][lanes]
 //   LaneOutputs     o[row][dim] = alpha o + p[key][row] v[key][dim]: up to 12 rows x vectors of v
 //
-// Each line of k and v is read from memory once. It is asked for a little ahead of the products, a
-// few lines at a time and in the order of addresses (LineCursor), so that the processor's own
-// prefetching takes part and products go on meanwhile.
+// Each line of k and v is read from memory once. It is asked for a little ahead of the products, in
+// the order of addresses (LineCursor) and spread evenly between them: of many requests at once some
+// are dropped, and the products wait for the others.
 #ifndef SAGE_CPU_CACHE_ROW_LANES_H_
 #define SAGE_CPU_CACHE_ROW_LANES_H_
 
@@ -31,29 +31,48 @@ struct FloatRows {
 // Lines of memory that will be needed, in the order of their addresses.
 struct LineCursor {
   const float* row;
-  int64_t stride;   // from row to row
-  int64_t at, end;  // within a row
+  int64_t stride;    // from row to row
+  int64_t at, end;   // within a row
+  bool near;         // into L1, else L2
+  int passes, turn;  // so many passes over the same keys ask for lines in turns
 
-  LineCursor(const FloatRows& rows, int64_t dim)
-      // Rows without gaps are one row.
-      : row(rows.base), stride(rows.stride), at(0), end(rows.stride == dim ? INT64_MAX : dim) {}
+  LineCursor(const FloatRows& rows, int64_t dim, bool into_l1, int passes_over_keys)
+      : row(rows.base),
+        stride(rows.stride),
+        at(0),
+        // Rows without gaps are one row.
+        end(rows.stride == dim ? INT64_MAX : dim),
+        near(into_l1),
+        passes(passes_over_keys),
+        turn(0) {}
 
+  // The next kLines lines, for FetchPart between the products of the caller. Null if another pass
+  // has its turn, or if they do not lie together: then they are asked for here.
   template <int kLines>
-  void Fetch() {
-    constexpr int kLine = 16;
-    if (end - at >= kLines * kLine) {
-      const float* from = row + at;
-#pragma GCC unroll 16
-      for (int n = 0; n < kLines; ++n) Prefetch(from + n * kLine);
-      at += kLines * kLine;
-    } else {
-      for (int n = 0; n < kLines; ++n) {
-        Prefetch(row + at);
-        at += kLine;
-        if (at >= end) NextRow();
-      }
+  const float* Take() {
+    constexpr int kFloats = kLines * 16;
+    if (++turn < passes) return nullptr;
+    turn = 0;
+    if (end - at < kFloats) {
+      FetchApart(kLines);
+      return nullptr;
     }
+    const float* from = row + at;
+    at += kFloats;
     if (at >= end) NextRow();
+    return from;
+  }
+  // A function of its own, so that loops of products keep their registers for themselves.
+  __attribute__((noinline, cold)) void FetchApart(int lines) {
+    for (int n = 0; n < lines; ++n) {
+      if (near) {
+        PrefetchNear(row + at);
+      } else {
+        Prefetch(row + at);
+      }
+      at += 16;
+      if (at >= end) NextRow();
+    }
   }
   void NextRow() {
     at = 0;
@@ -61,14 +80,32 @@ struct LineCursor {
   }
 };
 
-// Keys of a register tile, and the most rows of one of outputs: 16 to 24 accumulators on AVX-512's
-// 32 registers, 8 to 12 on 16.
+// Asks for part `part` of kParts of the kLines lines from `lines` on, if not null.
+template <int kLines, int kParts>
+SAGE_INLINE void FetchPart(const float* lines, bool near, int part) {
+  if (lines == nullptr) return;
+  const int first = part * kLines / kParts, end = (part + 1) * kLines / kParts;
+  if (near) {
+#pragma GCC unroll 16
+    for (int n = first; n < end; ++n) PrefetchNear(lines + n * 16);
+  } else {
+#pragma GCC unroll 16
+    for (int n = first; n < end; ++n) Prefetch(lines + n * 16);
+  }
+}
+
+// Keys that all rows meet before the next; those of them in registers at once with one vector of
+// rows, and with two; the most rows of a tile of outputs: 16 to 24 accumulators on AVX-512's 32
+// registers, 8 to 12 on 16. Eight do not keep two products a cycle going.
 #if defined(SAGE_ISA_AVX512)
-constexpr int kKeyTile = 16;
-constexpr int kOutputTile = 12;
+constexpr int kKeyTile = 16, kSingleKeys = 16, kOutputTile = 12;
+constexpr int kPairKeys[] = {8, 8};
+#elif defined(SAGE_ISA_AVX2)
+constexpr int kKeyTile = 16, kSingleKeys = 8, kOutputTile = 6;
+constexpr int kPairKeys[] = {6, 6, 4};
 #else
-constexpr int kKeyTile = 8;
-constexpr int kOutputTile = 6;
+constexpr int kKeyTile = 8, kSingleKeys = 8, kOutputTile = 6;
+constexpr int kPairKeys[] = {4, 4};
 #endif
 static_assert(kStep % kKeyTile == 0, "tiles fill steps and vectors");
 
@@ -77,7 +114,7 @@ struct RowBlock {
   int first, rows, lanes;
 };
 
-// Whole ones, and what is left over in powers of two.
+// Whole ones, an odd one of them in halves, and what is left over in powers of two.
 constexpr int kMostBlocks = kFloatTaskRows / kLanes + 4;
 struct RowBlocks {
   RowBlock block[kMostBlocks];
@@ -93,6 +130,13 @@ SAGE_INLINE RowBlocks BlocksOf(int rows) {
     while (lanes > left) lanes /= 2;
     // A quarter of the lanes empty costs less than another pass over the keys.
     if (lanes < kLanes && 2 * left >= 3 * lanes) lanes *= 2;
+    if (lanes == kLanes && left > kOutputTile && left <= kLanes && first / kLanes % 2 == 0) {
+      // One whole block alone would load a value of k for each product: two halves share them.
+      const int half = kLanes / 2;
+      blocks.block[blocks.count++] = {first, half, half};
+      blocks.block[blocks.count++] = {first + half, left - half, half};
+      break;
+    }
     const int here = left < lanes ? left : lanes;
     blocks.block[blocks.count++] = {first, here, lanes};
     first += here;
@@ -125,20 +169,21 @@ SAGE_NOINLINE void SpreadRows(const RowBlock& block, const float* q, int64_t str
 // A tile of keys, four to a pointer: each address is then a pointer and one of three strides.
 template <int kKeys>
 struct KeyPointers {
-  const float* of[kKeys / 4];
+  static constexpr int kPointers = (kKeys + 3) / 4;
+  const float* of[kPointers];
   int64_t stride, three;
 
   KeyPointers(const float* k, int64_t key_stride) : stride(key_stride), three(3 * key_stride) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeys / 4; ++n) of[n] = k + 4 * n * key_stride;
+    for (int n = 0; n < kPointers; ++n) of[n] = k + 4 * n * key_stride;
   }
   void Advance(int dims) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kKeys / 4; ++n) of[n] += dims;
+    for (int n = 0; n < kPointers; ++n) of[n] += dims;
     // Else the compiler makes a pointer of each sum, and has no registers for them.
-    if constexpr (kKeys == 16) {
+    if constexpr (kPointers == 4) {
       KeepAddresses(of[0], of[1], of[2], of[3]);
-    } else if constexpr (kKeys == 8) {
+    } else if constexpr (kPointers == 2) {
       KeepAddresses(of[0], of[1]);
     } else {
       KeepAddress(of[0]);
@@ -150,18 +195,20 @@ struct KeyPointers {
   }
 };
 
+// Products of the next kGroup dims.
 template <int kGroup, int kVectors, int kKeys>
-SAGE_INLINE void AddProducts(const float* q, int64_t q_block, const KeyPointers<kKeys>& k, int d,
+SAGE_INLINE void AddProducts(const float* q, int64_t q_block, KeyPointers<kKeys>* k,
                              F32 (&acc)[kVectors][kKeys]) {
   F32 row[kVectors];
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) row[v] = Load(q + v * q_block);
 #pragma GCC unroll 16
   for (int t = 0; t < kKeys; ++t) {
-    const F32 x = BroadcastGroup<kGroup>(k.At(t) + d);
+    const F32 x = BroadcastGroup<kGroup>(k->At(t));
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) acc[v][t] = Fma(x, row[v], acc[v][t]);
   }
+  k->Advance(kGroup);
 }
 
 // Sums over dims of kKeys keys; as many lines as these keys have are brought into the cache by
@@ -169,55 +216,54 @@ SAGE_INLINE void AddProducts(const float* q, int64_t q_block, const KeyPointers<
 template <int kGroup, int kVectors, int kKeys>
 SAGE_INLINE void MultiplyKeys(const float* q, int64_t q_block, const float* k, int64_t stride,
                               LineCursor* ahead, int dim, F32 (&acc)[kVectors][kKeys]) {
-  // Dims of a line of memory, and of a pass of the loop.
-  constexpr int kLine = 16, kPass = 4 * kGroup < kLine ? 4 * kGroup : kLine;
+  // Dims of a line of memory, and of a pass of the loop: of as many lines as come out whole.
+  constexpr int kLine = 16, kDims = (kKeys % 4 == 0 ? 4 : 8) * kGroup;
+  constexpr int kPass = kDims < kLine ? kDims : kLine, kLines = kKeys * kPass / kLine;
+  static_assert(kLines * kLine == kKeys * kPass, "whole lines");
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 16
     for (int t = 0; t < kKeys; ++t) acc[v][t] = Zero();
   }
   KeyPointers<kKeys> keys(k, stride);
+  const bool near = ahead != nullptr && ahead->near;
   int d = 0;
   for (; d + kLine <= dim; d += kLine) {
     for (int e = 0; e < kLine; e += kPass) {
-      if (ahead != nullptr) ahead->Fetch<kKeys * kPass / kLine>();
-#pragma GCC unroll 4
-      for (int n = 0; n < kPass; n += kGroup) {
-        AddProducts<kGroup, kVectors>(q, q_block, keys, n, acc);
+      const float* lines = ahead == nullptr ? nullptr : ahead->Take<kLines>();
+#pragma GCC unroll 8
+      for (int n = 0; n < kPass / kGroup; ++n) {
+        FetchPart<kLines, kPass / kGroup>(lines, near, n);
+        AddProducts<kGroup, kVectors>(q, q_block, &keys, acc);
         q += kLanes;
       }
-      keys.Advance(kPass);
     }
   }
-  if (d < dim && ahead != nullptr) ahead->Fetch<kKeys>();
+  if (d < dim && ahead != nullptr) FetchPart<kKeys, 1>(ahead->Take<kKeys>(), near, 0);
   for (; d + kGroup <= dim; d += kGroup) {
-    AddProducts<kGroup, kVectors>(q, q_block, keys, 0, acc);
+    AddProducts<kGroup, kVectors>(q, q_block, &keys, acc);
     q += kLanes;
-    keys.Advance(kGroup);
   }
   if constexpr (kGroup > 1) {
     for (; d < dim; ++d) {
-      AddProducts<1, kVectors>(q, q_block, keys, 0, acc);
+      AddProducts<1, kVectors>(q, q_block, &keys, acc);
       q += kLanes;
-      keys.Advance(1);
     }
   }
 }
 
-// Scores of kKeyTile / kVectors keys with kVectors blocks, whose q lie q_block floats apart and
-// whose s lie s_block apart. Returns a sum that is 0 if all scores are finite.
-template <int kGroup, int kVectors>
+// Scores of kKeys keys with kVectors blocks, whose q lie q_block floats apart and whose s lie
+// s_block apart. Returns a sum that is 0 if all scores are finite.
+template <int kGroup, int kVectors, int kKeys>
 SAGE_NOINLINE F32 LaneScoresOf(const float* q, int64_t q_block, const float* k, int64_t stride,
                                LineCursor* ahead, int dim, float* s, int64_t s_block) {
-  constexpr int kKeys = kKeyTile / kVectors;
   F32 acc[kVectors][kKeys];
   // With few rows memory counts for more than the products: few keys at a time are nearly in its
   // order.
-  constexpr int kTogether = 4 * kGroup >= kLanes ? 4 : kKeys;
+  constexpr int kTogether = kVectors == 1 && kGroup >= 4 ? 4 : kKeys;
   if constexpr (kTogether >= kKeys) {
     MultiplyKeys<kGroup>(q, q_block, k, stride, ahead, dim, acc);
   } else {
-    static_assert(kVectors == 1, "single blocks of few rows");
 #pragma GCC unroll 4
     for (int t = 0; t < kKeys; t += kTogether) {
       F32 some[1][kTogether];
@@ -264,7 +310,8 @@ SAGE_NOINLINE void LaneOutputTile(const float* p, int p_stride, const float* v, 
     F32 value[C];
 #pragma GCC unroll 8
     for (int t = 0; t < C; ++t) {
-      value[t] = kPart && t == C - 1 ? LoadFirst(v + t * kLanes, last) : LoadU(v + t * kLanes);
+      const float* at = v + t * kLanes;
+      value[t] = kPart && t == C - 1 ? LoadFirst(at, last) : R <= 4 ? LoadArriving(at) : LoadU(at);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -275,13 +322,16 @@ SAGE_NOINLINE void LaneOutputTile(const float* p, int p_stride, const float* v, 
     v += stride;
     p += p_stride;
   };
-  // Few enough keys that their lines do not take every buffer at once.
+  const bool near = ahead != nullptr && ahead->near;
   constexpr int kTogether = 4, kLines = kTogether * C * kLanes / 16;
   int left = count;
   for (; left >= kTogether; left -= kTogether) {
-    if (ahead != nullptr) ahead->Fetch<kLines>();
+    const float* lines = ahead == nullptr ? nullptr : ahead->Take<kLines>();
 #pragma GCC unroll 4
-    for (int j = 0; j < kTogether; ++j) add_key();
+    for (int j = 0; j < kTogether; ++j) {
+      FetchPart<kLines, kTogether>(lines, near, j);
+      add_key();
+    }
   }
   for (; left > 0; --left) add_key();
 #pragma GCC unroll 12
