@@ -25,6 +25,7 @@ struct AmxKernels {
   static constexpr int kDimsMultiple = kDimChunk;
   static constexpr bool kBeginsOutputs = true;
   static constexpr bool kSoftmaxAhead = false;
+  static constexpr int kSoftmaxKeys = 64;
   static constexpr bool kShortGroups = false;
   static constexpr bool kWritesOutputs = false;
   static constexpr bool kRoundsCodes = false;

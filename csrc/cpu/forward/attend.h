@@ -107,6 +107,14 @@ SAGE_INLINE void GroupRows(const Plan& plan, const Head& head, int64_t row0, int
   }
 }
 
+// The factors of group `g`'s scores, FactorOf each; lanes without a row stay 0.
+SAGE_INLINE void StoreFactors(const AttendScratch& scratch, int64_t g, F32 factor) {
+  const F32 used = FirstLanes(kRows, Set1(FactorOf(0.0f)), Zero());
+  const F32 c = FirstLanes(kRows, factor, Zero());
+  Store(scratch.c + g * kGroupLanes, Add(c, Sub(used, ZeroWhereEqual(c, Zero(), used))));
+  memset(scratch.bad + g * kRows, 0, kRows);
+}
+
 // Quantises and packs group `g` of the task. Codes with a scale for each row, by far the most
 // common forms, take all scales in one go.
 template <class Kernels>
@@ -115,17 +123,13 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   const int64_t r0 = g * kRows;
-  if constexpr (DirectRows<Kernels>::kKeys) {
+  if constexpr (DirectRows<Kernels>::kKeys && !DirectRows<Kernels>::kScalesFirst) {
     const float* row[kRows];
     GroupRows(plan, head, row0, rows, r0, row);
     F32 c;
     const int active = ActiveRows<Kernels>(rows - r0);
     if (plan.packs_rows && DirectRows<Kernels>::Queries(plan, row, active, g, scratch.q, &c)) {
-      const F32 used = FirstLanes(kRows, Set1(FactorOf(0.0f)), Zero());
-      // FactorOf of each; lanes without a row stay 0.
-      c = FirstLanes(kRows, c, Zero());
-      Store(scratch.c + g * kGroupLanes, Add(c, Sub(used, ZeroWhereEqual(c, Zero(), used))));
-      memset(scratch.bad + r0, 0, kRows);
+      StoreFactors(scratch, g, c);
       return;
     }
   }
@@ -173,6 +177,36 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   }
   for (int r = 0; r < kRows; ++r) {
     PrepareRow<Kernels>(plan, head, RowOfGroup(row0, rows, r0, r), r0 + r, scratch);
+  }
+}
+
+// All groups of the task. Where scales come before codes, those of all groups do.
+template <class Kernels>
+SAGE_INLINE void PrepareGroups(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                               int64_t groups, const AttendScratch& scratch) {
+  for (int64_t g = 0; g < groups; ++g) BeginRows(plan, g, scratch);
+  uint64_t packed = 0;  // a bit for each group
+  if constexpr (DirectRows<Kernels>::kScalesFirst) {
+    if (plan.packs_rows) {
+      const float* row[kRows];
+      alignas(64) float by[kMostGroups * kGroupLanes];
+      for (int64_t g = 0; g < groups; ++g) {
+        GroupRows(plan, head, row0, rows, g * kRows, row);
+        F32 factor, inverse;
+        if (!DirectRows<Kernels>::QueryFactors(plan, row, &factor, &inverse)) continue;
+        StoreFactors(scratch, g, factor);
+        Store(by + g * kGroupLanes, inverse);
+        packed |= uint64_t{1} << g;
+      }
+      for (int64_t g = 0; g < groups; ++g) {
+        if ((packed >> g & 1) == 0) continue;
+        GroupRows(plan, head, row0, rows, g * kRows, row);
+        DirectRows<Kernels>::QueryCodes(plan, row, g, by + g * kGroupLanes, scratch.q);
+      }
+    }
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    if ((packed >> g & 1) == 0) PrepareGroup<Kernels>(plan, head, row0, rows, g, scratch);
   }
 }
 
@@ -282,40 +316,34 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   const int64_t row0 = block * plan.row_block;
   const int64_t rows = MinOf(plan.row_block, plan.rows - row0);
   const int64_t groups = (rows + kRows - 1) / kRows;
-  const size_t lanes = static_cast<size_t>(groups * kGroupLanes);
-  // Lanes without a row hold 0 throughout.
-  memset(scratch.c, 0, sizeof(float) * lanes);
-  memset(scratch.m, 0, sizeof(float) * lanes);
-  memset(scratch.l, 0, sizeof(float) * lanes);
-  memset(scratch.exact, 0, sizeof(float) * lanes);
-  for (int64_t g = 0; g < groups; ++g) {
-    PrepareGroup<Kernels>(plan, head, row0, rows, g, scratch);
-    for (int r = 0; r < kRows; ++r) scratch.m[g * kGroupLanes + r] = kMinusInf;
-  }
+  PrepareGroups<Kernels>(plan, head, row0, rows, groups, scratch);
   const size_t o_bytes = sizeof(float) * static_cast<size_t>(groups * kRows * plan.v_dims);
   if (!Kernels::kBeginsOutputs) memset(scratch.o, 0, o_bytes);
   if (plan.problem->recipe.smooth_v > 0) memset(scratch.o_mean, 0, o_bytes);
 
-  const int64_t first_i = row0 / plan.group, last_i = (row0 + rows - 1) / plan.group;
+  const int64_t first_i = QueryOf(plan, row0), last_i = QueryOf(plan, row0 + rows - 1);
   const int64_t end = EndKey(plan, last_i);
   const int64_t start = FirstKey(plan, first_i) / kScoreStride * kScoreStride;
   [[maybe_unused]] TilesAhead<Kernels> ahead;
   [[maybe_unused]] const bool goes_ahead =
       Kernels::kSoftmaxAhead && plan.problem->recipe.smooth_v == 0 && !WantsExactSum(plan);
-  uint64_t begun = 0, finished = 0;  // a bit for each group: kRowsPerTask allows 64
+  uint64_t begun = 0, finished = 0;  // a bit for each group
   for (int64_t j0 = start; j0 < end; j0 += kScoreStride) {
     if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t top = (row0 + g * kRows) / plan.group;
-      const int64_t bottom = (row0 + MinOf(g * kRows + kRows, rows) - 1) / plan.group;
+      const int64_t top = QueryOf(plan, row0 + g * kRows);
+      const int64_t bottom = QueryOf(plan, row0 + MinOf(g * kRows + kRows, rows) - 1);
       // Union of what the group's rows see (limits grow with i), and what all of them see.
       const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
       const int64_t skip = MaxOf(0, from - j0) / kBlock * kBlock;
       const int64_t count = MinOf(kScoreStride, to - j0) - skip;
       if (count <= 0) continue;
-      const int padded = static_cast<int>(RoundUp(count, kKeyMultiple<Kernels>));
+      const int64_t multiplied = RoundUp(count, 16);
+      const int padded = static_cast<int>(RoundUp(count, Kernels::kSoftmaxKeys));
       const int64_t at = j0 + skip;
-      const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < at + padded;
+      // The softmax's padding beyond the keys multiplied is hidden by BeginTile; AMX has its own.
+      const int64_t within = at + (kRows == 6 ? multiplied : padded);
+      const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < within;
       const bool last = j0 + kScoreStride >= to;
       if (last) {
         // Tasks of a head come in descending order: the rows that take these rows' places.
@@ -323,7 +351,7 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
         FetchRows(row, MinOf(kRows, rows - g * kRows), block > 0 ? row - plan.row_block : -1,
                   fetch);
       }
-      BeginFetch(plan, head, Kernels::FetchSteps(plan, RoundUp(count, 16)), fetch);
+      BeginFetch(plan, head, Kernels::FetchSteps(plan, multiplied), fetch);
       const uint64_t bit = uint64_t{1} << g;
       const bool fresh = (begun & bit) == 0;
       begun |= bit;

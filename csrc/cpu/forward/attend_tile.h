@@ -33,6 +33,9 @@ struct AttendScratch {
 
 constexpr int kGroupLanes = (kRows + kLanes - 1) / kLanes * kLanes;
 
+// Groups of rows of a task, at most.
+constexpr int64_t kMostGroups = 64;
+
 SAGE_INLINE int64_t LaneOf(int64_t row) { return row / kRows * kGroupLanes + row % kRows; }
 
 template <class Kernels>
@@ -91,8 +94,7 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   const int64_t r0 = g * kRows;
   F32 most[kRows];
   for (int r = 0; r < kRows; ++r) most[r] = Set1(kMinusInf);
-  // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides;
-  // masking hides the rest of `count`.
+  // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides.
   const int multiplied = static_cast<int>(RoundUp(seen, 16));
   const int active = ActiveRows<Kernels>(rows - r0);
   Kernels::Scores(plan, head, scratch.q, g, active, j0, multiplied, s, most, fetch);
@@ -108,6 +110,11 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
                   static_cast<int>(MinOf(count, p.kv_len - j0)), scratch.c[g * kLanes + r], row);
       }
       most[r] = ClipRow(row, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
+    }
+  } else {
+    // The rest of the softmax's last step.
+    for (int j = multiplied; j < count; j += kLanes) {
+      for (int r = 0; r < active; ++r) Store(s + r * kScoreStride + j, Set1(kMinusInf));
     }
   }
   const F32 old = Load(scratch.m + g * kLanes);
@@ -126,6 +133,17 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   tile->count = count;
   tile->multiplied = multiplied;
   tile->fresh = fresh;
+}
+
+// The running values of group g before its first keys; lanes without a row hold 0 throughout.
+SAGE_INLINE void BeginRows(const Plan& plan, int64_t g, const AttendScratch& scratch) {
+  for (int lane = 0; lane < kGroupLanes; lane += kLanes) {
+    const int64_t at = g * kGroupLanes + lane;
+    Store(scratch.c + at, Zero());
+    Store(scratch.m + at, FirstLanes(kRows - lane, Set1(kMinusInf), Zero()));
+    Store(scratch.l + at, Zero());
+    if (WantsExactSum(plan)) Store(scratch.exact + at, Zero());
+  }
 }
 
 // The rows' sums, of which `sums` holds those by lanes.
@@ -157,20 +175,23 @@ SAGE_INLINE bool FindOutputs(const Plan& plan, const Head& head, int64_t row0, i
   const float top = p.recipe.row_sum == RowSum::kQuantized ? 1.0f : p.recipe.p_top;
   const int64_t r0 = g * kRows;
   float* o_head = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
-  RowWalk at = WalkFrom(plan, row0 + r0);
-  for (int r = 0; r < active; ++r) {
-    if (r0 + r >= rows) {
-      // Padding, to where nobody looks.
-      out->row[r] = scratch.o + (r0 + r) * plan.v_dims;
-      out->factor[r] = 0.0f;
-      continue;
-    }
-    const float l = scratch.l[LaneOf(r0 + r)];
-    if (l == 0.0f || scratch.bad[r0 + r]) return false;
-    out->row[r] = o_head + at.g * p.o.head + at.i * p.o.token;
-    out->factor[r] = top == 1.0f ? 1.0f / l : (1.0f / l) / top;
-    at.Next(plan);
+  const float* l = scratch.l + g * kGroupLanes;
+  const int there = static_cast<int>(MinOf(active, rows - r0));
+  bool other = false;
+  for (int r = 0; r < there; ++r) other |= l[r] == 0.0f || scratch.bad[r0 + r] != 0;
+  if (other) return false;
+    // Whole vectors; what lanes without a row hold is not looked at, nor are the rows of padding.
+#pragma GCC unroll 1
+  for (int r = 0; r < kGroupLanes; ++r) out->factor[r] = 1.0f / l[r];
+  if (top != 1.0f) {
+#pragma GCC unroll 1
+    for (int r = 0; r < kGroupLanes; ++r) out->factor[r] = out->factor[r] / top;
   }
+  RowWalk at = WalkFrom(plan, row0 + r0);
+  for (int r = 0; r < there; ++r, at.Next(plan)) {
+    out->row[r] = o_head + at.g * p.o.head + at.i * p.o.token;
+  }
+  for (int r = there; r < active; ++r) out->row[r] = scratch.o + (r0 + r) * plan.v_dims;
   out->v_scale = head.v_scale;
   return true;
 }

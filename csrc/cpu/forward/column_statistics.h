@@ -18,14 +18,16 @@ constexpr int kHalfLanes = kLanes / 2;
 typedef float HalfFloats __attribute__((vector_size(sizeof(float) * kHalfLanes)));
 typedef double Doubles __attribute__((vector_size(sizeof(double) * kHalfLanes)));
 
-// Columns [0, kVectors * kLanes) at `base`; returns `most` with their magnitudes.
-template <int kVectors>
+// Columns [0, kVectors * kLanes) at `base`; returns `most` with their magnitudes (kMagnitudes).
+template <int kVectors, bool kMagnitudes>
 SAGE_INLINE F32 SumSomeColumns(const float* base, int64_t stride, int rows, double* sum, F32 most) {
   Doubles total[2 * kVectors] = {};
   for (int t = 0; t < rows; ++t) {
     const float* row = base + t * stride;
+    if (kMagnitudes) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) most = MaxMagnitude(most, LoadU(row + i * kLanes));
+      for (int i = 0; i < kVectors; ++i) most = MaxMagnitude(most, LoadU(row + i * kLanes));
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < 2 * kVectors; ++i) {
       HalfFloats half;
@@ -44,10 +46,10 @@ SAGE_NOINLINE int32_t SumColumns(const float* base, int64_t stride, int rows, in
   F32 most = Zero();
   int d = 0;
   for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
-    most = SumSomeColumns<4>(base + d, stride, rows, sum + d, most);
+    most = SumSomeColumns<4, true>(base + d, stride, rows, sum + d, most);
   }
   for (; d + kLanes <= dim; d += kLanes) {
-    most = SumSomeColumns<1>(base + d, stride, rows, sum + d, most);
+    most = SumSomeColumns<1, true>(base + d, stride, rows, sum + d, most);
   }
   int32_t bits = ReduceMaxBits(most);
   for (; d < dim; ++d) {
@@ -61,6 +63,50 @@ SAGE_NOINLINE int32_t SumColumns(const float* base, int64_t stride, int rows, in
     sum[d] = total;
   }
   return bits;
+}
+
+// The sums alone, false where some value is not finite (they are of no use then). Sums of 128
+// float32 stay far below the largest float64, so they are finite where all their values are.
+SAGE_NOINLINE bool SumFiniteColumns(const float* base, int64_t stride, int rows, int dim,
+                                    double* sum) {
+  int d = 0;
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
+    SumSomeColumns<4, false>(base + d, stride, rows, sum + d, Zero());
+  }
+  for (; d + kLanes <= dim; d += kLanes) {
+    SumSomeColumns<1, false>(base + d, stride, rows, sum + d, Zero());
+  }
+  for (; d < dim; ++d) {
+    double total = 0.0;
+    for (int t = 0; t < rows; ++t) total += static_cast<double>(base[t * stride + d]);
+    sum[d] = total;
+  }
+  // Times 0: 0 where a sum is finite, else NaN, which stays.
+  Doubles zeros = {};
+  for (d = 0; d + kHalfLanes <= dim; d += kHalfLanes) {
+    Doubles some;
+    memcpy(&some, sum + d, sizeof(some));
+    zeros += some * 0.0;
+  }
+  double zero = 0.0;
+  for (int i = 0; i < kHalfLanes; ++i) zero += zeros[i];
+  for (; d < dim; ++d) zero += sum[d] * 0.0;
+  return zero == 0.0;
+}
+
+// Means of kHalfLanes columns (0 of none), from sums and counts of blocks that lie `stride` apart.
+SAGE_INLINE void MeansOfChannels(const double* sums, const double* counts, int64_t stride,
+                                 int64_t blocks, float* mean) {
+  Doubles sum = {}, count = {};
+  for (int64_t block = 0; block < blocks; ++block, sums += stride, counts += stride) {
+    Doubles here;
+    memcpy(&here, sums, sizeof(here));
+    sum += here;
+    memcpy(&here, counts, sizeof(here));
+    count += here;
+  }
+  const HalfFloats means = __builtin_convertvector(sum / count, HalfFloats);
+  for (int i = 0; i < kHalfLanes; ++i) mean[i] = count[i] > 0.0 ? means[i] : 0.0f;
 }
 
 template <int kVectors>

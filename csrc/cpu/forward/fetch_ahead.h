@@ -27,16 +27,16 @@ constexpr int64_t kMostHeadsAhead = 8;
 
 // Rows of K and V, and of Q those of the head's first task.
 struct FetchAhead {
-  Head head;
-  Source k, v;
-  int64_t row;       // next row of K and V to fetch
-  int64_t rows;      // where to stop; 0 where there is no next head
-  int64_t per_tile;  // rows for each tile
-  int64_t q_row;     // next row of Q
-  int64_t q_rows;    // where to stop
-  int64_t q_per_tile;
+  Head head = {};
+  Source k = {}, v = {};
+  int64_t row = 0;       // next row of K and V to fetch
+  int64_t rows = 0;      // where to stop; 0 where there is no next head
+  int64_t per_tile = 0;  // rows for each tile
+  int64_t q_row = 0;     // next row of Q
+  int64_t q_rows = 0;    // where to stop
+  int64_t q_per_tile = 0;
   // Of the present head, a group of rows: outputs, and queries of the next task.
-  int64_t o_row, o_rows, next_row, next_rows;
+  int64_t o_row = 0, o_rows = 0, next_row = 0, next_rows = 0;
   FetchLines lines;  // of the present tile
 };
 
@@ -47,28 +47,27 @@ SAGE_INLINE int64_t HeadsAhead(const Plan& plan) {
   return MaxOf(1, MinOf(kMostHeadsAhead, kBytesAhead / MaxOf(1, bytes)));
 }
 
-// Fetches `head` evenly over the tiles of a head; its first task begins at row q_row.
+// Fetches head `number` evenly over the tiles of a head; its first task begins at row q_row.
 // `packed`: bytes of a head's packed operands.
-SAGE_INLINE FetchAhead MakeFetchAhead(const Plan& plan, const Head& head, int64_t q_row,
-                                      int64_t packed) {
+SAGE_INLINE void FetchHead(const Plan& plan, int64_t number, int64_t q_row, int64_t packed,
+                           FetchAhead* fetch) {
   const Problem& p = *plan.problem;
-  FetchAhead fetch = {};
-  fetch.head = head;
-  fetch.k = KSource(plan, head, 0, p.kv_len);
-  fetch.v = VSource(plan, head, 0, p.kv_len);
-  fetch.row = 0;
+  // Where it lies is all that is asked of it.
+  fetch->head.batch = number / p.kv_heads;
+  fetch->head.kv_head = number % p.kv_heads;
+  fetch->k = KSource(plan, fetch->head, 0, p.kv_len);
+  fetch->v = VSource(plan, fetch->head, 0, p.kv_len);
   const int64_t row_bytes = (p.qk_dim + p.v_dim) * static_cast<int64_t>(sizeof(float));
-  fetch.rows = MinOf(p.kv_len, MaxOf(0, kCachedBytes - packed) / MaxOf(1, row_bytes));
+  fetch->rows = MinOf(p.kv_len, MaxOf(0, kCachedBytes - packed) / MaxOf(1, row_bytes));
   // Causality and windows leave fewer tiles than these; half of them are counted, so that the fetch
   // is done in time.
   const int64_t tiles =
       (plan.rows + kRows - 1) / kRows * ((p.kv_len + kScoreStride - 1) / kScoreStride);
   const int64_t counted = p.window_right < 0 && p.window_left < 0 ? tiles : (tiles + 1) / 2;
-  fetch.per_tile = (fetch.rows + counted - 1) / counted;
-  fetch.q_row = q_row;
-  fetch.q_rows = plan.rows;
-  fetch.q_per_tile = (fetch.q_rows - fetch.q_row + counted - 1) / counted;
-  return fetch;
+  fetch->per_tile = (fetch->rows + counted - 1) / counted;
+  fetch->q_row = q_row;
+  fetch->q_rows = plan.rows;
+  fetch->q_per_tile = (fetch->q_rows - fetch->q_row + counted - 1) / counted;
 }
 
 // Fetches with the next tile the outputs of `rows` rows from `row` on, to be written, and the

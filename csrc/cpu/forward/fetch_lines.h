@@ -26,8 +26,11 @@ struct FetchLines {
   int used, taken;
   const float* line;  // of the present run
   int64_t left;       // lines of it
-  int64_t each = 0;   // lines for each step
-  int64_t lines = 0;  // of all runs
+  int64_t each;       // lines for each step
+  int64_t lines;      // of all runs
+
+  // A kilobyte of runs that are not there stays as it is.
+  FetchLines() { Clear(); }
 
   void Clear() {
     used = taken = 0;

@@ -54,6 +54,11 @@ struct RowWalk {
   }
 };
 
+// The query of row `row` of a key/value head.
+SAGE_INLINE int64_t QueryOf(const Plan& plan, int64_t row) {
+  return plan.group == 1 ? row : row / plan.group;
+}
+
 SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
   if (plan.group == 1) return {row, 0};  // two divisions less for each tile
   return {row / plan.group, row % plan.group};

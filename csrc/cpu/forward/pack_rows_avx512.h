@@ -111,11 +111,10 @@ SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int
   return true;
 }
 
-// A group of 6 queries to lines of 64 dims, [line][6][64], the rows' scales and what starts their
-// sums of products with code + 128 keys: -128 times the sum of their codes. False where some value
-// is not finite.
-SAGE_NOINLINE bool PackQueryRows(const float* const row[6], int dims, uint8_t* group, F32* scale,
-                                 int32_t corrections[6]) {
+// The scales of 6 queries and what multiplies them to codes. False where some value is not finite.
+// Apart from the codes, since codes wait for a maximum, a division and a broadcast: the processor
+// finds too little else to do meanwhile unless other groups' maxima are next.
+SAGE_NOINLINE bool QueryScales(const float* const row[6], int dims, F32* scale, F32* inverse) {
   static_assert(kRows == 6, "a group is 6 rows");
   F32 most[6];
 #pragma GCC unroll 6
@@ -130,11 +129,14 @@ SAGE_NOINLINE bool PackQueryRows(const float* const row[6], int dims, uint8_t* g
   F32 all = most[0];
 #pragma GCC unroll 6
   for (int r = 1; r < 6; ++r) all = MaxMagnitude(all, most[r]);
-  if (!AllFinite(all)) return false;
-  F32 inverse;
-  ByteScales(MaxOfSix(most), scale, &inverse);
-  alignas(64) float by[16];
-  Store(by, inverse);
+  ByteScales(MaxOfSix(most), scale, inverse);
+  return AllFinite(all);
+}
+
+// A group of 6 queries to lines of 64 dims, [line][6][64], by what multiplies them to codes, and
+// what starts their sums of products with code + 128 keys: -128 times the sum of their codes.
+SAGE_NOINLINE void PackQueryRows(const float* const row[6], int dims, const float by[6],
+                                 uint8_t* group, int32_t corrections[6]) {
   alignas(64) static constexpr int32_t kOrder[16] = {0, 4, 8,  12, 1, 5, 9,  13,
                                                      2, 6, 10, 14, 3, 7, 11, 15};
   const __m512i order = _mm512_load_si512(kOrder), ones = _mm512_set1_epi8(1);
@@ -158,7 +160,6 @@ SAGE_NOINLINE bool PackQueryRows(const float* const row[6], int dims, uint8_t* g
   for (int r = 0; r < 6; ++r) sums[r].r = _mm512_cvtepi32_ps(sum[r]);
   const F32 start = Mul(SumOfSix(sums), Set1(-128.0f));
   _mm512_mask_storeu_epi32(corrections, 0x3f, _mm512_cvtps_epi32(start.r));
-  return true;
 }
 
 #if defined(SAGE_ISA_AVX512_BF16)
@@ -281,15 +282,21 @@ struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
     return false;
   }
 
-  // Group g of a task, whose queries lie at `row`; `factor` is what multiplies the rows' scores.
-  static bool Queries(const Plan& plan, const float* const row[kRows], int /*active*/, int64_t g,
-                      uint8_t* q, F32* factor) {
+  static constexpr bool kScalesFirst = true;
+
+  // For a group whose queries lie at `row`: what multiplies its scores, and its rows to codes.
+  static bool QueryFactors(const Plan& plan, const float* const row[kRows], F32* factor, F32* by) {
     F32 scale;
-    const bool finite =
-        PackQueryRows(row, plan.qk_dims, q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims),
-                      &scale, Kernels::CorrectionsOf(plan, q) + g * kRows);
+    const bool finite = QueryScales(row, plan.qk_dims, &scale, by);
     *factor = Mul(scale, Set1(plan.q_factor));
     return finite;
+  }
+
+  // The codes of group g of a task.
+  static void QueryCodes(const Plan& plan, const float* const row[kRows], int64_t g,
+                         const float* by, uint8_t* q) {
+    PackQueryRows(row, plan.qk_dims, by, q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims),
+                  Kernels::CorrectionsOf(plan, q) + g * kRows);
   }
 };
 

@@ -14,7 +14,7 @@ namespace {
 
 template <>
 struct DirectRows<FloatKernels> {
-  static constexpr bool kKeys = true, kValues = true;
+  static constexpr bool kKeys = true, kValues = true, kScalesFirst = false;
 
   SAGE_INLINE bool Serves(const Plan& plan) {
     return plan.problem->recipe.precision == Precision::kExact;

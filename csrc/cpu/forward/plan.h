@@ -161,7 +161,7 @@ struct Head {
 // channels' scales.
 struct OutputRows {
   float* row[kRows];
-  float factor[kRows];
+  alignas(64) float factor[(kRows + kLanes - 1) / kLanes * kLanes];
   const float* v_scale;
 };
 

@@ -50,14 +50,20 @@ SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
   if (recipe.smooth_k || recipe.head_exponent) {
     double* sum = head->k_sum + block * k.dim;
     double* count = head->k_count + block * k.dim;
-    const int32_t bits = SumColumns(k.base, k.stride, k.rows, k.dim, sum);
-    if (bits >= kInfBits) {
+    bool finite;
+    if (recipe.head_exponent) {
+      const int32_t bits = SumColumns(k.base, k.stride, k.rows, k.dim, sum);
+      finite = bits < kInfBits;
+      head->block_max[2 * block] =
+          finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
+    } else {
+      finite = SumFiniteColumns(k.base, k.stride, k.rows, k.dim, sum);
+    }
+    if (!finite) {
       SumRows(k, false, sum, count);
     } else {
       for (int d = 0; d < k.dim; ++d) count[d] = k.rows;
     }
-    head->block_max[2 * block] =
-        bits < kInfBits ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
   }
   if (recipe.balance) {
     float* spread = head->k_spread + block * k.dim;
@@ -132,7 +138,11 @@ SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
   const Problem& p = *plan.problem;
   const Recipe& recipe = p.recipe;
   if (recipe.smooth_k) {
-    for (int64_t d = 0; d < p.qk_dim; ++d) {
+    int64_t d = 0;
+    for (; d + kHalfLanes <= p.qk_dim; d += kHalfLanes) {
+      MeansOfChannels(head->k_sum + d, head->k_count + d, p.qk_dim, plan.blocks, head->k_mean + d);
+    }
+    for (; d < p.qk_dim; ++d) {
       double sum = 0.0, count = 0.0;
       for (int64_t block = 0; block < plan.blocks; ++block) {
         sum += head->k_sum[block * p.qk_dim + d];
@@ -367,7 +377,7 @@ SAGE_NOINLINE void TakeOffMeanOfRounded(const Plan& plan, const Head& head, int6
 // them (pack_rows_avx512.h). They serve plans with packs_rows, and values that are finite.
 template <class Kernels>
 struct DirectRows {
-  static constexpr bool kKeys = false, kValues = false;
+  static constexpr bool kKeys = false, kValues = false, kScalesFirst = false;
 };
 
 // Quantise up to plan.pack_tokens tokens of K or V from `first` on, `padded` with padding, and hand

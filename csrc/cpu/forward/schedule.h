@@ -21,9 +21,17 @@ SAGE_INLINE int64_t WaveBytes(int64_t threads) {
   return MaxOf(kWaveBytes, threads * kWaveBytesPerThread);
 }
 
-// Tiles of rows that share one pass over a block of keys: K and V stay in L2 meanwhile.
-constexpr int64_t kRowsPerTask = kRows == 32 ? 128 : 96;
-static_assert(kRowsPerTask <= 64 * kRows, "AttendTask keeps a bit for each group");
+// Tiles of rows that share one pass over a block of keys: K and V stay in L2 meanwhile. Where tiles
+// overlap (softmax_ahead.h) the first and the last of a task do less, so longer tasks pay; packed
+// float32 queries of as many rows would leave no room in L1. Where limits make tiles differ, tasks
+// that begin with the longest rows spread what is fetched ahead better.
+constexpr int64_t kRowsPerTask = kRows == 32 ? 128 : 96, kMostRowsPerTask = 128;
+static_assert(kMostRowsPerTask <= kMostGroups * kRows, "AttendTask keeps a bit for each group");
+template <class Kernels>
+SAGE_INLINE int64_t RowsPerTask(const Problem& p) {
+  const bool alike = p.window_left < 0 && p.window_right < 0;
+  return Kernels::kSoftmaxAhead && alike ? kMostRowsPerTask : kRowsPerTask;
+}
 
 // Rows of a task that is cut to occupy more threads: below, preparing a task and reading K and V
 // for it cost more than the thread gains.
@@ -94,7 +102,8 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
   plan.k_sign = p.scale < 0 ? -1.0f : 1.0f;
   // Even blocks of rows, and enough of them to occupy every thread.
   const int64_t heads = p.batch * p.kv_heads;
-  int64_t row_blocks = (plan.rows + kRowsPerTask - 1) / kRowsPerTask;
+  const int64_t per_task = RowsPerTask<Kernels>(p);
+  int64_t row_blocks = (plan.rows + per_task - 1) / per_task;
   const int64_t wanted =
       HeadsAreTasks(heads, options.threads) ? 1 : (2 * options.threads + heads - 1) / heads;
   const int64_t most_blocks = (plan.rows + kLeastRowsPerTask - 1) / kLeastRowsPerTask;
@@ -184,37 +193,60 @@ SAGE_INLINE bool IsCancelled(const Plan& plan) {
   return plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed);
 }
 
-// One worker computes a head from beginning to end, and fetches the operands of head `next`, if
-// that is a head.
+// What a worker keeps from head to head: finding the places of it all takes a tenth of a head of 16
+// tokens.
+struct HeadWorker {
+  Head heads[kMostHeadsAhead];
+  PrepassScratch prepass;
+  AttendScratch attend;
+};
+
+// Heads that a worker takes together: short ones go through each phase one after the other, since
+// the phases of one head wait for each other. As many as are fetched ahead, but tasks enough for
+// `workers` to end at about the same time.
+SAGE_INLINE int64_t HeadsTogether(const Plan& plan, int64_t heads, int64_t workers) {
+  const int64_t most = workers > 1 ? heads / (16 * workers) : heads;
+  return MaxOf(1, MinOf(HeadsAhead(plan), most));
+}
+
+// One worker computes `count` heads from `first` on from beginning to end, and fetches the operands
+// of as many from `next` on, if those are heads.
 template <class Kernels>
-SAGE_NOINLINE void RunHead(const Plan& plan, int64_t number, int64_t next, uint8_t* head_memory,
-                           uint8_t* scratch_memory) {
-  Head head = HeadAt<Kernels>(plan, number, head_memory);
-  const PrepassScratch prepass = PrepassScratchAt(plan, scratch_memory);
-  if (plan.kv_stats) {
+SAGE_NOINLINE void RunHead(const Plan& plan, int64_t first, int64_t count, int64_t next,
+                           HeadWorker* worker) {
+  for (int64_t i = 0; i < count; ++i) {
+    Head* head = &worker->heads[i];
+    head->batch = (first + i) / plan.problem->kv_heads;
+    head->kv_head = (first + i) % plan.problem->kv_heads;
+    head->any_not_finite = 0;
+    if (plan.kv_stats) {
+      for (int64_t block = 0; block < plan.blocks; ++block) {
+        KvStatistics(plan, head, block, worker->prepass);
+      }
+    }
+    if (plan.q_stats) {
+      for (int64_t at = 0; at < plan.group * plan.q_blocks; ++at) {
+        QStatistics(plan, head, at / plan.q_blocks, at % plan.q_blocks, worker->prepass);
+      }
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) ReduceStatistics(plan, &worker->heads[i]);
+  for (int64_t i = 0; i < count; ++i) {
     for (int64_t block = 0; block < plan.blocks; ++block) {
-      KvStatistics(plan, &head, block, prepass);
+      PackBlock<Kernels>(plan, &worker->heads[i], block, worker->prepass);
     }
   }
-  if (plan.q_stats) {
-    for (int64_t at = 0; at < plan.group * plan.q_blocks; ++at) {
-      QStatistics(plan, &head, at / plan.q_blocks, at % plan.q_blocks, prepass);
-    }
-  }
-  ReduceStatistics(plan, &head);
-  for (int64_t block = 0; block < plan.blocks; ++block) {
-    PackBlock<Kernels>(plan, &head, block, prepass);
-  }
-  const AttendScratch scratch = AttendScratchAt<Kernels>(plan, scratch_memory);
   [[maybe_unused]] const TaskScope<Kernels> scope;
-  FetchAhead fetch = {};
-  if (kFetchesHeads && next < plan.problem->batch * plan.problem->kv_heads) {
-    const int64_t first_row = (plan.row_blocks - 1) * plan.row_block;
-    const int64_t packed = Kernels::KBytes(plan) + Kernels::VBytes(plan);
-    fetch = MakeFetchAhead(plan, HeadAt<Kernels>(plan, next, head_memory), first_row, packed);
-  }
-  for (int64_t task = 0; task < plan.row_blocks; ++task) {
-    AttendTask<Kernels>(plan, head, task, scratch, &fetch);
+  for (int64_t i = 0; i < count; ++i) {
+    FetchAhead fetch;
+    if (kFetchesHeads && next + i < plan.problem->batch * plan.problem->kv_heads) {
+      const int64_t first_row = (plan.row_blocks - 1) * plan.row_block;
+      const int64_t packed = count * (Kernels::KBytes(plan) + Kernels::VBytes(plan));
+      FetchHead(plan, next + i, first_row, packed, &fetch);
+    }
+    for (int64_t task = 0; task < plan.row_blocks; ++task) {
+      AttendTask<Kernels>(plan, worker->heads[i], task, worker->attend, &fetch);
+    }
   }
 }
 
@@ -222,15 +254,29 @@ template <class Kernels>
 SAGE_INLINE Status RunHeads(const Plan& plan, const Footprint& bytes, int64_t heads, int threads,
                             Workspace* workspace) {
   const int workers = static_cast<int>(MinOf(threads, heads));
-  const int64_t each = bytes.head + bytes.worker;
+  const int64_t together = HeadsTogether(plan, heads, workers);
+  const int64_t own = RoundUp(static_cast<int64_t>(sizeof(HeadWorker)), 64);
+  const int64_t each = own + together * bytes.head + bytes.worker;
   uint8_t* memory = workspace->Reserve(static_cast<size_t>(workers * each));
   if (memory == nullptr) return kNoMemory;
-  const int64_t ahead = HeadsAhead(plan);
-  ParallelFor(heads, workers, [&](int64_t task, int worker) {
+  const auto worker_at = [&](int64_t worker) {
+    return reinterpret_cast<HeadWorker*>(memory + worker * each);
+  };
+  for (int64_t w = 0; w < workers; ++w) {
+    uint8_t* head_memory = memory + w * each + own;
+    uint8_t* scratch_memory = head_memory + together * bytes.head;
+    for (int64_t i = 0; i < together; ++i) {
+      worker_at(w)->heads[i] = HeadAt<Kernels>(plan, 0, head_memory + i * bytes.head);
+    }
+    worker_at(w)->prepass = PrepassScratchAt(plan, scratch_memory);
+    worker_at(w)->attend = AttendScratchAt<Kernels>(plan, scratch_memory);
+  }
+  // Workers take heads in turns, more or less.
+  const int64_t ahead = MaxOf(together, HeadsAhead(plan) / together * together) * workers;
+  ParallelFor((heads + together - 1) / together, workers, [&](int64_t task, int worker) {
     if (IsCancelled(plan)) return;
-    uint8_t* own = memory + worker * each;
-    // Workers take heads in turns, more or less.
-    RunHead<Kernels>(plan, task, task + ahead * workers, own, own + bytes.head);
+    const int64_t first = task * together;
+    RunHead<Kernels>(plan, first, MinOf(together, heads - first), first + ahead, worker_at(worker));
   });
   return IsCancelled(plan) ? kCancelled : Status{};
 }
@@ -267,7 +313,7 @@ struct Wave {
         break;
       case Stage::kRows: {
         [[maybe_unused]] const TaskScope<Kernels> scope;
-        FetchAhead none = {};
+        FetchAhead none;
         AttendTask<Kernels>(*plan, *head, piece.at, AttendScratchAt<Kernels>(*plan, scratch),
                             &none);
         break;

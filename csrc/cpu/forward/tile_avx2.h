@@ -256,6 +256,7 @@ struct PvWords256 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = false;
+  static constexpr int kUnitKeys = 16;
   static constexpr bool kWritesOutputs = false;
 
   static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {

@@ -212,6 +212,7 @@ struct FloatKernels {
   static constexpr bool kRoundsCodes = false;
   static constexpr bool kBeginsOutputs = true;  // Accumulate without alpha sets o
   static constexpr bool kSoftmaxAhead = false;
+  static constexpr int kSoftmaxKeys = 16;
   static constexpr bool kShortGroups = true;
   static constexpr bool kWritesOutputs = true;
 

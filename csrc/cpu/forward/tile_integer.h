@@ -6,9 +6,9 @@
 // kOffset (K is stored unsigned as code + kOffset),
 //   kRounds (whether the stores take values and what multiplies them to codes, or codes),
 //   QueryBytes (of a packed row), StoreKeys (16 of them), StoreQuery, Tile.   A Pv half supplies:
-//   kBytes, kProbabilityBytes, StoreValues, Row (softmax), Panel<vectors>.   Where
-//   products fetch lines: FetchSteps (pauses of a Tile), kFetchKeys (keys between two of a
-//   Panel).
+//   kBytes, kProbabilityBytes, kUnitKeys (keys of a step of the softmax), StoreValues, Row
+//   (softmax), Panel<vectors>.   Where products fetch lines: FetchSteps (pauses of a Tile),
+//   kFetchKeys (keys between two of a Panel).
 #ifndef SAGE_CPU_FORWARD_TILE_INTEGER_H_
 #define SAGE_CPU_FORWARD_TILE_INTEGER_H_
 
@@ -34,6 +34,7 @@ struct IntegerKernels {
            plan.row_space * Qk::Corrections(plan.qk_dims) * 4;
   }
   static constexpr bool kSoftmaxAhead = Pv::kSoftmaxAhead;
+  static constexpr int kSoftmaxKeys = Pv::kUnitKeys;
   static constexpr bool kShortGroups = Qk::kShortGroups;
   static constexpr bool kWritesOutputs = false;  // AccumulateAnd does, where Pv does
   static constexpr bool kFetchesInProducts = kSoftmaxAhead;
