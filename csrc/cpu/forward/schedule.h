@@ -45,12 +45,11 @@ constexpr Status kCancelled = {StatusCode::kCancelled, "cancelled"};
 template <class Kernels>
 struct TaskScope {};
 
-// Whether workers take whole heads. That needs no waiting between phases and keeps a head in one
-// cache from its first statistic to its last row; but the last heads leave workers idle: a
-// sixteenth of the time at most, and four heads for each worker, so that a slow one is made up for.
+// Whether workers take whole heads. That needs no waiting between phases, keeps a head in one cache
+// from its first statistic to its last row, and lets a worker fetch its next head. Of fewer than
+// four for each worker too few are left when the last are shared.
 SAGE_INLINE bool HeadsAreTasks(int64_t heads, int64_t threads) {
-  const int64_t rounds = (heads + threads - 1) / threads;
-  return threads <= 1 || (rounds >= 4 && 16 * (rounds * threads - heads) <= heads);
+  return threads <= 1 || heads >= 4 * threads;
 }
 
 SAGE_INLINE int LargestPowerOfTwoDividing(int x) { return x & -x; }
@@ -250,37 +249,6 @@ SAGE_NOINLINE void RunHead(const Plan& plan, int64_t first, int64_t count, int64
   }
 }
 
-template <class Kernels>
-SAGE_INLINE Status RunHeads(const Plan& plan, const Footprint& bytes, int64_t heads, int threads,
-                            Workspace* workspace) {
-  const int workers = static_cast<int>(MinOf(threads, heads));
-  const int64_t together = HeadsTogether(plan, heads, workers);
-  const int64_t own = RoundUp(static_cast<int64_t>(sizeof(HeadWorker)), 64);
-  const int64_t each = own + together * bytes.head + bytes.worker;
-  uint8_t* memory = workspace->Reserve(static_cast<size_t>(workers * each));
-  if (memory == nullptr) return kNoMemory;
-  const auto worker_at = [&](int64_t worker) {
-    return reinterpret_cast<HeadWorker*>(memory + worker * each);
-  };
-  for (int64_t w = 0; w < workers; ++w) {
-    uint8_t* head_memory = memory + w * each + own;
-    uint8_t* scratch_memory = head_memory + together * bytes.head;
-    for (int64_t i = 0; i < together; ++i) {
-      worker_at(w)->heads[i] = HeadAt<Kernels>(plan, 0, head_memory + i * bytes.head);
-    }
-    worker_at(w)->prepass = PrepassScratchAt(plan, scratch_memory);
-    worker_at(w)->attend = AttendScratchAt<Kernels>(plan, scratch_memory);
-  }
-  // Workers take heads in turns, more or less.
-  const int64_t ahead = MaxOf(together, HeadsAhead(plan) / together * together) * workers;
-  ParallelFor((heads + together - 1) / together, workers, [&](int64_t task, int worker) {
-    if (IsCancelled(plan)) return;
-    const int64_t first = task * together;
-    RunHead<Kernels>(plan, first, MinOf(together, heads - first), first + ahead, worker_at(worker));
-  });
-  return IsCancelled(plan) ? kCancelled : Status{};
-}
-
 // The stages of a wave of heads, as the workers of one call see them.
 template <class Kernels>
 struct Wave {
@@ -322,6 +290,77 @@ struct Wave {
   }
 };
 
+// Memory of a wave, besides its workers' scratch.
+SAGE_INLINE int64_t WaveSpace(const Footprint& bytes, int64_t count, int64_t workers) {
+  return HeadStages::Bytes(count, workers) +
+         RoundUp(count * static_cast<int64_t>(sizeof(Head)), 64) + count * bytes.head;
+}
+
+// A wave of `count` heads from `first` on, its first stages open.
+template <class Kernels>
+SAGE_INLINE Wave<Kernels> OpenWave(const Plan& plan, const Footprint& bytes, int64_t first,
+                                   int64_t count, int64_t workers, uint8_t* memory) {
+  Head* heads = reinterpret_cast<Head*>(memory + HeadStages::Bytes(count, workers));
+  uint8_t* head_memory = memory + WaveSpace(bytes, count, workers) - count * bytes.head;
+  const int64_t kv_tasks = plan.kv_stats ? plan.blocks : 0;
+  const int64_t q_tasks = plan.q_stats ? plan.group * plan.q_blocks : 0;
+  const int64_t pieces[kStages] = {kv_tasks + q_tasks, plan.blocks, plan.row_blocks};
+  const Wave<Kernels> wave = {&plan, heads, {memory, count, pieces, workers}, kv_tasks};
+  for (int64_t h = 0; h < count; ++h) {
+    heads[h] = HeadAt<Kernels>(plan, first + h, head_memory + h * bytes.head);
+    if (pieces[0] > 0) continue;
+    ReduceStatistics(plan, &heads[h]);
+    wave.stages.Open(h, Stage::kPacking);
+  }
+  return wave;
+}
+
+// The heads at the end that workers share piece by piece, so that nobody waits for the last head of
+// a slower one: what is left over of whole rounds, and one round. A wave's memory is the limit.
+SAGE_INLINE int64_t SharedHeads(const Footprint& bytes, int64_t heads, int64_t workers) {
+  if (workers <= 1) return 0;
+  return MinOf(heads % workers + workers, MaxOf(1, WaveBytes(workers) / bytes.head));
+}
+
+// Workers take whole heads, and share the last ones.
+template <class Kernels>
+SAGE_INLINE Status RunHeads(const Plan& plan, const Footprint& bytes, int64_t heads, int threads,
+                            Workspace* workspace) {
+  const int workers = static_cast<int>(MinOf(threads, heads));
+  const int64_t shared = SharedHeads(bytes, heads, workers), whole = heads - shared;
+  const int64_t together = HeadsTogether(plan, heads, workers);
+  const int64_t own = RoundUp(static_cast<int64_t>(sizeof(HeadWorker)), 64);
+  const int64_t each = own + together * bytes.head + bytes.worker;
+  uint8_t* memory =
+      workspace->Reserve(static_cast<size_t>(workers * each + WaveSpace(bytes, shared, workers)));
+  if (memory == nullptr) return kNoMemory;
+  const auto worker_at = [&](int64_t worker) {
+    return reinterpret_cast<HeadWorker*>(memory + worker * each);
+  };
+  const auto scratch_at = [&](int64_t worker) {
+    return memory + worker * each + own + together * bytes.head;
+  };
+  for (int64_t w = 0; w < workers; ++w) {
+    for (int64_t i = 0; i < together; ++i) {
+      worker_at(w)->heads[i] = HeadAt<Kernels>(plan, 0, memory + w * each + own + i * bytes.head);
+    }
+    worker_at(w)->prepass = PrepassScratchAt(plan, scratch_at(w));
+    worker_at(w)->attend = AttendScratchAt<Kernels>(plan, scratch_at(w));
+  }
+  const Wave<Kernels> wave =
+      OpenWave<Kernels>(plan, bytes, whole, shared, workers, memory + workers * each);
+  // Workers take heads in turns, more or less.
+  const int64_t ahead = MaxOf(together, HeadsAhead(plan) / together * together) * workers;
+  const int64_t tasks = (whole + together - 1) / together;
+  ParallelFor(tasks + wave.stages.Pieces(), workers, [&](int64_t task, int worker) {
+    if (IsCancelled(plan)) return;
+    if (task >= tasks) return wave.Run(worker, scratch_at(worker));
+    const int64_t first = task * together;
+    RunHead<Kernels>(plan, first, MinOf(together, whole - first), first + ahead, worker_at(worker));
+  });
+  return IsCancelled(plan) ? kCancelled : Status{};
+}
+
 // All workers share the work of a wave of heads.
 template <class Kernels>
 SAGE_INLINE Status RunWaves(const Plan& plan, const Footprint& bytes, int64_t heads,
@@ -329,31 +368,18 @@ SAGE_INLINE Status RunWaves(const Plan& plan, const Footprint& bytes, int64_t he
   // Waves of one size: a last wave of few heads would be read into many caches.
   const int64_t fitting = MaxOf(1, WaveBytes(most_threads) / bytes.head);
   const int64_t waves = (heads + fitting - 1) / fitting;
-  const int64_t wave = (heads + waves - 1) / waves;
+  const int64_t most = (heads + waves - 1) / waves;
   const int threads =
-      static_cast<int>(MinOf(most_threads, wave * MaxOf(plan.row_blocks, plan.blocks)));
-  const int64_t stage_bytes = HeadStages::Bytes(wave, threads);
-  const int64_t list_bytes = RoundUp(wave * static_cast<int64_t>(sizeof(Head)), 64);
+      static_cast<int>(MinOf(most_threads, most * MaxOf(plan.row_blocks, plan.blocks)));
   uint8_t* memory = workspace->Reserve(
-      static_cast<size_t>(stage_bytes + list_bytes + wave * bytes.head + threads * bytes.worker));
+      static_cast<size_t>(threads * bytes.worker + WaveSpace(bytes, most, threads)));
   if (memory == nullptr) return kNoMemory;
-  Head* list = reinterpret_cast<Head*>(memory + stage_bytes);
-  uint8_t* head_memory = memory + stage_bytes + list_bytes;
-  uint8_t* worker_memory = head_memory + wave * bytes.head;
-  const int64_t kv_tasks = plan.kv_stats ? plan.blocks : 0;
-  const int64_t q_tasks = plan.q_stats ? plan.group * plan.q_blocks : 0;
-  const int64_t pieces[kStages] = {kv_tasks + q_tasks, plan.blocks, plan.row_blocks};
-  for (int64_t first = 0; first < heads; first += wave) {
-    const int64_t count = MinOf(wave, heads - first);
-    const Wave<Kernels> work = {&plan, list, {memory, count, pieces, threads}, kv_tasks};
-    for (int64_t h = 0; h < count; ++h) {
-      list[h] = HeadAt<Kernels>(plan, first + h, head_memory + h * bytes.head);
-      if (pieces[0] > 0) continue;
-      ReduceStatistics(plan, &list[h]);
-      work.stages.Open(h, Stage::kPacking);
-    }
-    ParallelFor(work.stages.Pieces(), threads, [&](int64_t /*task*/, int worker) {
-      work.Run(worker, worker_memory + worker * bytes.worker);
+  for (int64_t first = 0; first < heads; first += most) {
+    const int64_t count = MinOf(most, heads - first);
+    const Wave<Kernels> wave =
+        OpenWave<Kernels>(plan, bytes, first, count, threads, memory + threads * bytes.worker);
+    ParallelFor(wave.stages.Pieces(), threads, [&](int64_t /*task*/, int worker) {
+      wave.Run(worker, memory + worker * bytes.worker);
     });
     if (IsCancelled(plan)) return kCancelled;
   }
