@@ -169,25 +169,48 @@ bool Supports(const CpuFeatures& f, Isa isa) {
   return false;
 }
 
-bool ManyLineBuffersFrom(uint32_t leaf0_ebx, uint32_t leaf1_eax) {
-  constexpr uint32_t kAuthenticAmd = 0x68747541, kZen5 = 0x1a;  // "Auth" and a family
+namespace {
+
+constexpr uint32_t kAuthenticAmd = 0x68747541;  // "Auth"
+constexpr uint32_t kZen5 = 0x1a;                // a family
+
+uint32_t FamilyOf(uint32_t leaf1_eax) {
   const uint32_t base = leaf1_eax >> 8 & 0xf, extended = leaf1_eax >> 20 & 0xff;
-  return leaf0_ebx == kAuthenticAmd && base == 0xf && base + extended >= kZen5;
+  return base == 0xf ? base + extended : base;
+}
+
+// Asks `from` about this processor.
+bool AskProcessor(bool (*from)(uint32_t leaf0_ebx, uint32_t leaf1_eax)) {
+#if SAGE_X86
+  uint32_t eax, ebx, ecx, edx, signature;
+  if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  const uint32_t vendor = ebx;
+  if (__get_cpuid(1, &signature, &ebx, &ecx, &edx) == 0) return false;
+  return from(vendor, signature);
+#else
+  (void)from;
+  return false;
+#endif
+}
+
+}  // namespace
+
+bool ManyLineBuffersFrom(uint32_t leaf0_ebx, uint32_t leaf1_eax) {
+  return leaf0_ebx == kAuthenticAmd && FamilyOf(leaf1_eax) >= kZen5;
+}
+
+bool FewLineBuffersFrom(uint32_t leaf0_ebx, uint32_t leaf1_eax) {
+  return leaf0_ebx == kAuthenticAmd && FamilyOf(leaf1_eax) < kZen5;
 }
 
 bool HasManyLineBuffers() {
-  static const bool many = [] {
-#if SAGE_X86
-    uint32_t eax, ebx, ecx, edx, signature;
-    if (__get_cpuid(0, &eax, &ebx, &ecx, &edx) == 0) return false;
-    const uint32_t vendor = ebx;
-    if (__get_cpuid(1, &signature, &ebx, &ecx, &edx) == 0) return false;
-    return ManyLineBuffersFrom(vendor, signature);
-#else
-    return false;
-#endif
-  }();
+  static const bool many = AskProcessor(ManyLineBuffersFrom);
   return many;
+}
+
+bool HasFewLineBuffers() {
+  static const bool few = AskProcessor(FewLineBuffersFrom);
+  return few;
 }
 
 const CpuFeatures& DetectedCpuFeatures() {

@@ -33,6 +33,11 @@ bool HasManyLineBuffers();
 // The same from words of CPUID: the vendor's of leaf 0 and the signature of leaf 1.
 bool ManyLineBuffersFrom(uint32_t leaf0_ebx, uint32_t leaf1_eax);
 
+// Whether more requests for lines in L1 than there are places for get lost, known of AMD's Zen 4
+// and taken for those before it: loops that ask for nearly each line there are slower for it.
+bool HasFewLineBuffers();
+bool FewLineBuffersFrom(uint32_t leaf0_ebx, uint32_t leaf1_eax);
+
 }  // namespace sage
 
 #endif  // SAGE_CPU_CPU_FEATURES_H_

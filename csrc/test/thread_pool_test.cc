@@ -198,6 +198,9 @@ void ReadsRegistersRight() {
   Check(sage::ManyLineBuffersFrom(kAmd, 0x00b00f21), "Zen 5 fetches into L1");
   Check(!sage::ManyLineBuffersFrom(kAmd, 0x00a10f11), "Zen 4 fetches into L2");
   Check(!sage::ManyLineBuffersFrom(kIntel, 0x00b00f21), "so do others");
+  Check(sage::FewLineBuffersFrom(kAmd, 0x00a10f11), "Zen 4 has few places in L1");
+  Check(!sage::FewLineBuffersFrom(kAmd, 0x00b00f21), "Zen 5 has not");
+  Check(!sage::FewLineBuffersFrom(kIntel, 0x000806f8), "nor others");
 }
 
 // From the call to the first instruction of a helper, minimum and median: the caller does nothing

@@ -39,6 +39,7 @@ struct DecodePlan {
   int v_dims;       // the same, for rows of o; at least a multiple of 16
   int row_bytes;    // of one prepared row of q
   bool fetch_near;  // lines of k and v that will be needed are brought into L1, else L2
+  bool one_row;     // one row of q has loops of its own, which bring lines into L1 (one_row.h)
 };
 
 SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& buffers,
@@ -61,6 +62,7 @@ SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& bu
   plan.qk_dims = static_cast<int>(RoundUp(p.qk_dim, 16));
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, 16));
   plan.fetch_near = HasManyLineBuffers();
+  plan.one_row = !HasFewLineBuffers();
   return plan;
 }
 

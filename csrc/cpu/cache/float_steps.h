@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "cpu/cache/decode_plan.h"
+#include "cpu/cache/one_row.h"
 #include "cpu/cache/row_lanes.h"
 #include "cpu/cache/store_tokens.h"
 #include "cpu/forward/mask_row.h"
@@ -276,6 +277,8 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
   const int widest = OutputVectors(MinOf(blocks.block[0].rows, kOutputTile)) * kLanes;
   const int panels = (v_dim + widest - 1) / widest;
   const int panel = static_cast<int>(RoundUp((v_dim + panels - 1) / panels, kLanes));
+  const bool one = rows == 1 && plan.one_row;
+  const bool one_scores = one && HasOneRowScores(dim), one_outputs = one && HasOneRowOutputs(v_dim);
   const int64_t top = PlaceOf(plan, head, row0).i, bottom = PlaceOf(plan, head, row0 + rows - 1).i;
   // Limits grow with the query: the union of what these rows see, and what all of them see.
   const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
@@ -293,7 +296,9 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
                     score_passes);
     LineCursor next_keys(at.next_k, dim, plan.fetch_near, score_passes);
     F32 bad = Zero();
-    for (int j = 0; j < count; j += kKeyTile) {
+    const int alone = one_scores ? count / kKeyTile * kKeyTile : 0;
+    if (alone > 0) bad = OneRowScores(dim, q[0], at.k, at.next_k, alone, scratch.s);
+    for (int j = alone; j < count; j += kKeyTile) {
       const bool tail = j + kKeyTile > count;
       const float* k = tail ? at.k_tail : at.k.base + j * at.k.stride;
       const int64_t stride = tail ? dim : at.k.stride;
@@ -311,6 +316,10 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
       float* s = scratch.s + int64_t{block.first} * kStep;
       if (masked) MaskBlock(plan, head, row0, block, j0, count, padded, s);
       SoftmaxLanes(block.lanes, padded * block.lanes / kLanes, s, &sums[b]);
+    }
+    if (one_outputs) {
+      OneRowOutputs(v_dim, scratch.s, at.v, at.next_v, count, sums[0].alpha[0], out.o);
+      continue;
     }
     LineCursor values({at.v.base + near_keys * at.v.stride, at.v.stride}, v_dim, plan.fetch_near,
                       output_passes);

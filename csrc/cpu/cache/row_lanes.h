@@ -259,9 +259,9 @@ SAGE_NOINLINE F32 LaneScoresOf(const float* q, int64_t q_block, const float* k, 
                                LineCursor* ahead, int dim, float* s, int64_t s_block) {
   F32 acc[kVectors][kKeys];
   // With few rows memory counts for more than the products: few keys at a time are nearly in its
-  // order.
+  // order, unless there are gaps between them.
   constexpr int kTogether = kVectors == 1 && kGroup >= 4 ? 4 : kKeys;
-  if constexpr (kTogether >= kKeys) {
+  if (kTogether >= kKeys || stride != dim) {
     MultiplyKeys<kGroup>(q, q_block, k, stride, ahead, dim, acc);
   } else {
 #pragma GCC unroll 4
