@@ -218,7 +218,35 @@ Status RunPass(const Pass& pass, const CudaHostOptions& options) try {
   return NoMemory("no memory for the plan of the call");
 }
 
-Status TimePass(const Pass& pass, int repeats, float* milliseconds) {
+namespace {
+
+class Events {
+ public:
+  explicit Events(int count) : events_(static_cast<size_t>(count), nullptr) {
+    for (cudaEvent_t& event : events_) {
+      if (error_ == cudaSuccess) error_ = cudaEventCreate(&event);
+    }
+  }
+  ~Events() {
+    for (const cudaEvent_t event : events_) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+  }
+  Events(const Events&) = delete;
+  Events& operator=(const Events&) = delete;
+  cudaError_t error() const { return error_; }
+  cudaEvent_t operator[](int i) const { return events_[static_cast<size_t>(i)]; }
+
+ private:
+  std::vector<cudaEvent_t> events_;
+  cudaError_t error_ = cudaSuccess;
+};
+
+}  // namespace
+
+// All calls are enqueued before the first is waited for: a device at rest would add the time that a
+// launch takes to reach it, which a caller with more work to enqueue does not see.
+Status TimePass(const Pass& pass, int repeats, float* milliseconds) try {
   HostDevice& device = HostDevice::Get();
   const Status ready = device.Check();
   if (!ready.ok()) return ready;
@@ -234,9 +262,10 @@ Status TimePass(const Pass& pass, int repeats, float* milliseconds) {
     return NoMemory("the inputs do not fit in the limit of device memory");
   }
   cudaStream_t stream = slot.stream.get();
-  cudaEvent_t begin = nullptr, end = nullptr;
-  cudaError_t error = cudaEventCreate(&begin);
-  if (error == cudaSuccess) error = cudaEventCreate(&end);
+  // The first two calls load code and wake the clocks.
+  constexpr int kWarmUps = 2;
+  const Events begin(repeats + kWarmUps), end(repeats + kWarmUps);
+  cudaError_t error = begin.error() != cudaSuccess ? begin.error() : end.error();
   Status status = Status::Ok();
   {
     Staging staging(device, 1);
@@ -244,22 +273,21 @@ Status TimePass(const Pass& pass, int repeats, float* milliseconds) {
       error = staging.Upload(pass.shared().area, mask.data(), stream);
     }
     if (error == cudaSuccess) error = staging.Upload(work.in, slot.block.data(), stream);
-    // The first two calls load code and wake the clocks.
-    for (int n = -2; n < repeats && error == cudaSuccess && status.ok(); ++n) {
-      error = cudaEventRecord(begin, stream);
+    for (int n = 0; n < repeats + kWarmUps && error == cudaSuccess && status.ok(); ++n) {
+      error = cudaEventRecord(begin[n], stream);
       if (error == cudaSuccess) status = Launch(pass, work, slot, mask.data());
-      if (error == cudaSuccess) error = cudaEventRecord(end, stream);
-      if (error == cudaSuccess) error = cudaEventSynchronize(end);
-      if (error == cudaSuccess && n >= 0) {
-        error = cudaEventElapsedTime(&milliseconds[n], begin, end);
-      }
+      if (error == cudaSuccess) error = cudaEventRecord(end[n], stream);
     }
-    if (error != cudaSuccess || !status.ok()) cudaStreamSynchronize(stream);
+    const cudaError_t waited = cudaStreamSynchronize(stream);
+    if (error == cudaSuccess) error = waited;
+    for (int n = 0; n < repeats && error == cudaSuccess && status.ok(); ++n) {
+      error = cudaEventElapsedTime(&milliseconds[n], begin[n + kWarmUps], end[n + kWarmUps]);
+    }
   }
-  if (begin != nullptr) cudaEventDestroy(begin);
-  if (end != nullptr) cudaEventDestroy(end);
   if (error != cudaSuccess) return device.Fail(error);
   return status.ok() || status.code == StatusCode::kUnsupported ? status : device.Recheck(status);
+} catch (const std::bad_alloc&) {
+  return NoMemory("no memory for the events");
 }
 
 }  // namespace sage::cuda
