@@ -33,7 +33,7 @@ inline double Median(std::vector<double> x) {
 
 // What reading costs when nothing is computed: whole lines by the widest loads there are, lines
 // `ahead` bytes further asked for.
-typedef uint64_t Line __attribute__((vector_size(64), aligned(8)));
+typedef uint64_t Line __attribute__((vector_size(64), aligned(4), may_alias));
 #if defined(__x86_64__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif

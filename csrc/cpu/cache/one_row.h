@@ -1,13 +1,14 @@
 // One row of q against float32 rows of k and v, the decoding of one token: nothing but memory
 // counts, so these loops hold as little as they can besides loads.
 //
-//   OneRowScores   kLanes keys at a time:  a = sum over vectors of k[key] q;  s[keys] =
-//   SumGroups(a) OneRowOutputs  o = alpha o + sum over keys of s[key] v[key], all of o in registers
+//   OneRowScores   kLanes keys at a time:
+//                    a[key] = sum over vectors of k[key] q;  s[keys] = SumGroups(a)
+//   OneRowOutputs  o = alpha o + sum over keys of s[key] v[key], all of o in registers
 //
-// Each load is followed by a request for the line kAheadRows rows further. The loops of any number
+// Each load is followed by a request for the line AheadRows rows further. The loops of any number
 // of rows (row_lanes.h) ask for the same lines from cursors, with ten instructions a line instead
-// of two; then fewer lines are on their way while the products wait: on a Zen 5 74 to 83 % of a
-// plain read against 92 to 98 %.
+// of two; then fewer lines are on their way while the products wait: on a Zen 5 74 to 82 % of a
+// plain read against 93 to 99 %.
 #ifndef SAGE_CPU_CACHE_ONE_ROW_H_
 #define SAGE_CPU_CACHE_ONE_ROW_H_
 
