@@ -129,6 +129,8 @@ void CheckCase(const Case& c, Isa isa) {
 void CheckGaps(Isa isa, float gap) {
   for (const Case& c : {Case{"gaps, 1 row", 1, 1, 1, 1, 400, 64, 48},
                         Case{"gaps, 1 row, whole lines", 1, 2, 2, 1, 333, 96, 128},
+                        Case{"gaps, 4 rows", 1, 2, 2, 4, 333, 128, 128},
+                        Case{"gaps, 5 rows", 1, 1, 1, 5, 290, 64, 96},
                         Case{"gaps, 14 rows", 2, 4, 2, 7, 333, 40, 72},
                         Case{"gaps, 32 rows", 1, 2, 1, 16, 270, 33, 64}}) {
     Data data = MakeData(c);

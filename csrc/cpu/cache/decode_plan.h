@@ -27,6 +27,14 @@ constexpr int64_t kFloatTaskRows = 128;
 constexpr int64_t kChunkSteps = 8;
 constexpr int64_t kChunkRows = 48;
 
+// The most rows that the loops of few_rows.h are ahead with: six on AVX-512, eight elsewhere are
+// level or behind.
+#if defined(SAGE_ISA_AVX512)
+constexpr int kFewRows = 4;
+#else
+constexpr int kFewRows = 6;
+#endif
+
 struct DecodePlan {
   const Problem* problem;
   const ForwardBuffers* buffers;
@@ -39,7 +47,10 @@ struct DecodePlan {
   int v_dims;       // the same, for rows of o; at least a multiple of 16
   int row_bytes;    // of one prepared row of q
   bool fetch_near;  // lines of k and v that will be needed are brought into L1, else L2
-  bool one_row;     // one row of q has loops of its own, which bring lines into L1 (one_row.h)
+  // So many rows of q have loops of their own (few_rows.h): none where L1 has few line buffers;
+  // where it has many, as many rows as there are loops for; elsewhere one (with 4 a Xeon is 10 %
+  // slower).
+  int few_rows;
 };
 
 SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& buffers,
@@ -62,7 +73,7 @@ SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& bu
   plan.qk_dims = static_cast<int>(RoundUp(p.qk_dim, 16));
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, 16));
   plan.fetch_near = HasManyLineBuffers();
-  plan.one_row = !HasFewLineBuffers();
+  plan.few_rows = HasFewLineBuffers() ? 0 : HasManyLineBuffers() ? kFewRows : 1;
   return plan;
 }
 

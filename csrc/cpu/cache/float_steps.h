@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "cpu/cache/decode_plan.h"
-#include "cpu/cache/one_row.h"
+#include "cpu/cache/few_rows.h"
 #include "cpu/cache/row_lanes.h"
 #include "cpu/cache/store_tokens.h"
 #include "cpu/forward/mask_row.h"
@@ -252,7 +252,15 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
   const Problem& p = *plan.problem;
   const int dim = static_cast<int>(p.qk_dim), v_dim = static_cast<int>(p.v_dim);
   const RowResults& out = scratch.results;
-  const RowBlocks blocks = BlocksOf(static_cast<int>(rows));
+  const int row_count = static_cast<int>(rows);
+  const bool few = rows <= plan.few_rows && HasFewRows(dim) && HasFewRows(v_dim);
+  const RowBlocks blocks =
+      few ? RowBlocks{{{0, row_count, SlotsOf(row_count)}}, 1} : BlocksOf(row_count);
+  float* q_rows = reinterpret_cast<float*>(scratch.q);
+  if (few) {
+    memset(q_rows + rows * plan.qk_dims, 0,
+           sizeof(float) * static_cast<size_t>((ComputedRows(row_count) - rows) * plan.qk_dims));
+  }
   LaneSums sums[kMostBlocks];
   float* q[kMostBlocks];
   float* q_at = scratch.q_lanes;
@@ -263,8 +271,10 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
     output_passes += OutputPasses(block);
     q[b] = q_at;
     q_at += LaneFloats(dim, block.lanes);
-    SpreadRows(block, reinterpret_cast<const float*>(scratch.q + block.first * plan.row_bytes),
-               plan.qk_dims, dim, q[b]);
+    // Few rows need it for a last tile that is not a whole one.
+    if (!few || p.kv_len % kKeyTile != 0) {
+      SpreadRows(block, q_rows + block.first * plan.qk_dims, plan.qk_dims, dim, q[b]);
+    }
     Store(sums[b].m, Set1(kMinusInf));
     Store(sums[b].l, Zero());
     lanes = block.first + block.lanes;
@@ -277,8 +287,6 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
   const int widest = OutputVectors(MinOf(blocks.block[0].rows, kOutputTile)) * kLanes;
   const int panels = (v_dim + widest - 1) / widest;
   const int panel = static_cast<int>(RoundUp((v_dim + panels - 1) / panels, kLanes));
-  const bool one = rows == 1 && plan.one_row;
-  const bool one_scores = one && HasOneRowScores(dim), one_outputs = one && HasOneRowOutputs(v_dim);
   const int64_t top = PlaceOf(plan, head, row0).i, bottom = PlaceOf(plan, head, row0 + rows - 1).i;
   // Limits grow with the query: the union of what these rows see, and what all of them see.
   const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
@@ -296,9 +304,13 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
                     score_passes);
     LineCursor next_keys(at.next_k, dim, plan.fetch_near, score_passes);
     F32 bad = Zero();
-    const int alone = one_scores ? count / kKeyTile * kKeyTile : 0;
-    if (alone > 0) bad = OneRowScores(dim, q[0], at.k, at.next_k, alone, scratch.s);
-    for (int j = alone; j < count; j += kKeyTile) {
+    // Few rows ask for all lines in the order of use: after those of k the first of v.
+    const bool in_turns = dim == v_dim;
+    const int whole = few ? count / kKeyTile * kKeyTile : 0;
+    if (whole > 0) {
+      bad = FewScores(row_count, dim, q_rows, at.k, in_turns ? at.v : at.next_k, whole, scratch.s);
+    }
+    for (int j = whole; j < count; j += kKeyTile) {
       const bool tail = j + kKeyTile > count;
       const float* k = tail ? at.k_tail : at.k.base + j * at.k.stride;
       const int64_t stride = tail ? dim : at.k.stride;
@@ -317,8 +329,9 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
       if (masked) MaskBlock(plan, head, row0, block, j0, count, padded, s);
       SoftmaxLanes(block.lanes, padded * block.lanes / kLanes, s, &sums[b]);
     }
-    if (one_outputs) {
-      OneRowOutputs(v_dim, scratch.s, at.v, at.next_v, count, sums[0].alpha[0], out.o);
+    if (few) {
+      FewOutputs(row_count, v_dim, scratch.s, at.v, in_turns ? at.next_k : at.next_v, count,
+                 sums[0].alpha, out.o);
       continue;
     }
     LineCursor values({at.v.base + near_keys * at.v.stride, at.v.stride}, v_dim, plan.fetch_near,

@@ -30,8 +30,9 @@ SAGE_INLINE F32 LoadArriving(const float* p) {
   return {_mm512_insertf32x8(_mm512_castps256_ps512(low), _mm256_loadu_ps(p + 8), 1)};
 }
 
-// Per 128-bit lane: element i of the result is half the way to the sum of vector i, i < 4.
-SAGE_INLINE __m512 Sum4(const F32* x) {
+// Four vectors on the way to their sums, per 128-bit lane: element i is a part of vector i's.
+using Fours = __m512;
+SAGE_INLINE Fours Sum4(const F32* x) {
   const __m512 a =
       _mm512_add_ps(_mm512_unpacklo_ps(x[0].r, x[1].r), _mm512_unpackhi_ps(x[0].r, x[1].r));
   const __m512 b =
@@ -41,13 +42,12 @@ SAGE_INLINE __m512 Sum4(const F32* x) {
   return _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
 }
 
-// Lane i of the result is the sum of all lanes of x[i].
-SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
-  const __m512 a = Sum4(x), b = Sum4(x + 4), c = Sum4(x + 8), d = Sum4(x + 12);
+// Lane 4 i + j of the result is the sum that element j of x[i] is a part of.
+SAGE_INLINE F32 JoinFours(const Fours x[kLanes / 4]) {
   const __m512 ab =
-      _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+      _mm512_add_ps(_mm512_shuffle_f32x4(x[0], x[1], 0x88), _mm512_shuffle_f32x4(x[0], x[1], 0xdd));
   const __m512 cd =
-      _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+      _mm512_add_ps(_mm512_shuffle_f32x4(x[2], x[3], 0x88), _mm512_shuffle_f32x4(x[2], x[3], 0xdd));
   return {_mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd))};
 }
 
@@ -130,15 +130,16 @@ SAGE_INLINE F32 LoadFirst(const float* p, int count) {
   return {_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane))};
 }
 
-// Per 128-bit lane: element i of the result is half the way to the sum of vector i, i < 4.
-SAGE_INLINE __m256 Sum4(const F32* x) {
+// Four vectors on the way to their sums, per 128-bit lane: element i is a part of vector i's.
+using Fours = __m256;
+SAGE_INLINE Fours Sum4(const F32* x) {
   return _mm256_hadd_ps(_mm256_hadd_ps(x[0].r, x[1].r), _mm256_hadd_ps(x[2].r, x[3].r));
 }
 
-// Lane i of the result is the sum of all lanes of x[i].
-SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
-  const __m256 a = Sum4(x), b = Sum4(x + 4);
-  return {_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
+// Lane 4 i + j of the result is the sum that element j of x[i] is a part of.
+SAGE_INLINE F32 JoinFours(const Fours x[kLanes / 4]) {
+  return {_mm256_add_ps(_mm256_permute2f128_ps(x[0], x[1], 0x20),
+                        _mm256_permute2f128_ps(x[0], x[1], 0x31))};
 }
 
 // Per 128-bit lane: element i of the result is the largest of vector i's, i < 4.
@@ -200,13 +201,14 @@ SAGE_INLINE F32 LoadFirst(const float* p, int count) {
   return LoadU(lane);
 }
 
-// Lane i of the result is the sum of all lanes of x[i].
-SAGE_INLINE float32x4_t Sum4(const F32* x) {
+// The sums of four vectors.
+using Fours = float32x4_t;
+SAGE_INLINE Fours Sum4(const F32* x) {
   const float32x4_t a = vaddq_f32(x[0].low, x[0].high), b = vaddq_f32(x[1].low, x[1].high);
   const float32x4_t c = vaddq_f32(x[2].low, x[2].high), d = vaddq_f32(x[3].low, x[3].high);
   return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
 }
-SAGE_INLINE F32 SumEach(const F32 x[kLanes]) { return {Sum4(x), Sum4(x + 4)}; }
+SAGE_INLINE F32 JoinFours(const Fours x[kLanes / 4]) { return {x[0], x[1]}; }
 
 // Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
 SAGE_INLINE F32 SumOfSix(const F32 x[6]) {
@@ -272,10 +274,16 @@ SAGE_INLINE F32 LoadFirst(const float* p, int count) {
   return out;
 }
 
-// Lane i of the result is the sum of all lanes of x[i].
-SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
+// The sums of four vectors.
+struct Fours {
+  float r[4];
+};
+SAGE_INLINE Fours Sum4(const F32* x) {
+  return {{ReduceAdd(x[0]), ReduceAdd(x[1]), ReduceAdd(x[2]), ReduceAdd(x[3])}};
+}
+SAGE_INLINE F32 JoinFours(const Fours x[kLanes / 4]) {
   F32 out;
-  for (int i = 0; i < kLanes; ++i) out.r[i] = ReduceAdd(x[i]);
+  for (int i = 0; i < kLanes; ++i) out.r[i] = x[i / 4].r[i % 4];
   return out;
 }
 
@@ -316,6 +324,15 @@ SAGE_INLINE void Transpose(F32 x[kLanes]) {
 #if !defined(SAGE_ISA_AVX512)
 SAGE_INLINE F32 LoadArriving(const float* p) { return LoadU(p); }
 #endif
+
+// Lane i of the result is the sum of all lanes of x[i].
+SAGE_INLINE F32 SumEach(const F32 x[kLanes]) {
+  constexpr int kFours = kLanes / 4;
+  Fours sums[kFours];
+#pragma GCC unroll 4
+  for (int i = 0; i < kFours; ++i) sums[i] = Sum4(x + 4 * i);
+  return JoinFours(sums);
+}
 
 }  // namespace
 }  // namespace sage
