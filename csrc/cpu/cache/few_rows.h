@@ -15,8 +15,8 @@
 //
 // The loops of any number of rows (row_lanes.h) read a line of k in parts, with some ten
 // instructions a line, and ask for k of the next step before v of this one. Shares of a plain read
-// on a Zen 5, these and those: 94 to 98 and 74 to 85 % with one row, 85 to 90 and 79 to 83 % with
-// two to four.
+// without requests on a Zen 5, these and those: 94 to 98 and 74 to 85 % with one row, 85 to 90 and
+// 79 to 83 % with two to four.
 #ifndef SAGE_CPU_CACHE_FEW_ROWS_H_
 #define SAGE_CPU_CACHE_FEW_ROWS_H_
 
