@@ -27,13 +27,9 @@ constexpr int64_t kFloatTaskRows = 128;
 constexpr int64_t kChunkSteps = 8;
 constexpr int64_t kChunkRows = 48;
 
-// The most rows that the loops of few_rows.h are ahead with: six on AVX-512, eight elsewhere are
-// level or behind.
-#if defined(SAGE_ISA_AVX512)
-constexpr int kFewRows = 4;
-#else
+// The most rows that the loops of few_rows.h are ahead with: eight are level, and with gaps between
+// rows slower.
 constexpr int kFewRows = 6;
-#endif
 
 struct DecodePlan {
   const Problem* problem;
