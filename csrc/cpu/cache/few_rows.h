@@ -198,7 +198,7 @@ SAGE_NOINLINE void FewOutputsOf(const float* s, const FloatRows& v, const FloatR
 #define SAGE_FEW_ROWS_DIMS(X) X(64) X(96) X(128) X(256)
 
 // Whether there are loops for so many dims.
-SAGE_INLINE bool HasFewRows(int64_t dims) {
+SAGE_INLINE bool HasFewRowLoops(int64_t dims) {
 #define SAGE_FEW_ROWS_CASE(D) \
   if (dims == D) return true;
   SAGE_FEW_ROWS_DIMS(SAGE_FEW_ROWS_CASE)

@@ -253,7 +253,7 @@ SAGE_NOINLINE bool AttendFloatSteps(const DecodePlan& plan, const Operands& oper
   const int dim = static_cast<int>(p.qk_dim), v_dim = static_cast<int>(p.v_dim);
   const RowResults& out = scratch.results;
   const int row_count = static_cast<int>(rows);
-  const bool few = rows <= plan.few_rows && HasFewRows(dim) && HasFewRows(v_dim);
+  const bool few = rows <= plan.few_rows && HasFewRowLoops(dim) && HasFewRowLoops(v_dim);
   const RowBlocks blocks =
       few ? RowBlocks{{{0, row_count, SlotsOf(row_count)}}, 1} : BlocksOf(row_count);
   float* q_rows = reinterpret_cast<float*>(scratch.q);
