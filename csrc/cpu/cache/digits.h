@@ -26,6 +26,10 @@ namespace {
 constexpr int kScoreRows = 3;
 constexpr int kOutputRows = 3;
 
+SAGE_INLINE __m512i LoadCodes(const uint8_t* p) {
+  return _mm512_castps_si512(LoadArriving(reinterpret_cast<const float*>(p)).r);
+}
+
 template <int R>
 SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride) {
   __m512i high[R][4], low[R][4];
@@ -34,14 +38,13 @@ SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride)
 #pragma GCC unroll 4
     for (int t = 0; t < 4; ++t) high[r][t] = low[r][t] = _mm512_setzero_si512();
   }
+  CodeCursor ahead = *a.ahead;
   for (int d = 0; d < a.dims; d += 4) {
     const uint8_t* at = a.k + d * kTileTokens;
+    ahead.Ask<4>();
     __m512i k[4];
 #pragma GCC unroll 4
-    for (int t = 0; t < 4; ++t) {
-      k[t] = _mm512_load_si512(at + 64 * t);
-      Prefetch(a.ahead + d * kTileTokens + 64 * t);
-    }
+    for (int t = 0; t < 4; ++t) k[t] = LoadCodes(at + 64 * t);
 #pragma GCC unroll 3
     for (int r = 0; r < R; ++r) {
       const uint8_t* q = a.q + r * a.q_stride + d;
@@ -53,6 +56,7 @@ SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride)
       }
     }
   }
+  *a.ahead = ahead;
 #pragma GCC unroll 4
   for (int t = 0; t < 4; ++t) {
     const __m512i first = _mm512_load_si512(a.first_sum + 16 * t);
@@ -74,14 +78,13 @@ SAGE_NOINLINE void OutputPanel(const OutputOperands& a) {
 #pragma GCC unroll 4
     for (int t = 0; t < C; ++t) high[r][t] = low[r][t] = _mm512_setzero_si512();
   }
+  CodeCursor ahead = *a.ahead;
   for (int j = 0; j < a.groups; ++j) {
     const uint8_t* at = a.v + j * C * 64;
+    ahead.Ask<C>();
     __m512i v[C];
 #pragma GCC unroll 4
-    for (int t = 0; t < C; ++t) {
-      v[t] = _mm512_load_si512(at + 64 * t);
-      Prefetch(a.ahead + (j * C + t) * 64);
-    }
+    for (int t = 0; t < C; ++t) v[t] = LoadCodes(at + 64 * t);
 #pragma GCC unroll 3
     for (int r = 0; r < R; ++r) {
       const uint8_t* p = a.p + r * 2 * kPageTokens + 4 * j;
@@ -93,6 +96,7 @@ SAGE_NOINLINE void OutputPanel(const OutputOperands& a) {
       }
     }
   }
+  *a.ahead = ahead;
 #pragma GCC unroll 3
   for (int r = 0; r < R; ++r) {
     const __m512 alpha = _mm512_set1_ps(a.alpha[r]), factor = _mm512_set1_ps(a.factor[r]);
@@ -135,6 +139,7 @@ SAGE_INLINE __m256i DotDigits(__m256i acc, __m256i high, __m256i low, __m256i co
 
 template <int R>
 SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride) {
+  CodeCursor ahead = *a.ahead;
   for (int half = 0; half < 2; ++half) {
     __m256i acc[R][4];
 #pragma GCC unroll 4
@@ -146,8 +151,7 @@ SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride)
     }
     for (int d = 0; d < a.dims; d += 4) {
       const int at = d * kTileTokens + 128 * half;
-      Prefetch(a.ahead + at);
-      Prefetch(a.ahead + at + 64);
+      ahead.Ask<2>();
       __m256i q_high[R], q_low[R];
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) {
@@ -171,6 +175,7 @@ SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride)
       }
     }
   }
+  *a.ahead = ahead;
 }
 
 template <int R, int C>
@@ -179,17 +184,19 @@ SAGE_NOINLINE void OutputPanel(const OutputOperands& a) {
   __m256i acc[2 * C];
 #pragma GCC unroll 8
   for (int t = 0; t < 2 * C; ++t) acc[t] = _mm256_setzero_si256();
+  CodeCursor ahead = *a.ahead;
   for (int j = 0; j < a.groups; ++j) {
+    ahead.Ask<C>();
     const __m256i high = BroadcastDigits(a.p + 4 * j);
     const __m256i low = BroadcastDigits(a.p + kPageTokens + 4 * j);
 #pragma GCC unroll 8
     for (int t = 0; t < 2 * C; ++t) {
       const int at = j * C * 64 + 32 * t;
-      if (t % 2 == 0) Prefetch(a.ahead + at);
       const __m256i v = _mm256_load_si256(reinterpret_cast<const __m256i*>(a.v + at));
       acc[t] = DotDigits(acc[t], high, low, v);
     }
   }
+  *a.ahead = ahead;
   const __m256 alpha = _mm256_set1_ps(a.alpha[0]), factor = _mm256_set1_ps(a.factor[0]);
 #pragma GCC unroll 8
   for (int t = 0; t < 2 * C; ++t) {

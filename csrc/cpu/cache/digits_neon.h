@@ -33,6 +33,7 @@ SAGE_INLINE int8x16_t BroadcastDigits(const uint8_t* p) {
 // 16 tokens at a time: 16 accumulators for two rows.
 template <int R>
 SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride) {
+  CodeCursor ahead = *a.ahead;
   for (int token = 0; token < kTileTokens; token += 16) {
     int32x4_t high[R][4], low[R][4];
 #pragma GCC unroll 2
@@ -45,7 +46,7 @@ SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride)
     }
     for (int d = 0; d < a.dims; d += 4) {
       const uint8_t* at = a.k + d * kTileTokens + 4 * token;
-      Prefetch(a.ahead + d * kTileTokens + 4 * token);
+      ahead.Ask<1>();
       int8x16_t k[4];
 #pragma GCC unroll 4
       for (int t = 0; t < 4; ++t) k[t] = vreinterpretq_s8_u8(vld1q_u8(at + 16 * t));
@@ -70,19 +71,21 @@ SAGE_NOINLINE void ScoreTile(const ScoreOperands& a, float* s, int64_t s_stride)
       }
     }
   }
+  *a.ahead = ahead;
 }
 
 // 16 dims at a time, 8 accumulators.
 template <int R, int C>
 SAGE_NOINLINE void OutputPanel(const OutputOperands& a) {
   static_assert(R == 1, "one row");
+  CodeCursor ahead = *a.ahead;
   for (int vector = 0; vector < C; ++vector) {
     int32x4_t high[4], low[4];
 #pragma GCC unroll 4
     for (int t = 0; t < 4; ++t) high[t] = low[t] = vdupq_n_s32(0);
     for (int j = 0; j < a.groups; ++j) {
       const int at = (j * C + vector) * 64;
-      Prefetch(a.ahead + at);
+      ahead.Ask<1>();
       const int8x16_t p_high = BroadcastDigits(a.p + 4 * j);
       const int8x16_t p_low = BroadcastDigits(a.p + kPageTokens + 4 * j);
 #pragma GCC unroll 4
@@ -100,6 +103,7 @@ SAGE_NOINLINE void OutputPanel(const OutputOperands& a) {
       vst1q_f32(o, vfmaq_n_f32(old, sum, a.factor[0]));
     }
   }
+  *a.ahead = ahead;
 }
 
 #endif  // SAGE_ISA_NEON_DOT

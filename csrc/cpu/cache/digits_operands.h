@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/cache/code_cursor.h"
 #include "cpu/cache/page_layout.h"
 
 namespace sage {
@@ -21,7 +22,7 @@ struct ScoreOperands {
   const int32_t* first_sum;
   const float* scale;
   int dims;
-  const uint8_t* ahead;  // what will be read next: brought into the cache meanwhile
+  CodeCursor* ahead;  // as many lines as the tile has are asked for
 };
 
 struct OutputOperands {
@@ -32,7 +33,7 @@ struct OutputOperands {
   int64_t o_stride;
   const float* alpha;
   const float* factor;
-  const uint8_t* ahead;
+  CodeCursor* ahead;
 };
 
 }  // namespace

@@ -13,12 +13,20 @@
 namespace sage {
 namespace {
 
+// How far ahead of the products codes are asked for while they stay in L1: half as much is up to
+// 30 % slower, half again as much level. Rows of several groups go over the whole of a page one
+// after the other: then the next page is brought into L2.
+constexpr int64_t kAheadBytes = 8192;
+// Lines for each vector of a softmax.
+constexpr int kSoftmaxLines = 4;
+
 struct PackedOperands {
   const CacheView* cache;
   PageLayout layout;
   int64_t head;
-  const uint8_t* part;  // of the head in the page of this step
-  const uint8_t* next;  // the same in the next page; this one again at the end
+  const uint8_t* part;              // of the head in the page of this step
+  CodeCursor ahead;                 // goes on from step to step
+  int score_passes, output_passes;  // over the codes of a page
 
   static int RowBytes(const DecodePlan&, const PageLayout& layout) {
     return static_cast<int>(RoundUp(2 * layout.k_dims, 64));
@@ -29,7 +37,10 @@ struct PackedOperands {
     scratch->digits = carver->Take<uint8_t>(kGroupRows * 2 * kStep);
   }
 
-  void Begin(int64_t head_index) { head = head_index; }
+  void Begin(int64_t head_index) {
+    head = head_index;
+    ahead = {};
+  }
 
   // Digits of a row of q, and the factor from sums to scores in the log2 domain; whether it was
   // finite.
@@ -57,14 +68,39 @@ struct PackedOperands {
     return true;
   }
 
-  void BeginStep(int64_t step, int64_t end_step) {
+  // Passes over a tile or a panel, `most` rows at a time, all groups of rows together.
+  static int PassesOf(int64_t rows, int most) {
+    int passes = 0;
+    for (int64_t r0 = 0; r0 < rows; r0 += kGroupRows) {
+      passes += (static_cast<int>(MinOf(kGroupRows, rows - r0)) + most - 1) / most;
+    }
+    return passes;
+  }
+
+  void BeginStep(const DecodePlan& plan, int64_t step, int64_t rows) {
+    const bool last = step + 1 == plan.steps;
+    const int64_t next_head = last && head + 1 < plan.heads ? head + 1 : head;
     part = cache->pages[step] + head * layout.head_bytes;
-    next = step + 1 < end_step ? cache->pages[step + 1] + head * layout.head_bytes : part;
+    const uint8_t* next = cache->pages[last ? 0 : step + 1] + next_head * layout.head_bytes;
+    const bool one_group = rows <= kGroupRows;
+    const int64_t codes = layout.k_scale;
+    score_passes = PassesOf(rows, kScoreRows);
+    output_passes = PassesOf(rows, kOutputRows);
+    ahead.near = one_group && plan.fetch_near;
+    ahead.BeginStep(part, codes, next, one_group ? MinOf(kAheadBytes, codes) : codes);
+    // What lies behind the codes is needed among them.
+    for (int64_t at = codes; at < layout.head_bytes; at += kLineBytes) Prefetch(next + at);
+  }
+
+  // The softmax of each row asks for lines too: 64 in all where there are several.
+  void BeginSoftmax(int64_t rows) { ahead.SetPasses(static_cast<int>((rows + 1) / 2)); }
+  void AskInSoftmax() {
+    if (ahead.near) ahead.Ask<kSoftmaxLines>();
   }
 
   // Scores of rows [r0, r0 + rows), to be multiplied by the rows' factors.
   void Scores(const DecodePlan& plan, int64_t r0, int rows, int count,
-              const DecodeScratch& scratch) const {
+              const DecodeScratch& scratch) {
     ScorePlane(plan, r0, rows, count, scratch, 0, scratch.s);
     if (layout.k_planes == 1) return;
     alignas(64) float low[kGroupRows * kStep];
@@ -79,19 +115,20 @@ struct PackedOperands {
   }
 
   void ScorePlane(const DecodePlan& plan, int64_t r0, int rows, int count,
-                  const DecodeScratch& scratch, int plane, float* s) const {
+                  const DecodeScratch& scratch, int plane, float* s) {
     const uint8_t* codes = part + plane * layout.k_plane;
     const uint8_t* sums = part + layout.first_sum + plane * kPageTokens * 4;
     const int parts = (rows + kScoreRows - 1) / kScoreRows;
+    ahead.SetPasses(score_passes);
     for (int tile = 0; tile * kTileTokens < count; ++tile) {
       const int64_t tile_bytes = int64_t{kTileTokens} * layout.k_dims;
       ScoreOperands a;
+      a.ahead = &ahead;
       a.q_stride = plan.row_bytes;
       a.k = codes + tile * tile_bytes;
       a.first_sum = reinterpret_cast<const int32_t*>(sums) + tile * kTileTokens;
       a.scale = reinterpret_cast<const float*>(part + layout.k_scale) + tile * kTileTokens;
       a.dims = layout.k_dims;
-      a.ahead = a.k + tile_bytes;
       for (int n = 0; n < parts; ++n) {
         const int first = rows * n / parts, end = rows * (n + 1) / parts;
         a.q = scratch.q + (r0 + first) * plan.row_bytes;
@@ -123,23 +160,21 @@ struct PackedOperands {
 
   // o = alpha o + p v for rows [r0, r0 + rows), over `count` keys (a multiple of 16).
   void Accumulate(const DecodePlan& plan, int64_t r0, int rows, int count, const float* alpha,
-                  const float* factor, const DecodeScratch& scratch) const {
+                  const float* factor, const DecodeScratch& scratch) {
     const int parts = (rows + kOutputRows - 1) / kOutputRows;
+    ahead.SetPasses(output_passes);
     const float ones[3] = {1.0f, 1.0f, 1.0f};
     static_assert(kOutputRows <= 3, "a one for each row of a panel");
-    for (int d = 0; d < layout.v_dims; d += kPanelDims) {
-      const int width = layout.v_dims - d < kPanelDims ? layout.v_dims - d : kPanelDims;
-      const uint8_t* panel = part + layout.v + int64_t{d} * kPageTokens;
-      const uint8_t* after =
-          d + kPanelDims < layout.v_dims ? panel + int64_t{width} * kPageTokens : next;
-      OutputOperands a;
-      a.groups = count / 4;
-      a.o_stride = plan.v_dims;
-      // The high plane brings o to the new maximum; the low one is added to that.
-      for (int plane = 0; plane < layout.v_planes; ++plane) {
-        const bool last = plane + 1 == layout.v_planes;
-        a.v = panel + plane * layout.v_plane;
-        a.ahead = last ? after : a.v + layout.v_plane;
+    // The high plane brings o to the new maximum; the low one is added to that.
+    for (int plane = 0; plane < layout.v_planes; ++plane) {
+      const bool last = plane + 1 == layout.v_planes;
+      for (int d = 0; d < layout.v_dims; d += kPanelDims) {
+        const int width = layout.v_dims - d < kPanelDims ? layout.v_dims - d : kPanelDims;
+        OutputOperands a;
+        a.ahead = &ahead;
+        a.groups = count / 4;
+        a.o_stride = plan.v_dims;
+        a.v = part + layout.v + plane * layout.v_plane + int64_t{d} * kPageTokens;
         for (int n = 0; n < parts; ++n) {
           const int first = rows * n / parts, end = rows * (n + 1) / parts;
           a.p = scratch.digits + first * 2 * kStep;

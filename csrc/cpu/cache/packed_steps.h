@@ -26,9 +26,9 @@ struct RowStep {
 // Scores of row r (of the group; `at` of the task) to p, maxima and sums updated. `padded` keys are
 // written, those past `count` as 0.
 template <class Operands>
-SAGE_INLINE RowStep SoftmaxRow(const DecodePlan& plan, const Operands& operands,
-                               const RowPlace& place, int64_t j0, int count, int padded, int r,
-                               int64_t at, const DecodeScratch& scratch) {
+SAGE_INLINE RowStep SoftmaxRow(const DecodePlan& plan, Operands* operands, const RowPlace& place,
+                               int64_t j0, int count, int padded, int r, int64_t at,
+                               const DecodeScratch& scratch) {
   const Problem& p = *plan.problem;
   float* s = scratch.s + r * kStep;
   float c = scratch.c[at];
@@ -45,11 +45,12 @@ SAGE_INLINE RowStep SoftmaxRow(const DecodePlan& plan, const Operands& operands,
   const float m = here > old || here != here ? here : old;
   if (m == kMinusInf) {
     for (int j = 0; j < padded; ++j) s[j] = 0.0f;
-    return {1.0f, operands.Weigh(r, padded, scratch)};
+    return {1.0f, operands->Weigh(r, padded, scratch)};
   }
   const F32 factor = Set1(c), shift = Set1(m);
   F32 sum = Zero();
   for (int j = 0; j < padded; j += kLanes) {
+    operands->AskInSoftmax();
     const F32 x = Fms(Load(s + j), factor, shift);
     const F32 e = ZeroUnlessAbove(Exp2(x), x, kExp2Floor);
     sum = Add(sum, e);
@@ -58,7 +59,7 @@ SAGE_INLINE RowStep SoftmaxRow(const DecodePlan& plan, const Operands& operands,
   const float alpha = old == kMinusInf ? 0.0f : exp2f(old - m);
   scratch.results.m[at] = m;
   scratch.results.l[at] = scratch.results.l[at] * alpha + ReduceAdd(sum);
-  return {alpha, operands.Weigh(r, padded, scratch)};
+  return {alpha, operands->Weigh(r, padded, scratch)};
 }
 
 // Rows [row0, row0 + rows) of a head against steps [step, end).
@@ -83,13 +84,14 @@ SAGE_NOINLINE void AttendPackedSteps(const DecodePlan& plan, Operands* operands,
     const int64_t j0 = step * kStep;
     const int count = static_cast<int>(MinOf(kStep, p.kv_len - j0));
     const int padded = static_cast<int>(RoundUp(count, 16));
-    operands->BeginStep(step, end);
+    operands->BeginStep(plan, step, rows);
     for (int64_t r0 = 0; r0 < rows; r0 += kGroupRows) {
       const int group = static_cast<int>(MinOf(kGroupRows, rows - r0));
       operands->Scores(plan, r0, group, count, scratch);
       float alpha[kGroupRows], factor[kGroupRows];
+      operands->BeginSoftmax(rows);
       for (int r = 0; r < group; ++r) {
-        const RowStep row = SoftmaxRow(plan, *operands, PlaceOf(plan, head, row0 + r0 + r), j0,
+        const RowStep row = SoftmaxRow(plan, operands, PlaceOf(plan, head, row0 + r0 + r), j0,
                                        count, padded, r, r0 + r, scratch);
         alpha[r] = row.alpha;
         factor[r] = row.factor;
