@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cpu/cpu_features.h"
 #include "cpu/simd/simd_shuffle.h"
 
 namespace sage {
@@ -28,9 +29,10 @@ struct FetchLines {
   int64_t left;       // lines of it
   int64_t each;       // lines for each step
   int64_t lines;      // of all runs
+  bool near;          // into L1, else L2
 
   // A kilobyte of runs that are not there stays as it is.
-  FetchLines() { Clear(); }
+  FetchLines() : near(HasManyLineBuffers()) { Clear(); }
 
   void Clear() {
     used = taken = 0;
@@ -69,7 +71,11 @@ SAGE_INLINE void FetchStep(FetchLines* fetch) {
       fetch->left = fetch->runs[fetch->taken].lines;
       ++fetch->taken;
     }
-    Prefetch(fetch->line);
+    if (fetch->near) {
+      PrefetchNear(fetch->line);
+    } else {
+      Prefetch(fetch->line);
+    }
     fetch->line += kLineFloats;
     --fetch->left;
   }
