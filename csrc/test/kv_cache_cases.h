@@ -177,8 +177,10 @@ inline Data MakeData(const Case& c) {
     if (!data.boolean.empty()) {
       // Query 0 hides both keys that are not finite, query 1 sees the Infinity alone.
       data.boolean[7] = data.boolean[static_cast<size_t>(c.kv_len - 2)] = 0;
-      data.boolean[static_cast<size_t>(c.kv_len + 7)] = 1;
-      data.boolean[static_cast<size_t>(2 * c.kv_len - 2)] = 0;
+      if (c.q_len > 1) {
+        data.boolean[static_cast<size_t>(c.kv_len + 7)] = 1;
+        data.boolean[static_cast<size_t>(2 * c.kv_len - 2)] = 0;
+      }
     }
   }
   return data;
