@@ -13,9 +13,9 @@
 namespace sage {
 namespace {
 
-// How far ahead of the products codes are asked for while they stay in L1: half as much is up to
-// 30 % slower, half again as much level. Rows of several groups go over the whole of a page one
-// after the other: then the next page is brought into L2.
+// How far ahead of the products codes are asked for: half as much is up to 30 % slower, half again
+// as much level. Rows of several groups go over the whole of a page one after the other: then it is
+// a page.
 constexpr int64_t kAheadBytes = 8192;
 // Lines for each vector of a softmax.
 constexpr int kSoftmaxLines = 4;
@@ -86,13 +86,19 @@ struct PackedOperands {
     const int64_t codes = layout.k_scale;
     score_passes = PassesOf(rows, kScoreRows);
     output_passes = PassesOf(rows, kOutputRows);
-    ahead.near = one_group && plan.fetch_near;
+    ahead.near = plan.fetch_near;
     ahead.BeginStep(part, codes, next, one_group ? MinOf(kAheadBytes, codes) : codes);
     // What lies behind the codes is needed among them.
-    for (int64_t at = codes; at < layout.head_bytes; at += kLineBytes) Prefetch(next + at);
+    for (int64_t at = codes; at < layout.head_bytes; at += kLineBytes) {
+      if (plan.fetch_near) {
+        PrefetchNear(next + at);
+      } else {
+        Prefetch(next + at);
+      }
+    }
   }
 
-  // The softmax of each row asks for lines too: 64 in all where there are several.
+  // The softmax of each row asks for lines too, some 64 in a step.
   void BeginSoftmax(int64_t rows) { ahead.SetPasses(static_cast<int>((rows + 1) / 2)); }
   void AskInSoftmax() {
     if (ahead.near) ahead.Ask<kSoftmaxLines>();
