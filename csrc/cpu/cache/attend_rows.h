@@ -161,7 +161,7 @@ SAGE_NOINLINE Status RunDecode(const DecodePlan& plan, const Operands& prototype
   const int64_t head_bytes = static_cast<int64_t>(measure.used);
   const int64_t flag_bytes = RoundUp(plan.heads * (1 + plan.rows), 64);
   const int64_t per_head = plan.chunks * plan.row_tiles;
-  const int threads = static_cast<int>(MinOf(options.threads, plan.heads * per_head));
+  const int threads = static_cast<int>(plan.threads);
   uint8_t* memory = workspace->Reserve(
       static_cast<size_t>(flag_bytes + plan.heads * head_bytes + threads * worker_bytes));
   if (memory == nullptr) return {StatusCode::kOutOfMemory, "no memory for the sums of the rows"};

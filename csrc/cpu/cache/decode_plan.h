@@ -38,6 +38,7 @@ struct DecodePlan {
   int64_t heads;  // batch * kv_heads
   int64_t group, rows, row_tile, row_tiles;
   int64_t steps, chunk, chunks;
+  int64_t threads;  // that share the tasks, in the order of heads and chunks
   int64_t offset;
   int qk_dims;      // padded to whole vectors, for rows of q
   int v_dims;       // the same, for rows of o; at least a multiple of 16
@@ -65,6 +66,7 @@ SAGE_INLINE DecodePlan MakeDecodePlan(const Problem& p, const ForwardBuffers& bu
   const int64_t chunk = (plan.rows + kChunkRows - 1) / kChunkRows * kChunkSteps;
   plan.chunk = plan.rows <= task_rows ? MinOf(plan.steps, chunk) : plan.steps;
   plan.chunks = (plan.steps + plan.chunk - 1) / plan.chunk;
+  plan.threads = MinOf(options.threads, plan.heads * plan.chunks * plan.row_tiles);
   plan.offset = p.causal == Causal::kBottomRight ? p.kv_len - p.q_len : 0;
   plan.qk_dims = static_cast<int>(RoundUp(p.qk_dim, 16));
   plan.v_dims = static_cast<int>(RoundUp(p.v_dim, 16));

@@ -77,11 +77,18 @@ struct PackedOperands {
     return passes;
   }
 
-  void BeginStep(const DecodePlan& plan, int64_t step, int64_t rows) {
-    const bool last = step + 1 == plan.steps;
-    const int64_t next_head = last && head + 1 < plan.heads ? head + 1 : head;
+  // The part of this head in the next page of a chunk that ends before `end`; behind the last, the
+  // first of the task that this thread takes next if all are equally fast.
+  const uint8_t* PartAfter(const DecodePlan& plan, int64_t step, int64_t end) const {
+    if (step + 1 < end) return cache->pages[step + 1] + head * layout.head_bytes;
+    const int64_t task = head * plan.chunks + step / plan.chunk + plan.threads;
+    if (task >= plan.heads * plan.chunks) return part;
+    return cache->pages[task % plan.chunks * plan.chunk] + task / plan.chunks * layout.head_bytes;
+  }
+
+  void BeginStep(const DecodePlan& plan, int64_t step, int64_t end, int64_t rows) {
     part = cache->pages[step] + head * layout.head_bytes;
-    const uint8_t* next = cache->pages[last ? 0 : step + 1] + next_head * layout.head_bytes;
+    const uint8_t* next = PartAfter(plan, step, end);
     const bool one_group = rows <= kGroupRows;
     const int64_t codes = layout.k_scale;
     score_passes = PassesOf(rows, kScoreRows);

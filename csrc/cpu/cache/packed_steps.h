@@ -84,7 +84,7 @@ SAGE_NOINLINE void AttendPackedSteps(const DecodePlan& plan, Operands* operands,
     const int64_t j0 = step * kStep;
     const int count = static_cast<int>(MinOf(kStep, p.kv_len - j0));
     const int padded = static_cast<int>(RoundUp(count, 16));
-    operands->BeginStep(plan, step, rows);
+    operands->BeginStep(plan, step, end, rows);
     for (int64_t r0 = 0; r0 < rows; r0 += kGroupRows) {
       const int group = static_cast<int>(MinOf(kGroupRows, rows - r0));
       operands->Scores(plan, r0, group, count, scratch);
