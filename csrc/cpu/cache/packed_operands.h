@@ -105,7 +105,7 @@ struct PackedOperands {
     }
   }
 
-  // The softmax of each row asks for lines too, some 64 in a step.
+  // The softmax of each row asks for lines too, up to 64 in a step, 128 by vectors of 8.
   void BeginSoftmax(int64_t rows) { ahead.SetPasses(static_cast<int>((rows + 1) / 2)); }
   void AskInSoftmax() {
     if (ahead.near) ahead.Ask<kSoftmaxLines>();

@@ -1,6 +1,7 @@
-// Lines of memory to bring into L2 while something else is computed, a few at each step of a loop.
-// All at once they would take every buffer of outstanding misses: reads from L2 would wait behind
-// them, and prefetches for each other.
+// Lines of memory to bring into L2, or into L1 where requests into L2 get lost
+// (docs/kernels_cpu.md), while something else is computed, a few at each step of a loop. All at
+// once they would take every buffer of outstanding misses: reads from L2 would wait behind them,
+// and prefetches for each other.
 #ifndef SAGE_CPU_FORWARD_FETCH_LINES_H_
 #define SAGE_CPU_FORWARD_FETCH_LINES_H_
 
