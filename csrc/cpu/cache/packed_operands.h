@@ -97,11 +97,7 @@ struct PackedOperands {
     ahead.BeginStep(part, codes, next, one_group ? MinOf(kAheadBytes, codes) : codes);
     // What lies behind the codes is needed among them.
     for (int64_t at = codes; at < layout.head_bytes; at += kLineBytes) {
-      if (plan.fetch_near) {
-        PrefetchNear(next + at);
-      } else {
-        Prefetch(next + at);
-      }
+      PrefetchLine(next + at, plan.fetch_near);
     }
   }
 

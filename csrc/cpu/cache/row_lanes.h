@@ -65,11 +65,7 @@ struct LineCursor {
   // A function of its own, so that loops of products keep their registers for themselves.
   __attribute__((noinline, cold)) void FetchApart(int lines) {
     for (int n = 0; n < lines; ++n) {
-      if (near) {
-        PrefetchNear(row + at);
-      } else {
-        Prefetch(row + at);
-      }
+      PrefetchLine(row + at, near);
       at += 16;
       if (at >= end) NextRow();
     }

@@ -72,11 +72,7 @@ SAGE_INLINE void FetchStep(FetchLines* fetch) {
       fetch->left = fetch->runs[fetch->taken].lines;
       ++fetch->taken;
     }
-    if (fetch->near) {
-      PrefetchNear(fetch->line);
-    } else {
-      Prefetch(fetch->line);
-    }
+    PrefetchLine(fetch->line, fetch->near);
     fetch->line += kLineFloats;
     --fetch->left;
   }

@@ -14,6 +14,14 @@ SAGE_INLINE void Prefetch(const void* address) { __builtin_prefetch(address, 0, 
 
 // Brings a line into L1 too, where HasManyLineBuffers() (cpu_features.h).
 SAGE_INLINE void PrefetchNear(const void* address) { __builtin_prefetch(address, 0, 3); }
+// One or the other. Loops over lines in registers ask once for all of them instead.
+SAGE_INLINE void PrefetchLine(const void* address, bool near) {
+  if (near) {
+    PrefetchNear(address);
+  } else {
+    Prefetch(address);
+  }
+}
 
 #if defined(SAGE_ISA_AVX512)
 
