@@ -36,7 +36,9 @@ export function prepareAttend(
   const $q = attentionTensor(operation, 'q', q);
   const qLen = $q.shape[2] ?? 0;
   requireShape(operation, 'q', $q, [batch, heads, qLen, headDim]);
-  const sizes = {
+  const mask = checked.mask === null ? null : maskTensor(operation, checked.mask);
+  // Spelled out, as in src/ops/prepare_call.ts.
+  const problem: AttentionProblem = {
     batch,
     qHeads: heads,
     kvHeads,
@@ -44,10 +46,6 @@ export function prepareAttend(
     kvLen: tokens,
     qkDim: headDim,
     vDim: valueDim,
-  };
-  const mask = checked.mask === null ? null : maskTensor(operation, checked.mask);
-  const problem: AttentionProblem = {
-    ...sizes,
     q: tokenStrides(heads, qLen, headDim, 'HND'),
     k: tokenStrides(kvHeads, tokens, headDim, 'HND'),
     v: tokenStrides(kvHeads, tokens, valueDim, 'HND'),
@@ -57,7 +55,10 @@ export function prepareAttend(
     windowLeft: checked.windowLeft,
     windowRight: checked.windowRight,
     maskKind: mask === null ? 'none' : mask.dtype === 'bool' ? 'boolean' : 'additive',
-    mask: mask === null ? NO_MASK : maskStrides(operation, mask.shape, 4, sizes),
+    mask:
+      mask === null
+        ? NO_MASK
+        : maskStrides(operation, mask.shape, 4, {batch, qHeads: heads, qLen, kvLen: tokens}),
     wantLse: checked.returnLse,
     recipe: NO_RECIPE,
   };
@@ -91,11 +92,14 @@ export function requireShape(
       hint: 'Reshape it to [batch, heads, tokens, head_dim].',
     });
   }
-  if (tensor.shape.every((size, axis) => size === wanted[axis])) return;
+  const {shape} = tensor;
+  let axis = 0;
+  while (axis < 4 && shape[axis] === wanted[axis]) axis += 1;
+  if (axis === 4) return;
   throw new SageAttentionError({
     code: 'shape-mismatch',
     argument: name,
-    message: `${operation}: \`${name}\` has shape [${tensor.shape}], expected [${wanted}].`,
+    message: `${operation}: \`${name}\` has shape [${shape}], expected [${wanted}].`,
     hint: 'The sizes of a cache are those it was made with; q, k and v are [batch, heads, tokens, head_dim].',
   });
 }

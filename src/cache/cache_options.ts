@@ -96,9 +96,11 @@ export function checkCacheOptions(operation: string, options: unknown): CheckedC
   return {batch, heads, kvHeads, headDim, valueDim, precision, capacity};
 }
 
+const NO_OPTIONS = checkOptions('', {isCausal: 'bottom_right'});
+
 /** Validates the options of `attend` and fills in its default causality. */
 export function checkAttendOptions(operation: string, options: unknown): CheckedOptions {
-  if (options === undefined) return checkOptions(operation, {isCausal: 'bottom_right'});
+  if (options === undefined) return NO_OPTIONS;
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw invalid(operation, 'options', options, 'an object such as {windowSize: [1024, 0]}');
   }

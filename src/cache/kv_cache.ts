@@ -101,7 +101,7 @@ export class SageKvCache {
     const operation = `${CLASS}.append`;
     const store = this.held('append');
     const {headDim, valueDim, batch, kvHeads} = this.options;
-    tf.tidy(() => {
+    tidyUnlessTensors([k, v], () => {
       const $k = attentionTensor(operation, 'k', k);
       const $v = attentionTensor(operation, 'v', v);
       const n = $k.shape[2] ?? 0;
@@ -142,7 +142,7 @@ export class SageKvCache {
   ): tf.Tensor4D | [o: tf.Tensor4D, lse: tf.Tensor3D] {
     const operation = `${CLASS}.attend`;
     const store = this.held('attend');
-    return tf.tidy(() => {
+    return tidyUnlessTensors([q, options?.mask], () => {
       const call = prepareAttend(operation, this.options, this.tokens, q, options);
       const {mask, o, lse} = call;
       if (!isEmptyCall(call)) {
@@ -316,8 +316,23 @@ function resultsOf({
   o,
   lse,
 }: AttendCall): tf.Tensor4D | [o: tf.Tensor4D, lse: tf.Tensor3D] {
-  const output = tf.tensor4d(o, [batch, qHeads, qLen, vDim]);
-  return lse === null ? output : [output, tf.tensor3d(lse, [batch, qHeads, qLen])];
+  const output = tensorOf(o, [batch, qHeads, qLen, vDim]) as tf.Tensor4D;
+  if (lse === null) return output;
+  return [output, tensorOf(lse, [batch, qHeads, qLen]) as tf.Tensor3D];
+}
+
+/** tf.tensor without its checks. */
+function tensorOf(values: Float32Array, shape: number[]): tf.Tensor {
+  return tf.engine().makeTensor(values, shape, 'float32');
+}
+
+/** `run`, in a tidy if any of its arguments may become a tensor that nobody else would dispose. */
+function tidyUnlessTensors<T extends tf.TensorContainer>(
+  given: readonly unknown[],
+  run: () => T,
+): T {
+  const own = given.every((value) => value === undefined || value instanceof tf.Tensor);
+  return own ? run() : tf.tidy(run);
 }
 
 /** The tensor's values on the host; read, never written. */

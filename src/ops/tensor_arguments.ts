@@ -207,9 +207,8 @@ export function maskStrides(
   operation: string,
   shape: readonly number[],
   rank: number,
-  sizes: AttentionSizes,
+  {batch, qHeads, qLen, kvLen}: Pick<AttentionSizes, 'batch' | 'qHeads' | 'qLen' | 'kvLen'>,
 ): MaskStrides {
-  const {batch, qHeads, qLen, kvLen} = sizes;
   const full = [batch, qHeads, qLen, kvLen];
   const strides = [0, 0, 0, 0];
   let stride = 1;

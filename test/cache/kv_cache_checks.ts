@@ -392,6 +392,21 @@ export function checkCache(): void {
       const o = cache.attend([q], {mask: Array.from({length: 130}, () => true), returnLse: true});
       expect(tf.memory().numTensors).toBe(before + 2);
       tf.dispose(o);
+      // What a call makes of nested arrays before it refuses them.
+      expect(() => cache.attend([q], {mask: [true, false]})).toThrow('mask');
+      expect(tf.memory().numTensors).toBe(before);
+      const given = tf.tensor4d([q]);
+      const mask = tf.ones([1, 130], 'bool');
+      const outputs = cache.attend(given, {mask, returnLse: true});
+      expect(tf.memory().numTensors).toBe(before + 4);
+      tf.dispose(outputs);
+      // An output belongs to the tidy around the call.
+      tf.tidy(() => {
+        cache.attend(given);
+        expect(tf.memory().numTensors).toBe(before + 3);
+      });
+      expect(tf.memory().numTensors).toBe(before + 2);
+      tf.dispose([given, mask]);
       cache.dispose();
       expect(tf.memory().numTensors).toBe(before);
     });
