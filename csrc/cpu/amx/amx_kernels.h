@@ -33,7 +33,6 @@ struct AmxKernels {
   static int64_t KBytes(const Plan& plan) { return plan.keys * plan.qk_dims; }
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * Values::kBytes; }
   static int64_t QBytes(const Plan& plan) { return plan.row_space * plan.qk_dims; }
-  static constexpr bool kFetchesInProducts = false;
   // Pauses of a group's softmax in which lines are fetched: a row each.
   static int64_t FetchSteps(const Plan& /*plan*/, int64_t /*keys*/) { return 16; }
   // S and P, in one place.

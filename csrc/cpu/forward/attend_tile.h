@@ -212,8 +212,7 @@ SAGE_INLINE bool AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   for (int r = 0; r < tile.active; ++r) {
     Kernels::Softmax(plan, scratch.s, scratch.p, r, count, tile.factor[r], tile.shift[r],
                      &tile.sums[0][r], &tile.sums[1][r], want_exact ? &tile.exact[r] : nullptr);
-    // A few lines at a time, and while nothing is read from L2.
-    if (!Kernels::kFetchesInProducts) FetchStep(fetch);
+    FetchStep(fetch);
   }
   const F32 first = SumOfSix(tile.sums[0]), second = SumOfSix(tile.sums[1]);
   AddSums(plan, scratch, tile, first, second);

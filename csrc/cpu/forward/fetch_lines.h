@@ -61,21 +61,28 @@ struct FetchLines {
   }
 };
 
+// The lines of a step. Where it is goes to memory once: stored and read again for each line, that
+// is all that lines wait for.
 SAGE_INLINE void FetchStep(FetchLines* fetch) {
+  const float* line = fetch->line;
+  int64_t left = fetch->left;
+  const bool near = fetch->near;
   for (int64_t n = fetch->each; n > 0; --n) {
-    if (fetch->left == 0) {
+    if (left == 0) {
       if (fetch->taken == fetch->used) {
         fetch->each = 0;
-        return;
+        break;
       }
-      fetch->line = fetch->runs[fetch->taken].at;
-      fetch->left = fetch->runs[fetch->taken].lines;
+      line = fetch->runs[fetch->taken].at;
+      left = fetch->runs[fetch->taken].lines;
       ++fetch->taken;
     }
-    PrefetchLine(fetch->line, fetch->near);
-    fetch->line += kLineFloats;
-    --fetch->left;
+    PrefetchLine(line, near);
+    line += kLineFloats;
+    --left;
   }
+  fetch->line = line;
+  fetch->left = left;
 }
 
 }  // namespace

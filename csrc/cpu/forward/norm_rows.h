@@ -37,53 +37,54 @@ SAGE_INLINE F32 LoadDims(const float* row, int d, int dim) {
 }
 
 // Largest |x - mean| of kCount rows, by lanes.
-template <int kCount>
+template <int kCount, bool kMean>
 SAGE_INLINE void LargestByLanes(const float* const* row, int dim, const float* mean,
                                 F32 most[kCount]) {
 #pragma GCC unroll 16
   for (int t = 0; t < kCount; ++t) most[t] = Zero();
   int d = 0;
   for (; d + kLanes <= dim; d += kLanes) {
-    const F32 shift = mean == nullptr ? Zero() : LoadU(mean + d);
+    const F32 shift = kMean ? LoadU(mean + d) : Zero();
 #pragma GCC unroll 16
-    for (int t = 0; t < kCount; ++t) most[t] = MaxMagnitude(most[t], Sub(LoadU(row[t] + d), shift));
+    for (int t = 0; t < kCount; ++t) {
+      const F32 x = LoadU(row[t] + d);
+      most[t] = MaxMagnitude(most[t], kMean ? Sub(x, shift) : x);
+    }
   }
   if (d == dim) return;
-  const F32 shift = mean == nullptr ? Zero() : LoadFirst(mean + d, dim - d);
+  const F32 shift = kMean ? LoadFirst(mean + d, dim - d) : Zero();
   for (int t = 0; t < kCount; ++t) {
     most[t] = MaxMagnitude(most[t], Sub(LoadFirst(row[t] + d, dim - d), shift));
   }
 }
 
-// Largest |x - mean| of up to 16 rows; returns the bits of the largest of all.
-SAGE_INLINE int32_t LargestOfRows(const float* const* row, int rows, int dim, const float* mean,
-                                  float* largest) {
-  F32 all = Zero();
-  int t = 0;
-  for (; t + kLanes <= rows; t += kLanes) {
+// Largest |x - mean| of up to kLanes rows, by rows; 0 for those that are not there. `all` becomes
+// the largest of all, as MaxMagnitude leaves it.
+template <bool kMean>
+SAGE_INLINE F32 LargestOfRows(const float* const* row, int rows, int dim, const float* mean,
+                              F32* all) {
+  if (rows >= kLanes) {
     F32 most[kLanes];
-    LargestByLanes<kLanes>(row + t, dim, mean, most);
+    LargestByLanes<kLanes, kMean>(row, dim, mean, most);
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) all = MaxMagnitude(all, most[i]);
-    StoreU(largest + t, MaxEach(most));
+    for (int i = 0; i < kLanes; ++i) *all = MaxMagnitude(*all, most[i]);
+    return MaxEach(most);
   }
-  if (rows - t >= 6) {
+  if (rows == 6) {
     F32 most[6];
-    LargestByLanes<6>(row + t, dim, mean, most);
+    LargestByLanes<6, kMean>(row, dim, mean, most);
 #pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) all = MaxMagnitude(all, most[i]);
-    alignas(64) float six[kLanes];
-    Store(six, MaxOfSix(most));
-    memcpy(largest + t, six, 6 * sizeof(float));
-    t += 6;
+    for (int i = 0; i < 6; ++i) *all = MaxMagnitude(*all, most[i]);
+    return MaxOfSix(most);
   }
-  for (; t < rows; ++t) {
+  alignas(64) float largest[kLanes] = {};
+  for (int t = 0; t < rows; ++t) {
     F32 most[1];
-    LargestByLanes<1>(row + t, dim, mean, most);
-    all = MaxMagnitude(all, most[0]);
+    LargestByLanes<1, kMean>(row + t, dim, mean, most);
+    *all = MaxMagnitude(*all, most[0]);
     largest[t] = BitsToFloat(static_cast<uint32_t>(ReduceMaxBits(most[0])));
   }
-  return ReduceMaxBits(all);
+  return Load(largest);
 }
 
 // NormRowsTogether: y = (x - mean) · unit of kCount rows (1, 2 or 4), and what the rules limit by
@@ -109,10 +110,9 @@ SAGE_INLINE __m512 SumNeighbours(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
-template <NormRule kRule, int kCount>
+template <NormRule kRule, bool kMean, int kCount>
 SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, const float* mean,
-                                  const float* unit, float* const* y, float* squares,
-                                  float* largest) {
+                                  const float* unit, float* const* y, F32* squares, F32* largest) {
   __m512 result = _mm512_setzero_ps(), pair[kCount];
 #pragma GCC unroll 4
   for (int t = 0; t < kCount; ++t) pair[t] = _mm512_setzero_ps();
@@ -121,7 +121,7 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
     __m512 shift[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      shift[i] = mean == nullptr ? _mm512_setzero_ps() : load(mean, d + 16 * i).r;
+      shift[i] = kMean ? load(mean, d + 16 * i).r : _mm512_setzero_ps();
     }
     __m512 sums[kCount];
 #pragma GCC unroll 4
@@ -133,9 +133,13 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
         pairs[half] = _mm512_setzero_ps();
         if (half == 1 && !whole) continue;
         const int at = d + 32 * half;
-        const __m512 a = _mm512_mul_ps(_mm512_sub_ps(load(row[t], at).r, shift[2 * half]), by);
-        const __m512 b =
-            _mm512_mul_ps(_mm512_sub_ps(load(row[t], at + 16).r, shift[2 * half + 1]), by);
+        __m512 a = load(row[t], at).r, b = load(row[t], at + 16).r;
+        if (kMean) {
+          a = _mm512_sub_ps(a, shift[2 * half]);
+          b = _mm512_sub_ps(b, shift[2 * half + 1]);
+        }
+        a = _mm512_mul_ps(a, by);
+        b = _mm512_mul_ps(b, by);
         _mm512_storeu_ps(y[t] + at, a);
         _mm512_storeu_ps(y[t] + at + 16, b);
         pairs[half] = PairsOf(_mm512_mul_ps(a, a), _mm512_mul_ps(b, b));
@@ -148,7 +152,7 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
     // [row][lane 0, lane 1 of 32 dims, lane 0, lane 1 of the next]
     const __m512 low = SumNeighbours(sums[0], sums[kCount > 1 ? 1 : 0]);
     const __m512 high =
-        kCount <= 2 ? low : SumNeighbours(sums[kCount > 2 ? 2 : 0], sums[kCount > 2 ? 3 : 0]);
+        kCount <= 2 ? low : SumNeighbours(sums[kCount > 2 ? 2 : 0], sums[kCount > 3 ? 3 : 0]);
     const __m512 lanes = SumNeighbours(low, high);
     if (kRule == NormRule::kInt16) {
       result = _mm512_add_ps(result, _mm512_permute_ps(lanes, 0x00));
@@ -172,21 +176,28 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
     result = _mm512_max_ps(result, _mm512_permute_ps(result, 0xb1));
     result = _mm512_max_ps(result, _mm512_permute_ps(result, 0x4e));
   }
-  alignas(64) float all[16];
-  _mm512_store_ps(all, result);
-#pragma GCC unroll 4
-  for (int t = 0; t < kCount; ++t) {
-    squares[t] = all[4 * t];
-    if (kRule == NormRule::kPairQ) largest[t] = _mm512_reduce_max_ps(pair[t]);
+  squares->r = result;
+  if (kRule == NormRule::kPairQ) {
+    largest->r = Max4({pair[0]}, {pair[kCount > 1 ? 1 : 0]}, {pair[kCount > 2 ? 2 : 0]},
+                      {pair[kCount > 3 ? 3 : 0]});
   }
+}
+
+// Lane i is row i's, of what NormRowsTogether gave for rows 4 g to 4 g + 3.
+SAGE_INLINE F32 JoinSquares(const F32 part[4]) {
+  // By 128 bits t: rows t, 4 + t, 8 + t, 12 + t.
+  const __m512 even = _mm512_mask_blend_ps(0x2222, part[0].r, part[1].r);
+  const __m512 odd = _mm512_mask_blend_ps(0x8888, part[2].r, part[3].r);
+  const __m512 all = _mm512_mask_blend_ps(0xcccc, even, odd);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return {_mm512_permutexvar_ps(order, all)};
 }
 
 #elif defined(SAGE_ISA_AVX2)
 
-template <NormRule kRule, int kCount>
+template <NormRule kRule, bool kMean, int kCount>
 SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, const float* mean,
-                                  const float* unit, float* const* y, float* squares,
-                                  float* largest) {
+                                  const float* unit, float* const* y, F32* squares, F32* largest) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   __m256 result = _mm256_setzero_ps(), pair[kCount];
 #pragma GCC unroll 4
@@ -201,7 +212,7 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
       for (int half = 0; half < 2; ++half) {
         const int at = d + 16 * half;
         __m256 a = load(row[t], at).r, b = load(row[t], at + 8).r;
-        if (mean != nullptr) {
+        if (kMean) {
           a = _mm256_sub_ps(a, load(mean, at).r);
           b = _mm256_sub_ps(b, load(mean, at + 8).r);
         }
@@ -224,7 +235,7 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
     const __m256d low = _mm256_castps_pd(halves(sums[0], sums[kCount > 1 ? 1 : 0]));
     const __m256d high =
         kCount <= 2 ? low
-                    : _mm256_castps_pd(halves(sums[kCount > 2 ? 2 : 0], sums[kCount > 2 ? 3 : 0]));
+                    : _mm256_castps_pd(halves(sums[kCount > 2 ? 2 : 0], sums[kCount > 3 ? 3 : 0]));
     // Rows 0, 2 | 1, 3, each as (lane 0, lane 1); totals are right where lane 0 is.
     const __m256 lanes = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(low, high)),
                                        _mm256_castpd_ps(_mm256_unpackhi_pd(low, high)));
@@ -243,13 +254,19 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
     step(d, [dim](const float* x, int at) { return LoadDims(x, at, dim); });
   }
   if (kRule != NormRule::kInt16) result = _mm256_max_ps(result, _mm256_movehdup_ps(result));
-  alignas(32) float all[8];
-  _mm256_store_ps(all, result);
-#pragma GCC unroll 4
-  for (int t = 0; t < kCount; ++t) {
-    squares[t] = all[t % 2 * 4 + t / 2 * 2];
-    if (kRule == NormRule::kPairQ) largest[t] = ReduceMax({pair[t]});
+  squares->r = result;
+  if (kRule == NormRule::kPairQ) {
+    largest->r = Max4({pair[0]}, {pair[kCount > 1 ? 1 : 0]}, {pair[kCount > 2 ? 2 : 0]},
+                      {pair[kCount > 3 ? 3 : 0]});
   }
+}
+
+// Lane i is row i's, of what NormRowsTogether gave for rows 4 g to 4 g + 3.
+SAGE_INLINE F32 JoinSquares(const F32 part[2]) {
+  // Rows 0, 4, 2, 6 | 1, 5, 3, 7.
+  const __m256 all = _mm256_blend_ps(part[0].r, _mm256_moveldup_ps(part[1].r), 0xaa);
+  const __m256i order = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
+  return {_mm256_permutevar8x32_ps(all, order)};
 }
 
 #else
@@ -269,10 +286,10 @@ SAGE_INLINE void LaneSquares(const float* y, float lane[2]) {
   }
 }
 
-template <NormRule kRule, int kCount>
+template <NormRule kRule, bool kMean, int kCount>
 SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, const float* mean,
-                                  const float* unit, float* const* y, float* squares,
-                                  float* largest) {
+                                  const float* unit, float* const* y, F32* squares, F32* largest) {
+  alignas(64) float all[2][kLanes] = {};
   for (int t = 0; t < kCount; ++t) {
     const F32 by = Set1(unit[t]);
     for (int d = 0; d < dims; d += kLanes) {
@@ -288,90 +305,105 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
       total = total + lane[0];
       total = total + lane[1];
     }
-    squares[t] = kRule == NormRule::kInt16 ? total : most;
-    largest[t] = 0.0f;
+    all[0][t] = kRule == NormRule::kInt16 ? total : most;
     for (int d = 0; d < dims; d += 2) {
       const float sum = fabsf(y[t][d]) + fabsf(y[t][d + 1]);
-      largest[t] = sum > largest[t] ? sum : largest[t];
+      all[1][t] = sum > all[1][t] ? sum : all[1][t];
     }
   }
+  *squares = Load(all[0]);
+  *largest = Load(all[1]);
 }
+
+// Lane i is row i's, of what NormRowsTogether gave for rows 4 g to 4 g + 3.
+SAGE_INLINE F32 JoinSquares(const F32 part[2]) {
+  alignas(64) float all[2 * kLanes];
+  StoreU(all, part[0]);
+  StoreU(all + 4, part[1]);
+  return Load(all);
+}
+SAGE_INLINE F32 JoinMaxima(const F32 part[2]) { return JoinSquares(part); }
 
 #endif
 
-// What multiplies a row of values of at most 1 to codes: 4.3 and 4.4.
-SAGE_INLINE float LimitByNorm(float squares, float pair, NormRule rule) {
-  if (rule == NormRule::kInt16) {
-    // 46,200^2 < 2^31: by Cauchy and Schwarz the integer dot product fits in 32 bits.
-    const float by_norm = 46200.0f / sqrtf(squares);
-    return by_norm < 32700.0f ? by_norm : 32700.0f;
-  }
+// What multiplies rows of values of at most 1 to codes: 4.3 and 4.4.
+template <NormRule kRule>
+SAGE_INLINE F32 LimitByNorm(F32 squares, F32 pair) {
+  // 46,200^2 < 2^31: by Cauchy and Schwarz the integer dot product fits in 32 bits.
   // 178.9^2 < 2^15: a lane's sum of products fits in 16 bits.
-  const float by_norm = 178.9f / sqrtf(squares);
-  float limit = rule == NormRule::kPairK ? 107.0f : 126.5f;
-  limit = by_norm < limit ? by_norm : limit;
-  if (rule == NormRule::kPairQ) {
-    // 214 · (152 + 1) < 2^15: no saturation in vpmaddubsw.
-    const float by_pair = 152.0f / pair;
-    limit = by_pair < limit ? by_pair : limit;
-  }
+  constexpr float kNorm = kRule == NormRule::kInt16 ? 46200.0f : 178.9f;
+  constexpr float kMost = kRule == NormRule::kInt16   ? 32700.0f
+                          : kRule == NormRule::kPairK ? 107.0f
+                                                      : 126.5f;
+  F32 limit = Min(Div(Set1(kNorm), Sqrt(squares)), Set1(kMost));
+  // 214 · (152 + 1) < 2^15: no saturation in vpmaddubsw.
+  if (kRule == NormRule::kPairQ) limit = Min(Div(Set1(152.0f), pair), limit);
   return limit;
 }
 
-// Divisions and roots of eight rows are those of one vector (GCC 12 makes them one by one where it
-// unrolls such a loop before it looks for vectors).
-constexpr int kEight = 8;
-constexpr float kTiny = 0x1p-110f;  // as kTinyBits
+// The largest float below 2^-110 (kTinyBits): rows up to it are zeros.
+constexpr float kBelowTiny = 0x1.fffffep-111f;
 
-SAGE_INLINE void Units(const float* amax, float* unit) {
-#pragma GCC unroll 1
-  for (int t = 0; t < kEight; ++t) unit[t] = amax[t] < kTiny ? 0.0f : 1.0f / amax[t];
-}
-
-// What multiplies rows to codes, and their scales. A tiny row is all zeros by now; no limit of its
-// own is finite.
-template <NormRule kRule>
-SAGE_INLINE void Limits(const float* amax, const float* squares, const float* pair, float* factor,
-                        float* scale) {
-#pragma GCC unroll 1
-  for (int t = 0; t < kEight; ++t) {
-    const float limit = LimitByNorm(squares[t], pair[t], kRule);
-    factor[t] = amax[t] < kTiny ? 0.0f : limit;
-    scale[t] = amax[t] < kTiny ? 0.0f : amax[t] / limit;
-  }
-}
-
-// Up to 16 rows of `dim` values, less `mean` where there is one, to y[row][dims] (zeros beyond
-// dim; dims is a multiple of 32), what multiplies y to codes, and the rows' scales. y may be the
-// rows themselves. Returns the bits of the largest |x - mean|: at least kInfBits, some value is not
+// Up to 16 rows of `dim` values, less `mean` where kMean, to y[row][dims] (zeros beyond dim; dims
+// is a multiple of 32), what multiplies y to codes, and the rows' scales. y may be the rows
+// themselves. Returns the bits of the largest |x - mean|: at least kInfBits, some value is not
 // finite, and nothing else is of use.
-template <NormRule kRule>
+template <NormRule kRule, bool kMean>
 SAGE_NOINLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, int dims,
                                   const float* mean, float* y, float* factor, float* scale) {
-  // 1 stands for rows that are not there.
-  float amax[kNormRows], unit[kNormRows], squares[kNormRows], pair[kNormRows], limit[kNormRows];
-  for (int t = 0; t < kNormRows; ++t) amax[t] = squares[t] = pair[t] = 1.0f;
-  const int32_t bits = LargestOfRows(row, rows, dim, mean, amax);
-  for (int t0 = 0; t0 < rows; t0 += kEight) Units(amax + t0, unit + t0);
+  constexpr int kVectors = kNormRows / kLanes, kFours = kLanes / 4;
+  alignas(64) float unit[kNormRows], limits[kNormRows], scales[kNormRows];
+  F32 amax[kVectors], squares[kNormRows / 4], pair[kNormRows / 4], all = Zero();
+#pragma GCC unroll 2
+  for (int n = 0; n < kVectors; ++n) {
+    const int left = rows - n * kLanes;
+    amax[n] = left > 0 ? LargestOfRows<kMean>(row + n * kLanes, left, dim, mean, &all) : Zero();
+    Store(unit + n * kLanes, ZeroUnlessAbove(Div(Set1(1.0f), amax[n]), amax[n], kBelowTiny));
+  }
   const auto norm = [&](int first, auto rows_together) {
     constexpr int kCount = decltype(rows_together)::value;
     float* to[kCount];
     for (int i = 0; i < kCount; ++i) to[i] = y + (first + i) * dims;
-    NormRowsTogether<kRule, kCount>(row + first, dim, dims, mean, unit + first, to, squares + first,
-                                    pair + first);
+    NormRowsTogether<kRule, kMean, kCount>(row + first, dim, dims, mean, unit + first, to,
+                                           squares + first / 4, pair + first / 4);
   };
-  int first = 0;
-  for (; first + 4 <= rows; first += 4) norm(first, std::integral_constant<int, 4>());
-  for (; first + 2 <= rows; first += 2) norm(first, std::integral_constant<int, 2>());
-  if (first < rows) norm(first, std::integral_constant<int, 1>());
-  for (int t0 = 0; t0 < rows; t0 += kEight) {
-    Limits<kRule>(amax + t0, squares + t0, pair + t0, limit + t0, unit + t0);
+  for (int first = 0; first < kNormRows; first += 4) {
+    const int left = rows - first;
+    if (left >= 4) {
+      norm(first, std::integral_constant<int, 4>());
+    } else if (left == 3) {
+      norm(first, std::integral_constant<int, 3>());
+    } else if (left == 2) {
+      norm(first, std::integral_constant<int, 2>());
+    } else if (left == 1) {
+      norm(first, std::integral_constant<int, 1>());
+    } else {
+      squares[first / 4] = pair[first / 4] = Zero();
+    }
+  }
+#pragma GCC unroll 2
+  for (int n = 0; n < kVectors; ++n) {
+    const F32 limit =
+        LimitByNorm<kRule>(JoinSquares(squares + n * kFours), JoinMaxima(pair + n * kFours));
+    Store(limits + n * kLanes, ZeroUnlessAbove(limit, amax[n], kBelowTiny));
+    Store(scales + n * kLanes, ZeroUnlessAbove(Div(amax[n], limit), amax[n], kBelowTiny));
   }
   for (int t = 0; t < rows; ++t) {
-    scale[t] = unit[t];
-    factor[t] = limit[t];
+    factor[t] = limits[t];
+    scale[t] = scales[t];
   }
-  return bits;
+  return ReduceMaxBits(all);
+}
+
+// The same; `mean` null: none.
+template <NormRule kRule>
+SAGE_INLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, int dims,
+                                const float* mean, float* y, float* factor, float* scale) {
+  // Queries have none.
+  if (kRule == NormRule::kPairQ || mean == nullptr) {
+    return ScaleByNorm<kRule, false>(row, rows, dim, dims, nullptr, y, factor, scale);
+  }
+  return ScaleByNorm<kRule, true>(row, rows, dim, dims, mean, y, factor, scale);
 }
 
 SAGE_INLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, int dims,

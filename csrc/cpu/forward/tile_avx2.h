@@ -114,19 +114,23 @@ struct QkPairBytes256 {
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections,
                          float factor) {
+    const __m256 by = _mm256_set1_ps(factor);
     for (int segment = 0; segment < dims / 32; ++segment) {
-      int8_t codes[32];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes),
-                          Bytes(x + segment * 32, _mm256_set1_ps(factor), 0));
-      int sum[2] = {0, 0};
-      for (int d = 0; d < 32; d += 4) {
-        memcpy(group + (segment * 8 + d / 4) * 4 * kRows + r * 4, codes + d, 4);
-        sum[0] += codes[d] + codes[d + 1];
-        sum[1] += codes[d + 2] + codes[d + 3];
+      const __m256i codes = Bytes(x + segment * 32, by, 0);
+      uint32_t words[8];
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), codes);
+      for (int w = 0; w < 8; ++w) {
+        memcpy(group + (segment * 8 + w) * 4 * kRows + r * 4, &words[w], 4);
       }
-      const uint32_t low = static_cast<uint16_t>(-kOffset * sum[0]);
-      const uint32_t high = static_cast<uint16_t>(-kOffset * sum[1]);
-      corrections[segment * kRows + r] = static_cast<int32_t>(low | high << 16);
+      // By dwords: codes 0 + 1 and 2 + 3 as words, of each four; their sums wrap as the products
+      // do.
+      const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+      __m128i sum =
+          _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+      sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0x4e));
+      sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0xb1));
+      corrections[segment * kRows + r] =
+          _mm_cvtsi128_si32(_mm_mullo_epi16(sum, _mm_set1_epi16(-kOffset)));
     }
   }
 

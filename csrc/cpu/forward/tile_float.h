@@ -34,8 +34,8 @@ constexpr int kFloatVectors = 2;
 constexpr int kFloatVectors = 1;
 #endif
 
-// Keys of P·V between two pauses in which lines are fetched; 0: they are fetched after the softmax
-// of a row instead. (Of AVX-512's loop GCC 12 makes worse code with pauses: 2 % at N = 128.)
+// Keys of P·V between two pauses in which lines are fetched; 0: none are fetched there. (Of
+// AVX-512's loop GCC 12 makes worse code with pauses: 2 % at N = 128.)
 #if defined(SAGE_ISA_AVX2)
 constexpr int kFetchKeys = 16;
 #else
@@ -220,13 +220,12 @@ struct FloatKernels {
   static int64_t VBytes(const Plan& plan) { return plan.keys * plan.v_dims * 4; }
   static int64_t QBytes(const Plan& plan) { return plan.row_space * plan.pack_dims * 4; }
   static int64_t PBytes() { return 64; }  // P overwrites the scores
-  static constexpr bool kFetchesInProducts = kFetchKeys > 0;
-  // Pauses of a tile in which lines are fetched: in P·V, or after the softmax of a row.
+  // Pauses of a tile in which lines are fetched: after a tile of scores, after the softmax of a
+  // row, and in P·V.
   static int64_t FetchSteps(const Plan& plan, int64_t keys) {
-    if constexpr (kFetchesInProducts) {
-      return MaxOf(1, plan.v_dims / kKeyTile * (keys / kFetchKeys));
-    }
-    return kRows;
+    const int64_t outside = keys / kKeyTile + kRows;
+    if constexpr (kFetchKeys > 0) return outside + plan.v_dims / kKeyTile * (keys / kFetchKeys);
+    return outside;
   }
 
   static void PackK(const Plan& plan, const Head& head, int64_t first, int rows, int padded,
@@ -283,14 +282,14 @@ struct FloatKernels {
 
   // Scores of `active` rows of group `g` against keys [j0, j0 + count), count a multiple of 16.
   SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g, int active,
-                            int64_t j0, int count, float* s, F32 most[kRows],
-                            FetchLines* /*fetch*/) {
+                            int64_t j0, int count, float* s, F32 most[kRows], FetchLines* fetch) {
     const float* rows = reinterpret_cast<const float*>(q) + g * kRows * plan.pack_dims;
     const float* k = reinterpret_cast<const float*>(head.k) + j0 * plan.pack_dims;
     WithRows(active, [&](auto active_rows) {
       ForEachKeyTile<kKeyTile>(count, [&](int j, auto vectors) {
         FloatScoreTile<decltype(vectors)::value, decltype(active_rows)::value>(
             rows, k + j * plan.pack_dims, plan.pack_dims, s + j, most);
+        FetchStep(fetch);
       });
     });
   }

@@ -37,17 +37,16 @@ struct IntegerKernels {
   static constexpr int kSoftmaxKeys = Pv::kUnitKeys;
   static constexpr bool kShortGroups = Qk::kShortGroups;
   static constexpr bool kWritesOutputs = false;  // AccumulateAnd does, where Pv does
-  static constexpr bool kFetchesInProducts = kSoftmaxAhead;
   static constexpr int64_t kTilePBytes = kRows * kScoreStride * Pv::kProbabilityBytes;
-  // Pauses of a tile in which lines are fetched, at least: in the products, or after the softmax of
-  // a row (AttendTile).
+  // Pauses of a tile in which lines are fetched, at least: in the products, or after a tile of
+  // scores and the softmax of a row.
   static int64_t FetchSteps(const Plan& plan, int64_t keys) {
-    if constexpr (kFetchesInProducts) {
+    if constexpr (kSoftmaxAhead) {
       const int64_t panels = plan.v_dims / (Pv::kPanel * kLanes);
       return (keys + kKeyTile - 1) / kKeyTile * Qk::FetchSteps(plan.qk_dims) +
              panels * (keys / Pv::kFetchKeys - 1);
     }
-    return kRows;
+    return keys / kKeyTile + kRows;
   }
   // Of two tiles, where the softmax of one goes ahead of the outputs of the other.
   static int64_t PBytes() { return (kSoftmaxAhead ? 2 : 1) * kTilePBytes; }
@@ -95,7 +94,7 @@ struct IntegerKernels {
 
   SAGE_NOINLINE void Scores(const Plan& plan, const Head& head, uint8_t* q, int64_t g,
                             [[maybe_unused]] int active, int64_t j0, int count, float* s,
-                            F32 most[kRows], [[maybe_unused]] FetchLines* fetch) {
+                            F32 most[kRows], FetchLines* fetch) {
     const uint8_t* rows = q + g * kRows * Qk::QueryBytes(plan.qk_dims);
     const int32_t* corrections = CorrectionsOf(plan, q) + g * kRows * Qk::Corrections(plan.qk_dims);
     const uint8_t* k = head.k + j0 * plan.qk_dims * Qk::kBytes;
@@ -104,6 +103,7 @@ struct IntegerKernels {
       for (int j = 0; j < count; j += kKeyTile) {
         Qk::template Tile<kKeyTile / kLanes>(rows, corrections, k + j * plan.qk_dims * Qk::kBytes,
                                              plan.qk_dims, head.k_scale + j0 + j, s + j, most);
+        FetchStep(fetch);
       }
     } else {
       WithRows(active, [&](auto active_rows) {

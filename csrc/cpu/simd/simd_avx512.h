@@ -24,6 +24,8 @@ SAGE_INLINE void Store(float* p, F32 a) { _mm512_store_ps(p, a.r); }
 SAGE_INLINE F32 Add(F32 a, F32 b) { return {_mm512_add_ps(a.r, b.r)}; }
 SAGE_INLINE F32 Sub(F32 a, F32 b) { return {_mm512_sub_ps(a.r, b.r)}; }
 SAGE_INLINE F32 Mul(F32 a, F32 b) { return {_mm512_mul_ps(a.r, b.r)}; }
+SAGE_INLINE F32 Div(F32 a, F32 b) { return {_mm512_div_ps(a.r, b.r)}; }
+SAGE_INLINE F32 Sqrt(F32 a) { return {_mm512_sqrt_ps(a.r)}; }
 // a * b + c, rounded once.
 SAGE_INLINE F32 Fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
 // a * b - c, rounded once.

@@ -28,6 +28,8 @@ SAGE_INLINE void Store(float* p, F32 a) { StoreU(p, a); }
 SAGE_INLINE F32 Add(F32 a, F32 b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
 SAGE_INLINE F32 Sub(F32 a, F32 b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
 SAGE_INLINE F32 Mul(F32 a, F32 b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
+SAGE_INLINE F32 Div(F32 a, F32 b) { return {vdivq_f32(a.low, b.low), vdivq_f32(a.high, b.high)}; }
+SAGE_INLINE F32 Sqrt(F32 a) { return {vsqrtq_f32(a.low), vsqrtq_f32(a.high)}; }
 // a * b + c, rounded once.
 SAGE_INLINE F32 Fma(F32 a, F32 b, F32 c) {
   return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};

@@ -44,6 +44,14 @@ SAGE_INLINE F32 Mul(F32 a, F32 b) {
   SAGE_EACH_LANE a.r[i] *= b.r[i];
   return a;
 }
+SAGE_INLINE F32 Div(F32 a, F32 b) {
+  SAGE_EACH_LANE a.r[i] /= b.r[i];
+  return a;
+}
+SAGE_INLINE F32 Sqrt(F32 a) {
+  SAGE_EACH_LANE a.r[i] = std::sqrt(a.r[i]);
+  return a;
+}
 // a * b + c; rounded twice, since a plain target has no fused instruction.
 SAGE_INLINE F32 Fma(F32 a, F32 b, F32 c) { return Add(Mul(a, b), c); }
 // a * b - c; rounded twice.

@@ -68,15 +68,22 @@ SAGE_INLINE __m512 Max4(F32 x0, F32 x1, F32 x2, F32 x3) {
   return _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
 }
 
+// Lane 4 i + j of the result is the largest that element j of x[i] (by Max4) is one of.
+SAGE_INLINE F32 JoinMaxima(const F32 x[kLanes / 4]) {
+  const __m512 ab = _mm512_max_ps(_mm512_shuffle_f32x4(x[0].r, x[1].r, 0x88),
+                                  _mm512_shuffle_f32x4(x[0].r, x[1].r, 0xdd));
+  const __m512 cd = _mm512_max_ps(_mm512_shuffle_f32x4(x[2].r, x[3].r, 0x88),
+                                  _mm512_shuffle_f32x4(x[2].r, x[3].r, 0xdd));
+  return {_mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd))};
+}
+
 // Lane i of the result is the largest lane of x[i].
 SAGE_INLINE F32 MaxEach(const F32 x[kLanes]) {
-  const __m512 a = Max4(x[0], x[1], x[2], x[3]), b = Max4(x[4], x[5], x[6], x[7]);
-  const __m512 c = Max4(x[8], x[9], x[10], x[11]), d = Max4(x[12], x[13], x[14], x[15]);
-  const __m512 ab =
-      _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-  const __m512 cd =
-      _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
-  return {_mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd))};
+  const F32 fours[4] = {{Max4(x[0], x[1], x[2], x[3])},
+                        {Max4(x[4], x[5], x[6], x[7])},
+                        {Max4(x[8], x[9], x[10], x[11])},
+                        {Max4(x[12], x[13], x[14], x[15])}};
+  return JoinMaxima(fours);
 }
 
 // Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
@@ -157,10 +164,16 @@ SAGE_INLINE __m256 Max4(F32 x0, F32 x1, F32 x2, F32 x3) {
   return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
 }
 
+// Lane 4 i + j of the result is the largest that element j of x[i] (by Max4) is one of.
+SAGE_INLINE F32 JoinMaxima(const F32 x[kLanes / 4]) {
+  return {_mm256_max_ps(_mm256_permute2f128_ps(x[0].r, x[1].r, 0x20),
+                        _mm256_permute2f128_ps(x[0].r, x[1].r, 0x31))};
+}
+
 // Lane i of the result is the largest lane of x[i].
 SAGE_INLINE F32 MaxEach(const F32 x[kLanes]) {
-  const __m256 a = Max4(x[0], x[1], x[2], x[3]), b = Max4(x[4], x[5], x[6], x[7]);
-  return {_mm256_max_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31))};
+  const F32 fours[2] = {{Max4(x[0], x[1], x[2], x[3])}, {Max4(x[4], x[5], x[6], x[7])}};
+  return JoinMaxima(fours);
 }
 
 // Lane i < 6 of the result is the sum of all lanes of x[i]; the others are 0.
