@@ -62,6 +62,14 @@ SAGE_INLINE __m256i CodesOf(const float* x, __m256 by) {
   return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), by));
 }
 
+// Eight dwords of a row of Q to a group of kRows rows, whose dwords lie side by side.
+SAGE_INLINE void StoreDwords(__m256i codes, uint8_t* to) {
+  alignas(32) uint32_t words[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(words), codes);
+#pragma GCC unroll 8
+  for (int w = 0; w < 8; ++w) memcpy(to + w * 4 * kRows, &words[w], 4);
+}
+
 // The codes of 16 rows as columns of dwords of a tile of 16 keys: pack(row, by) makes 8 dwords of
 // `line_dims` dims; `factor` is what multiplies the rows to codes (null: 1).
 template <class Pack>
@@ -115,13 +123,9 @@ struct QkPairBytes256 {
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* corrections,
                          float factor) {
     const __m256 by = _mm256_set1_ps(factor);
-    for (int segment = 0; segment < dims / 32; ++segment) {
+    for (int segment = 0; segment < dims / 32; ++segment, group += 8 * 4 * kRows) {
       const __m256i codes = Bytes(x + segment * 32, by, 0);
-      uint32_t words[8];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), codes);
-      for (int w = 0; w < 8; ++w) {
-        memcpy(group + (segment * 8 + w) * 4 * kRows + r * 4, &words[w], 4);
-      }
+      StoreDwords(codes, group + r * 4);
       // By dwords: codes 0 + 1 and 2 + 3 as words, of each four; their sums wrap as the products
       // do.
       const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
@@ -212,10 +216,9 @@ struct QkWords256 {
 
   static void StoreQuery(const float* x, int dims, int r, uint8_t* group, int32_t* /*corrections*/,
                          float factor) {
-    for (int d = 0; d < dims; d += 16) {
-      uint32_t words[8];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), Words(x + d, _mm256_set1_ps(factor)));
-      for (int w = 0; w < 8; ++w) memcpy(group + (d / 2 + w) * 4 * kRows + r * 4, &words[w], 4);
+    const __m256 by = _mm256_set1_ps(factor);
+    for (int d = 0; d < dims; d += 16, group += 8 * 4 * kRows) {
+      StoreDwords(Words(x + d, by), group + r * 4);
     }
   }
 

@@ -20,11 +20,12 @@ namespace sage {
 namespace {
 
 // o = alpha o + p v (p v without alpha) over keys [first, end) in integers; one panel of kCount
-// vectors. The unsigned operand of a byte product is p.
+// vectors, dims from `dim` on. With `out` the result goes to the caller's rows instead, scaled. The
+// unsigned operand of a byte product is p.
 template <class Pv, class Dwords, int kCount, int kActive>
 SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first, int end, float* o,
-                                   int64_t stride, const float* alpha, SoftmaxAhead* ahead,
-                                   FetchLines* fetch) {
+                                   int64_t stride, const float* alpha, const OutputRows* out,
+                                   int64_t dim, SoftmaxAhead* ahead, FetchLines* fetch) {
   constexpr int kBytesPerElement = 4 / Dwords::kElements;
   __m512i acc[kActive][kCount];
 #pragma GCC unroll 6
@@ -58,6 +59,7 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
 #pragma GCC unroll 3
   for (int r0 = 0; r0 < kActive; r0 += kRowsAtEnd) {
     KeepAddresses(values, p, o, alpha);
+    KeepAddress(out);
 #pragma GCC unroll 4
     for (int u = 0; u < kSteps; ++u) {
       __m512i value[kCount];
@@ -75,9 +77,17 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
       const __m512 a = alpha == nullptr ? _mm512_setzero_ps() : _mm512_set1_ps(alpha[r]);
 #pragma GCC unroll 4
       for (int t = 0; t < kCount; ++t) {
-        float* out = o + r * stride + 16 * t;
-        const __m512 sum = _mm512_cvtepi32_ps(acc[r][t]);
-        _mm512_store_ps(out, alpha == nullptr ? sum : _mm512_fmadd_ps(a, _mm512_load_ps(out), sum));
+        float* before = o + r * stride + 16 * t;
+        __m512 sum = _mm512_cvtepi32_ps(acc[r][t]);
+        if (alpha != nullptr) sum = _mm512_fmadd_ps(a, _mm512_load_ps(before), sum);
+        if (out != nullptr) {
+          const __m512 factor = _mm512_set1_ps(out->factor[r]);
+          const __m512 scale = _mm512_load_ps(out->v_scale + dim + 16 * t);
+          _mm512_storeu_ps(out->row[r] + dim + 16 * t,
+                           _mm512_mul_ps(sum, _mm512_mul_ps(factor, scale)));
+        } else {
+          _mm512_store_ps(before, sum);
+        }
       }
     }
   }
@@ -110,7 +120,7 @@ struct PvWords512 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = true;
-  static constexpr bool kWritesOutputs = false;
+  static constexpr bool kWritesOutputs = true;
   static constexpr int kUnitKeys = 32;
   static constexpr int kFetchKeys = 8;
   static constexpr float kLog2OfTop = 13.0f;
@@ -166,14 +176,15 @@ struct PvWords512 {
 
   template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, const OutputRows* /*out*/, int64_t /*first*/,
+                           const float* alpha, const OutputRows* out, int64_t dim,
                            SoftmaxAhead* ahead, FetchLines* fetch) {
     static const float kKeep[kRows] = {1, 1, 1, 1, 1, 1};
     SoftmaxAhead left = *ahead;
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
       IntegerOutputTile<PvWords512, WordDwords, kCount, kActive>(
-          p, v, first, end, o, stride, first == 0 ? alpha : kKeep, &left, fetch);
+          p, v, first, end, o, stride, first == 0 ? alpha : kKeep, end == count ? out : nullptr,
+          dim, &left, fetch);
     }
     *ahead = left;
   }
@@ -185,7 +196,7 @@ struct PvBytes512 {
   static constexpr int kBytes = 1;
   static constexpr int kProbabilityBytes = 1;
   static constexpr bool kSoftmaxAhead = true;
-  static constexpr bool kWritesOutputs = false;
+  static constexpr bool kWritesOutputs = true;
   static constexpr int kUnitKeys = 64;
   static constexpr int kFetchKeys = 16;
   static constexpr float kLog2OfTop = 7.99435343685885793f;
@@ -250,11 +261,11 @@ struct PvBytes512 {
 
   template <int kCount, int kActive>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha, const OutputRows* /*out*/, int64_t /*first*/,
+                           const float* alpha, const OutputRows* out, int64_t dim,
                            SoftmaxAhead* ahead, FetchLines* fetch) {
     SoftmaxAhead left = *ahead;
     IntegerOutputTile<PvBytes512, ByteDwords, kCount, kActive>(p, v, 0, count, o, stride, alpha,
-                                                               &left, fetch);
+                                                               out, dim, &left, fetch);
     *ahead = left;
   }
 };
