@@ -13,7 +13,6 @@
 #define SAGE_CPU_FORWARD_NORM_ROWS_H_
 
 #include <math.h>
-#include <string.h>
 
 #include <type_traits>
 

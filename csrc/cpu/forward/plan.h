@@ -165,6 +165,11 @@ struct OutputRows {
   const float* v_scale;
 };
 
+// A vector of sums of row r, dims from d on.
+SAGE_INLINE void WriteOutputs(const OutputRows& out, int r, int64_t d, F32 sum) {
+  StoreU(out.row[r] + d, Mul(sum, Mul(Set1(out.factor[r]), Load(out.v_scale + d))));
+}
+
 // Hands out aligned pieces of the workspace; with a null base it only measures.
 struct Carver {
   uint8_t* base;

@@ -181,13 +181,8 @@ SAGE_NOINLINE void FloatOutputTile(const float* p, const float* v, int count, fl
   if (out != nullptr) {
 #pragma GCC unroll 6
     for (int r = 0; r < kActive; ++r) {
-      float* row = out->row[r] + first;
-      const F32 factor = Set1(out->factor[r]);
 #pragma GCC unroll 4
-      for (int t = 0; t < kCount; ++t) {
-        const F32 scale = Load(out->v_scale + first + t * kLanes);
-        StoreU(row + t * kLanes, Mul(acc[r][t], Mul(factor, scale)));
-      }
+      for (int t = 0; t < kCount; ++t) WriteOutputs(*out, r, first + t * kLanes, acc[r][t]);
     }
     return;
   }

@@ -81,10 +81,7 @@ SAGE_INLINE void IntegerOutputTile(const uint8_t* p, const uint8_t* v, int first
         __m512 sum = _mm512_cvtepi32_ps(acc[r][t]);
         if (alpha != nullptr) sum = _mm512_fmadd_ps(a, _mm512_load_ps(before), sum);
         if (out != nullptr) {
-          const __m512 factor = _mm512_set1_ps(out->factor[r]);
-          const __m512 scale = _mm512_load_ps(out->v_scale + dim + 16 * t);
-          _mm512_storeu_ps(out->row[r] + dim + 16 * t,
-                           _mm512_mul_ps(sum, _mm512_mul_ps(factor, scale)));
+          WriteOutputs(*out, r, dim + 16 * t, {sum});
         } else {
           _mm512_store_ps(before, sum);
         }
@@ -367,13 +364,8 @@ struct PvBf16 {
     if (out != nullptr) {
 #pragma GCC unroll 6
       for (int r = 0; r < kActive; ++r) {
-        float* row = out->row[r] + first;
-        const __m512 factor = _mm512_set1_ps(out->factor[r]);
 #pragma GCC unroll 4
-        for (int t = 0; t < kCount; ++t) {
-          const __m512 scale = _mm512_load_ps(out->v_scale + first + 16 * t);
-          _mm512_storeu_ps(row + 16 * t, _mm512_mul_ps(acc[r][t], _mm512_mul_ps(factor, scale)));
-        }
+        for (int t = 0; t < kCount; ++t) WriteOutputs(*out, r, first + 16 * t, {acc[r][t]});
       }
       return;
     }
