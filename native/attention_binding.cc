@@ -6,9 +6,8 @@
 
 namespace sage_node {
 
-// forward(words: Float64Array, q, k, v: Float32Array, mask: Float32Array | Uint8Array | null, o:
-// Float32Array,
-//         lse: Float32Array | null): void
+// forward(words: Float64Array, q, k, v: Float32Array, mask: Float32Array | Uint8Array | null,
+//         o: Float32Array, lse: Float32Array | null): void
 napi_value Forward(napi_env env, napi_callback_info info) {
   napi_value arguments[7];
   const AddonState* state = ReadCall(env, info, arguments);
@@ -34,11 +33,9 @@ napi_value Backward(napi_env env, napi_callback_info info) {
   return status.ok() ? nullptr : ThrowStatus(env, status);
 }
 
-// quantize(words, q, k, v, mask | null, o, lse | null, qCodes | null, qScale | null, kCodes | null,
-// kScale | null,
-//          vCodes | null, vScale | null): number, the padded head_dim of the codes.
-//          csrc/include/sage/quantize.h has
-// the shapes.
+// quantize(words, q, k, v, mask | null, o, lse | null, qCodes | null, qScale | null,
+//          kCodes | null, kScale | null, vCodes | null, vScale | null): number,
+// the padded head_dim of the codes. csrc/include/sage/quantize.h has the shapes.
 napi_value Quantize(napi_env env, napi_callback_info info) {
   napi_value arguments[13];
   const AddonState* state = ReadCall(env, info, arguments);

@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {sageAttention} from '../../src/index';
 import {loadAddon} from '../../src/runtime/load_addon';
+import {expectNothingLeft, memoryGrowth} from '../memory_growth';
 import {loadTensorflowBackend} from './tensorflow_backend';
 
 beforeAll(async () => {
@@ -9,22 +10,11 @@ beforeAll(async () => {
   await tf.setBackend('tensorflow');
 });
 
-const MEBIBYTE = 2 ** 20;
 const trace = () => {
   const {addon} = loadAddon();
   if (addon === null) throw new Error('there is no addon');
   return addon.tensorflowTrace();
 };
-
-/** Bytes by which memory grew over the last 70 % of the calls. */
-function growth(calls: number, call: (i: number) => void): number {
-  const bytes: number[] = [];
-  for (let i = 1; i <= calls; i += 1) {
-    call(i);
-    if (i % (calls / 10) === 0) bytes.push(process.memoryUsage().rss);
-  }
-  return (bytes[9] ?? NaN) - (bytes[2] ?? NaN);
-}
 
 it('10,000 forward calls', () => {
   const [q, k, v] = [0, 1, 2].map(() => tf.randomNormal([2, 16, 16])) as [
@@ -37,7 +27,7 @@ it('10,000 forward calls', () => {
   attend();
   const {numTensors, numBytes, numDataBuffers} = tf.memory();
   const {calls, kernels} = trace();
-  expect(growth(10_000, attend)).toBeLessThan(16 * MEBIBYTE);
+  expectNothingLeft(memoryGrowth(10_000, attend));
   expect(tf.memory()).toMatchObject({numTensors, numBytes, numDataBuffers});
   expect(trace().calls - calls).toBe(10_000);
   expect(trace().kernels).toBe(kernels);
@@ -57,7 +47,7 @@ it('1,000 gradients', () => {
   step();
   const {numTensors, numBytes, numDataBuffers} = tf.memory();
   const {kernels} = trace();
-  expect(growth(1000, step)).toBeLessThan(16 * MEBIBYTE);
+  expectNothingLeft(memoryGrowth(1000, step));
   expect(tf.memory()).toMatchObject({numTensors, numBytes, numDataBuffers});
   expect(trace().kernels).toBe(kernels);
   tf.dispose([...inputs, mask]);
@@ -73,7 +63,7 @@ it('10,000 different problems: neither their descriptions nor kernel objects pil
   const {numTensors, numDataBuffers} = tf.memory();
   const {kernels} = trace();
   const tensors = binding.getNumOfTensors();
-  expect(growth(10_000, attend)).toBeLessThan(16 * MEBIBYTE);
+  expectNothingLeft(memoryGrowth(10_000, attend));
   expect(tf.memory()).toMatchObject({numTensors, numDataBuffers});
   expect(trace().kernels).toBe(kernels);
   expect(binding.getNumOfTensors()).toBe(tensors);
