@@ -222,8 +222,8 @@ SAGE_INLINE bool AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   if constexpr (Kernels::kWritesOutputs) {
     OutputRows out;
     if (last && FindOutputs(plan, head, row0, g, rows, tile.active, scratch, &out) &&
-        Kernels::AccumulateTo(plan, head, scratch.s, tile.active, j0, tile.multiplied, o, alpha,
-                              out, fetch)) {
+        Kernels::AccumulateTo(plan, head, scratch.s, scratch.p, tile.active, j0, tile.multiplied, o,
+                              alpha, out, fetch)) {
       return true;
     }
   }
@@ -282,8 +282,7 @@ struct TilesAhead {
                const AttendScratch& scratch, SoftmaxAhead* ahead, FetchLines* fetch) {
     const RowTile& tile = tiles[1 - next];
     OutputRows out;
-    written = Kernels::kWritesOutputsAhead && tile.last &&
-              FindOutputs(plan, head, row0, tile.g, rows, tile.active, scratch, &out);
+    written = tile.last && FindOutputs(plan, head, row0, tile.g, rows, tile.active, scratch, &out);
     Kernels::AccumulateAnd(plan, head, P(scratch, 1 - next), tile.active, tile.j0, tile.multiplied,
                            scratch.o + tile.g * kRows * plan.v_dims,
                            tile.fresh ? nullptr : tile.alpha, written ? &out : nullptr, ahead,

@@ -264,7 +264,6 @@ struct PvWords256 {
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = false;
   static constexpr int kUnitKeys = 16;
-  static constexpr bool kWritesOutputs = false;
 
   static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
     for (int j = 0; j < keys; j += 2) {
@@ -300,7 +299,7 @@ struct PvWords256 {
 
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha) {
+                           const float* alpha, const OutputRows* out, int64_t dim) {
     const __m256i* values = reinterpret_cast<const __m256i*>(v);
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
@@ -326,15 +325,21 @@ struct PvWords256 {
         values += 4 * kCount;
         p += 16;
       }
+      const OutputRows* to = end == count ? out : nullptr;
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
         const bool fresh = first == 0 && alpha == nullptr;
         const __m256 a = _mm256_set1_ps(first > 0 || fresh ? 1.0f : alpha[r]);
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) {
-          float* out = o + r * stride + 8 * t;
-          const __m256 sum = _mm256_cvtepi32_ps(acc[r][t]);
-          _mm256_store_ps(out, fresh ? sum : _mm256_fmadd_ps(a, _mm256_load_ps(out), sum));
+          float* before = o + r * stride + 8 * t;
+          __m256 sum = _mm256_cvtepi32_ps(acc[r][t]);
+          if (!fresh) sum = _mm256_fmadd_ps(a, _mm256_load_ps(before), sum);
+          if (to != nullptr) {
+            WriteOutputs(*to, r, dim + 8 * t, {sum});
+          } else {
+            _mm256_store_ps(before, sum);
+          }
         }
       }
     }

@@ -367,9 +367,9 @@ struct FloatKernels {
   }
 
   // o = alpha o + P V to the caller's rows; false where the recipe asks for another accumulator.
-  SAGE_NOINLINE bool AccumulateTo(const Plan& plan, const Head& head, const float* s, int active,
-                                  int64_t j0, int count, float* o, const float* alpha,
-                                  const OutputRows& out, FetchLines* fetch) {
+  SAGE_NOINLINE bool AccumulateTo(const Plan& plan, const Head& head, const float* s,
+                                  const uint8_t* /*p*/, int active, int64_t j0, int count, float* o,
+                                  const float* alpha, const OutputRows& out, FetchLines* fetch) {
     if (ModelOf(plan.problem->recipe).step != 0) return false;
     WithRows(active, [&](auto rows) {
       OutputPanels<decltype(rows)::value>(plan, head, s, j0, count, o, alpha, &out, fetch);

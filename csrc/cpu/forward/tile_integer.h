@@ -36,7 +36,7 @@ struct IntegerKernels {
   static constexpr bool kSoftmaxAhead = Pv::kSoftmaxAhead;
   static constexpr int kSoftmaxKeys = Pv::kUnitKeys;
   static constexpr bool kShortGroups = Qk::kShortGroups;
-  static constexpr bool kWritesOutputs = false;  // AccumulateAnd does, where Pv does
+  static constexpr bool kWritesOutputs = true;
   static constexpr int64_t kTilePBytes = kRows * kScoreStride * Pv::kProbabilityBytes;
   // Pauses of a tile in which lines are fetched, at least: in the products, or after a tile of
   // scores and the softmax of a row.
@@ -134,9 +134,6 @@ struct IntegerKernels {
     return {s, p, factor, shift, sum, 0, count, active};
   }
 
-  // Whether AccumulateAnd can write outputs to the caller's rows.
-  static constexpr bool kWritesOutputsAhead = Pv::kWritesOutputs;
-
   // What is left of it.
   SAGE_NOINLINE void EndSoftmax(SoftmaxAhead ahead, F32* sum) {
     while (ahead.rows > 0) SoftmaxUnit<Pv>(&ahead);
@@ -150,9 +147,18 @@ struct IntegerKernels {
     AccumulateAnd(plan, head, p, active, j0, count, o, alpha, nullptr, &none, fetch);
   }
 
+  // The same to the caller's rows.
+  SAGE_INLINE bool AccumulateTo(const Plan& plan, const Head& head, const float* /*s*/,
+                                const uint8_t* p, int active, int64_t j0, int count, float* o,
+                                const float* alpha, const OutputRows& out, FetchLines* fetch) {
+    SoftmaxAhead none = {};
+    AccumulateAnd(plan, head, p, active, j0, count, o, alpha, &out, &none, fetch);
+    return true;
+  }
+
   SAGE_NOINLINE void AccumulateAnd(const Plan& plan, const Head& head, const uint8_t* p,
                                    [[maybe_unused]] int active, int64_t j0, int count, float* o,
-                                   const float* alpha, [[maybe_unused]] const OutputRows* rows_out,
+                                   const float* alpha, const OutputRows* rows_out,
                                    [[maybe_unused]] SoftmaxAhead* ahead,
                                    [[maybe_unused]] FetchLines* fetch) {
     ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int first, int vectors) {
@@ -168,7 +174,8 @@ struct IntegerKernels {
                 p, panel, count, out, plan.v_dims, alpha, rows_out, first * kLanes, ahead, fetch);
           });
         } else {
-          Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha);
+          Pv::template Panel<kVectors>(p, panel, count, out, plan.v_dims, alpha, rows_out,
+                                       first * kLanes);
         }
       };
       if (vectors == Pv::kPanel) {

@@ -159,7 +159,6 @@ struct PvWordsNeon {
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = false;
   static constexpr int kUnitKeys = 16;
-  static constexpr bool kWritesOutputs = false;
 
   static void StoreValues(const float* x, int stride, int count, int keys, uint8_t* panel) {
     int16_t* words = reinterpret_cast<int16_t*>(panel);
@@ -196,7 +195,7 @@ struct PvWordsNeon {
 
   template <int kCount>
   SAGE_NOINLINE void Panel(const uint8_t* p, const uint8_t* v, int count, float* o, int64_t stride,
-                           const float* alpha) {
+                           const float* alpha, const OutputRows* out, int64_t dim) {
     const int16_t* weights = reinterpret_cast<const int16_t*>(p);
     for (int first = 0; first < count; first += kBlock) {
       const int end = count < first + kBlock ? count : first + kBlock;
@@ -220,15 +219,21 @@ struct PvWordsNeon {
           }
         }
       }
+      const OutputRows* to = end == count ? out : nullptr;
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
         const bool fresh = first == 0 && alpha == nullptr;
         const F32 a = Set1(first > 0 || fresh ? 1.0f : alpha[r]);
 #pragma GCC unroll 2
         for (int t = 0; t < kCount; ++t) {
-          float* out = o + r * stride + 8 * t;
-          const F32 sums = {vcvtq_f32_s32(acc[r][2 * t]), vcvtq_f32_s32(acc[r][2 * t + 1])};
-          Store(out, fresh ? sums : Fma(a, Load(out), sums));
+          float* before = o + r * stride + 8 * t;
+          F32 sums = {vcvtq_f32_s32(acc[r][2 * t]), vcvtq_f32_s32(acc[r][2 * t + 1])};
+          if (!fresh) sums = Fma(a, Load(before), sums);
+          if (to != nullptr) {
+            WriteOutputs(*to, r, dim + 8 * t, sums);
+          } else {
+            Store(before, sums);
+          }
         }
       }
     }

@@ -117,7 +117,6 @@ struct PvWords512 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = true;
-  static constexpr bool kWritesOutputs = true;
   static constexpr int kUnitKeys = 32;
   static constexpr int kFetchKeys = 8;
   static constexpr float kLog2OfTop = 13.0f;
@@ -193,7 +192,6 @@ struct PvBytes512 {
   static constexpr int kBytes = 1;
   static constexpr int kProbabilityBytes = 1;
   static constexpr bool kSoftmaxAhead = true;
-  static constexpr bool kWritesOutputs = true;
   static constexpr int kUnitKeys = 64;
   static constexpr int kFetchKeys = 16;
   static constexpr float kLog2OfTop = 7.99435343685885793f;
@@ -273,7 +271,6 @@ struct PvBf16 {
   static constexpr int kBytes = 2;
   static constexpr int kProbabilityBytes = 2;
   static constexpr bool kSoftmaxAhead = true;
-  static constexpr bool kWritesOutputs = true;
   static constexpr int kUnitKeys = 32;
   static constexpr int kFetchKeys = 8;
   static constexpr float kLog2OfTop = 0.0f;
