@@ -14,6 +14,7 @@ const shared = {
   testEnvironmentOptions: {globalsCleanup: 'off'},
   // Far above what any test needs: a slow or shared machine must not turn a right answer into a failure.
   testTimeout: 60_000,
+  setupFiles: ['<rootDir>/test/uninitialised_memory.ts'],
   transform: {
     '^.+\\.ts$': ['ts-jest', {tsconfig: '<rootDir>/tsconfig.jest.json', diagnostics: false}],
   },

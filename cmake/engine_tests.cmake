@@ -15,13 +15,16 @@ if(SAGE_SANITIZE STREQUAL "thread")
   # The sanitizer follows no fibers.
   list(FILTER sage_test_sources EXCLUDE REGEX "/simulate_")
 endif()
+if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  list(FILTER sage_test_sources EXCLUDE REGEX "/large_pages_test") # it reads /proc
+endif()
 if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR SAGE_SANITIZE)
   # It limits the address space, of which sanitizers take terabytes.
   list(FILTER sage_test_sources EXCLUDE REGEX "/kv_cache_memory_test")
 endif()
 set(sage_test_arguments "")
 if(CMAKE_CROSSCOMPILING)
-  list(FILTER sage_test_sources EXCLUDE REGEX "/(thread_pool_test|amx_test|forward_paths_test|kv_cache_memory_test|simulate_.*)\\.cc$")
+  list(FILTER sage_test_sources EXCLUDE REGEX "/(thread_pool_test|amx_test|forward_paths_test|kv_cache_memory_test|large_pages_test|simulate_.*)\\.cc$")
   set(sage_test_arguments quick)
 endif()
 foreach(source ${sage_test_sources})

@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "cpu/backward.h"
+#include "cpu/large_pages.h"
 #include "cpu/thread_pool.h"
 #include "sage/attention.h"
 #include "sage/capabilities.h"
@@ -235,6 +236,10 @@ Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers,
   std::memset(mask_columns.get(), 0, static_cast<size_t>(columns) * sizeof(float));
   plan.delta = delta.get();
   plan.mask_columns = mask_columns.get();
+  const Problem& p = problem;
+  AskForLargePages(buffers.d_q, p.q, p.batch, p.q_heads, p.q_len, p.qk_dim);
+  AskForLargePages(buffers.d_k, p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim);
+  AskForLargePages(buffers.d_v, p.v, p.batch, p.kv_heads, p.kv_len, p.v_dim);
   if (buffers.d_mask != nullptr) ZeroMaskGradient(problem, buffers.d_mask);
 
   ParallelFor(CeilDivide(rows, kDeltaRows), threads, [&](int64_t task, int) {

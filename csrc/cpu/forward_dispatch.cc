@@ -5,6 +5,7 @@
 
 #include "cpu/cache/cache_functions.h"
 #include "cpu/forward/forward.h"
+#include "cpu/large_pages.h"
 #include "sage/attention.h"
 #include "sage/quantize.h"
 
@@ -71,6 +72,8 @@ Status Run(const Problem& problem, const ForwardBuffers& buffers, const Inspecti
     WriteEmptyRows(problem, buffers);
     return Status::Ok();
   }
+  AskForLargePages(buffers.o, problem.o, problem.batch, problem.q_heads, problem.q_len,
+                   problem.v_dim);
   static thread_local Workspace workspace;
   const Status status =
       inspect == nullptr && IsDecoding(problem, options.isa)

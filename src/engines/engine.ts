@@ -14,12 +14,16 @@ export interface ForwardBuffers {
   readonly v: Float32Array;
   /** float32 values added to scale·q·k, or bytes (0 = not attended); null when `maskKind` is `none`. */
   readonly mask: Float32Array | Uint8Array | null;
+  /** Like lse: written in full, and may hold anything before. */
   readonly o: Float32Array;
   /** [B,H,Nq] contiguous, natural log; null unless `wantLse`. */
   readonly lse: Float32Array | null;
 }
 
-/** Buffers of a backward call. dQ, dK, dV have the strides of q, k, v; dO those of o; dMask those of the mask. */
+/**
+ * Buffers of a backward call. dQ, dK, dV have the strides of q, k, v; dO those of o; dMask those of the mask. Gradients are
+ * written in full, and may hold anything before.
+ */
 export interface BackwardBuffers {
   readonly q: Float32Array;
   readonly k: Float32Array;

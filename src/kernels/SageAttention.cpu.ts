@@ -1,5 +1,6 @@
 /** Kernels for backend `cpu`: engines read the tensors' own TypedArrays and the results become tensors as they are. */
 import type {KernelBackend, KernelConfig, TensorInfo} from '@tensorflow/tfjs-core';
+import {platform} from '#platform';
 import type {Engine} from '../engines/engine.js';
 import {attentionByOps} from '../engines/composition/attention_by_ops.js';
 import {gradientsByOps} from '../engines/composition/gradients_by_ops.js';
@@ -62,8 +63,8 @@ function forwardOnCpu(
 ): TensorInfo[] {
   const {batch, qHeads, qLen, vDim, wantLse} = problem;
   const rows = batch * qHeads * qLen;
-  const o = new Float32Array(rows * vDim);
-  const lse = wantLse ? new Float32Array(rows) : null;
+  const o = platform.allocateFloats(rows * vDim);
+  const lse = wantLse ? platform.allocateFloats(rows) : null;
   runForward(engine, problem, {
     q: floats(backend, q),
     k: floats(backend, k),
@@ -85,7 +86,9 @@ function gradientsOnCpu(
   wantMaskGradient: boolean,
 ): TensorInfo[] {
   const wanted = wantMaskGradient && mask !== undefined ? [q, k, v, mask] : [q, k, v];
-  const gradients = wanted.map(({shape}) => new Float32Array(shape.reduce((a, b) => a * b, 1)));
+  const gradients = wanted.map(({shape}) =>
+    platform.allocateFloats(shape.reduce((a, b) => a * b, 1)),
+  );
   const [dQ, dK, dV, dMask] = gradients as [
     Float32Array,
     Float32Array,

@@ -8,6 +8,7 @@ import {
   type KernelConfig,
   type TensorInfo,
 } from '@tensorflow/tfjs-core';
+import {platform} from '#platform';
 import {attentionByOps} from '../engines/composition/attention_by_ops.js';
 import {gradientsByOps} from '../engines/composition/gradients_by_ops.js';
 import {
@@ -36,8 +37,8 @@ export function sageAttentionOtherConfig(backendName: string): KernelConfig {
       const {q, k, v, mask} = given;
       const {batch, qHeads, qLen, vDim, wantLse} = problem;
       const rows = batch * qHeads * qLen;
-      const o = new Float32Array(rows * vDim);
-      const lse = wantLse ? new Float32Array(rows) : null;
+      const o = platform.allocateFloats(rows * vDim);
+      const lse = wantLse ? platform.allocateFloats(rows) : null;
       runForward(engine, problem, {
         q: host.read(q),
         k: host.read(k),
@@ -64,10 +65,10 @@ export function sageAttentionGradOtherConfig(backendName: string): KernelConfig 
       if (engine === null) return gradientsByOps(given, problem, wantMaskGradient);
       const host = hostOf(backend);
       const {q, k, v, mask, o, lse, dO, dLse} = given;
-      const dQ = zerosLike(q);
-      const dK = zerosLike(k);
-      const dV = zerosLike(v);
-      const dMask = wantMaskGradient && mask !== undefined ? zerosLike(mask) : null;
+      const dQ = floatsLike(q);
+      const dK = floatsLike(k);
+      const dV = floatsLike(v);
+      const dMask = wantMaskGradient && mask !== undefined ? floatsLike(mask) : null;
       runBackward(engine, problem, {
         q: host.read(q),
         k: host.read(k),
@@ -89,8 +90,8 @@ export function sageAttentionGradOtherConfig(backendName: string): KernelConfig 
   };
 }
 
-function zerosLike({shape}: TensorInfo): Float32Array {
-  return new Float32Array(shape.reduce((a, b) => a * b, 1));
+function floatsLike({shape}: TensorInfo): Float32Array {
+  return platform.allocateFloats(shape.reduce((a, b) => a * b, 1));
 }
 
 /** Host copies through the two methods that every tfjs backend has. */

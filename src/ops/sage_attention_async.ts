@@ -1,5 +1,6 @@
 /** The op off the event loop: for servers and pages that must answer while a long attention is computed. */
 import * as tf from '@tensorflow/tfjs-core';
+import {platform} from '#platform';
 import {lseShape, outputShape} from '../kernels/kernel_names.js';
 import {ensureKernels} from '../kernels/register_all.js';
 import {bufferEngine, runForwardAsync} from '../kernels/run_engine.js';
@@ -70,8 +71,8 @@ export async function sageAttentionAsync(
     const [qValues, kValues, vValues] = values;
     const mask = values[3] as Float32Array | Uint8Array | null;
     const rows = problem.batch * problem.qHeads * problem.qLen;
-    const o = new Float32Array(rows * problem.vDim);
-    const lse = problem.wantLse ? new Float32Array(rows) : null;
+    const o = platform.allocateFloats(rows * problem.vDim);
+    const lse = problem.wantLse ? platform.allocateFloats(rows) : null;
     const buffers = {q: qValues, k: kValues, v: vValues, mask, o, lse};
     await runForwardAsync(engine, problem, buffers, signal);
     const output = tf.tensor(o, outputShape(inputs.q, problem), 'float32');

@@ -18,6 +18,7 @@ export const platform: Platform = {
   nodeVersion: null,
   processors: countProcessors(),
   packageRoot: null,
+  allocateFloats: (count) => new Float32Array(count),
   env: () => undefined,
   joinPath: (...segments) => segments.join('/'),
   exists: () => false,

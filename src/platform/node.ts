@@ -1,4 +1,5 @@
 /** `#platform` in Node: file system, environment, native modules and child processes behind the Platform interface. */
+import {constants} from 'node:buffer';
 import {spawnSync} from 'node:child_process';
 import {existsSync, readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
@@ -62,6 +63,12 @@ function detectLibc(): 'glibc' | 'musl' | null {
   }
 }
 
+function allocateFloats(count: number): Float32Array {
+  const bytes = count * Float32Array.BYTES_PER_ELEMENT;
+  if (bytes > constants.MAX_LENGTH) return new Float32Array(count);
+  return new Float32Array(Buffer.allocUnsafeSlow(bytes).buffer);
+}
+
 function runNode(
   args: readonly string[],
   options: Parameters<Platform['runNode']>[1],
@@ -100,6 +107,7 @@ export const platform: Platform = {
     if (packageRoot === undefined) packageRoot = findPackageRoot();
     return packageRoot;
   },
+  allocateFloats,
   env: (variable) => process.env[variable] || undefined,
   joinPath: (...segments) => join(...segments),
   exists: (path) => existsSync(path),

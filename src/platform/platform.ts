@@ -27,6 +27,11 @@ export interface Platform {
   /** Directory that holds this package's package.json; null in browsers and in bundles that left it behind. */
   readonly packageRoot: string | null;
 
+  /**
+   * An array that the caller writes in full: until then it holds what the memory held. Zeroing outputs takes up to a tenth
+   * of a batch of short calls, on one thread.
+   */
+  allocateFloats(count: number): Float32Array;
   /** Value of an environment variable; undefined when unset, empty or in a browser. Only runtime/config.ts asks. */
   env(variable: string): string | undefined;
   /** Joins path segments in the system's way; in browsers with `/`. */

@@ -102,6 +102,7 @@ function makePlatform(given: {
     nodeVersion: 'v20.0.0',
     processors: 2,
     packageRoot: '/package',
+    allocateFloats: (count) => new Float32Array(count),
     env: (variable) => environment[variable],
     joinPath: (...segments) => segments.join('/'),
     exists: (path) => path in files,
