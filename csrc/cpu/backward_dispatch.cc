@@ -237,9 +237,9 @@ Status AttentionBackward(const Problem& problem, const BackwardBuffers& buffers,
   plan.delta = delta.get();
   plan.mask_columns = mask_columns.get();
   const Problem& p = problem;
-  AskForLargePages(buffers.d_q, p.q, p.batch, p.q_heads, p.q_len, p.qk_dim);
-  AskForLargePages(buffers.d_k, p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim);
-  AskForLargePages(buffers.d_v, p.v, p.batch, p.kv_heads, p.kv_len, p.v_dim);
+  PrepareResults(buffers.d_q, p.q, p.batch, p.q_heads, p.q_len, p.qk_dim, threads);
+  PrepareResults(buffers.d_k, p.k, p.batch, p.kv_heads, p.kv_len, p.qk_dim, threads);
+  PrepareResults(buffers.d_v, p.v, p.batch, p.kv_heads, p.kv_len, p.v_dim, threads);
   if (buffers.d_mask != nullptr) ZeroMaskGradient(problem, buffers.d_mask);
 
   ParallelFor(CeilDivide(rows, kDeltaRows), threads, [&](int64_t task, int) {

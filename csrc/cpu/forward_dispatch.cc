@@ -72,8 +72,8 @@ Status Run(const Problem& problem, const ForwardBuffers& buffers, const Inspecti
     WriteEmptyRows(problem, buffers);
     return Status::Ok();
   }
-  AskForLargePages(buffers.o, problem.o, problem.batch, problem.q_heads, problem.q_len,
-                   problem.v_dim);
+  PrepareResults(buffers.o, problem.o, problem.batch, problem.q_heads, problem.q_len, problem.v_dim,
+                 options.threads);
   static thread_local Workspace workspace;
   const Status status =
       inspect == nullptr && IsDecoding(problem, options.isa)

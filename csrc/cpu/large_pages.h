@@ -13,15 +13,22 @@
 
 namespace sage {
 
-// Asks for large pages where one lies wholly within [memory, memory + bytes), all of which the
-// caller is going to write; what lies around is left as it is. Does nothing where the system knows
-// no such request.
-void AskForLargePages(void* memory, size_t bytes);
+// Pages of 2 MiB that lie wholly within some memory.
+struct LargePages {
+  uintptr_t first;
+  int64_t count;
+};
 
-// The same for a tensor of `batch` x `heads` x `tokens` rows of `dim`; without gaps between them,
-// or nothing is asked for.
-void AskForLargePages(float* memory, const TokenStrides& strides, int64_t batch, int64_t heads,
-                      int64_t tokens, int64_t dim);
+// Asks for large pages within [memory, memory + bytes), all of which the caller is going to write;
+// what lies around is left as it is. None where the system knows no such request.
+LargePages AskForLargePages(void* memory, size_t bytes);
+
+// Asks for large pages for a tensor of `batch` x `heads` x `tokens` rows of `dim`, unless there are
+// gaps between them. Where heads are more than threads, all pages are touched at once, without
+// changing what they hold: a page is zeroed by the thread that comes first, and threads that write
+// neighbouring short heads would all wait for the same one.
+void PrepareResults(float* memory, const TokenStrides& strides, int64_t batch, int64_t heads,
+                    int64_t tokens, int64_t dim, int threads);
 
 }  // namespace sage
 

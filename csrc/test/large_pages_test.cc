@@ -17,6 +17,7 @@ using Range = std::pair<uintptr_t, uintptr_t>;
 constexpr uintptr_t kMebibyte = uintptr_t{1} << 20, kPage = 2 * kMebibyte;
 
 int failures = 0;
+bool touched = false;  // by AskedForTensor, the second large page
 
 void Check(bool holds, const char* what) {
   if (holds) return;
@@ -61,7 +62,7 @@ class Memory {
   void* memory_;
 };
 
-// What is asked for `bytes` from `offset` bytes behind the first large page on.
+// What is asked for where `bytes` are, from `offset` bytes behind the first large page on.
 std::vector<Range> AskedFor(uintptr_t offset, size_t bytes) {
   const Memory memory;
   const uintptr_t first = memory.begin();
@@ -75,7 +76,13 @@ std::vector<Range> AskedForTensor(const sage::TokenStrides& strides, int64_t hea
                                   int64_t dim) {
   const Memory memory;
   const uintptr_t first = memory.begin();
-  sage::AskForLargePages(reinterpret_cast<float*>(first), strides, 1, heads, tokens, dim);
+  float* results = reinterpret_cast<float*>(first);
+  results[3] = 1.5f;
+  sage::PrepareResults(results, strides, 1, heads, tokens, dim, 2);
+  unsigned char there = 0;
+  mincore(results + kPage / sizeof(float), 4096, &there);
+  touched = there & 1;
+  Check(results[3] == 1.5f && results[kPage / sizeof(float)] == 0.0f, "nothing is changed");
   std::vector<Range> asked = Asked();
   for (Range& range : asked) range = {range.first - first, range.second - first};
   return asked;
@@ -107,8 +114,10 @@ int main() {
 
   // 4 heads of 4,096 tokens of 64: 4 MiB.
   Check(AskedForTensor({0, 4096 * 64, 64}, 4, 4096, 64) == whole(0, 4), "heads outside");
+  Check(touched, "several threads touch the pages");
   Check(AskedForTensor({0, 64, 4 * 64}, 4, 4096, 64) == whole(0, 4), "tokens outside");
   Check(AskedForTensor({0, 4096 * 96, 96}, 4, 4096, 64).empty(), "rows with gaps");
+  Check(!touched, "what has gaps is not touched");
   Check(AskedForTensor({0, 8192 * 64, 64}, 4, 4096, 64).empty(), "heads with gaps");
   Check(AskedForTensor({0, 4096 * 64, 64}, 4, 0, 64).empty(), "no tokens");
   if (failures == 0) std::printf("all checks hold\n");

@@ -9,6 +9,7 @@
 
 #include "cpu/cache/cache_functions.h"
 #include "cpu/cache/cache_pages.h"
+#include "cpu/large_pages.h"
 #include "cpu/thread_pool.h"
 
 namespace sage {
@@ -219,6 +220,8 @@ Status KvCache::Attend(const Problem& problem, const ForwardBuffers& buffers,
   if (problem.input != InputType::kFloat32) return {StatusCode::kUnsupported, kFloat32InputOnly};
   if (problem.batch == 0 || problem.q_heads == 0 || problem.q_len == 0) return Status::Ok();
   if (length_ == 0) return AttentionForward(problem, buffers, options);
+  PrepareResults(buffers.o, problem.o, problem.batch, problem.q_heads, problem.q_len, problem.v_dim,
+                 options.threads);
   static thread_local Workspace workspace;
   const CacheView view = {&shape_, pages_->list.data(), k_mean_.data()};
   const Status status =
