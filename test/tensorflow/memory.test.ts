@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {sageAttention} from '../../src/index';
 import {loadAddon} from '../../src/runtime/load_addon';
-import {expectNothingLeft, memoryGrowth} from '../memory_growth';
+import {expectNothingLeft} from '../memory_growth';
 import {loadTensorflowBackend} from './tensorflow_backend';
 
 beforeAll(async () => {
@@ -16,7 +16,7 @@ const trace = () => {
   return addon.tensorflowTrace();
 };
 
-it('10,000 forward calls', () => {
+it('thousands of forward calls', () => {
   const [q, k, v] = [0, 1, 2].map(() => tf.randomNormal([2, 16, 16])) as [
     tf.Tensor,
     tf.Tensor,
@@ -27,14 +27,14 @@ it('10,000 forward calls', () => {
   attend();
   const {numTensors, numBytes, numDataBuffers} = tf.memory();
   const {calls, kernels} = trace();
-  expectNothingLeft(memoryGrowth(10_000, attend));
+  const called = expectNothingLeft(7000, attend);
   expect(tf.memory()).toMatchObject({numTensors, numBytes, numDataBuffers});
-  expect(trace().calls - calls).toBe(10_000);
+  expect(trace().calls - calls).toBe(called);
   expect(trace().kernels).toBe(kernels);
   tf.dispose([q, k, v, mask]);
 });
 
-it('1,000 gradients', () => {
+it('thousands of gradients', () => {
   const inputs = [
     tf.randomNormal([1, 2, 9, 8]),
     ...[0, 1].map(() => tf.randomNormal([1, 1, 9, 8])),
@@ -47,13 +47,13 @@ it('1,000 gradients', () => {
   step();
   const {numTensors, numBytes, numDataBuffers} = tf.memory();
   const {kernels} = trace();
-  expectNothingLeft(memoryGrowth(1000, step));
+  expectNothingLeft(3500, step);
   expect(tf.memory()).toMatchObject({numTensors, numBytes, numDataBuffers});
   expect(trace().kernels).toBe(kernels);
   tf.dispose([...inputs, mask]);
 });
 
-it('10,000 different problems: neither their descriptions nor kernel objects pile up', () => {
+it('thousands of different problems: neither their descriptions nor kernel objects pile up', () => {
   const q = tf.randomNormal([1, 1, 8]);
   const cache = tf.randomNormal([1, 64, 8]);
   const binding = (tf.backend() as unknown as {binding: {getNumOfTensors(): number}}).binding;
@@ -63,7 +63,7 @@ it('10,000 different problems: neither their descriptions nor kernel objects pil
   const {numTensors, numDataBuffers} = tf.memory();
   const {kernels} = trace();
   const tensors = binding.getNumOfTensors();
-  expectNothingLeft(memoryGrowth(10_000, attend));
+  expectNothingLeft(7000, attend);
   expect(tf.memory()).toMatchObject({numTensors, numDataBuffers});
   expect(trace().kernels).toBe(kernels);
   expect(binding.getNumOfTensors()).toBe(tensors);
