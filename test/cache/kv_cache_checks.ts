@@ -25,6 +25,8 @@ export interface CacheCase {
   readonly options?: SageKvCacheAttendOptions;
   readonly mask?: 'bool' | 'float32';
   readonly notFinite?: true;
+  /** A NaN and an Infinity in the additive mask. */
+  readonly maskNotFinite?: true;
 }
 
 const usual = {batch: 1, heads: 4, kvHeads: 2, qLen: 1, kvLen: 300, headDim: 64, valueDim: 64};
@@ -44,6 +46,8 @@ export const CACHE_CASES: readonly CacheCase[] = [
   {...usual, name: 'boolean mask', mask: 'bool', qLen: 4},
   {...usual, name: 'additive mask', mask: 'float32', qLen: 2, options: {isCausal: false}},
   {...usual, name: 'not finite', notFinite: true, mask: 'bool', qLen: 3},
+  {...usual, name: 'mask not finite', maskNotFinite: true, mask: 'float32', qLen: 3},
+  {...usual, name: 'mask not finite, 20 queries', maskNotFinite: true, mask: 'float32', qLen: 20},
 ];
 
 interface Inputs {
@@ -84,6 +88,11 @@ export function makeCacheInputs(c: CacheCase): Inputs {
     // Query 1 of the first head attends to nothing at all.
     mask!.fill(0, 1 * c.kvLen, 2 * c.kvLen);
     mask![c.kvLen + 3] = 1;
+  }
+  if (c.maskNotFinite) {
+    mask![20] = NaN;
+    mask![2 * c.kvLen + c.kvLen - 30] = Infinity;
+    mask![c.kvLen + c.kvLen - 1] = NaN; // hidden by causality
   }
   return {q, k, v, mask};
 }

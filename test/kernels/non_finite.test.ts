@@ -41,6 +41,8 @@ describe.each<[string, Precision]>([
   ['wasm', 'exact'],
   [UNKNOWN_BACKEND, 'exact'],
   ['cpu', 'int8'],
+  ['wasm', 'int16'],
+  [UNKNOWN_BACKEND, 'int8_int16'],
   ['cpu', 'fp4'],
 ])('backend %s, %s', (backend, precision) => {
   beforeAll(() => useBackend(backend));
@@ -69,6 +71,27 @@ describe.each<[string, Precision]>([
     }
     expect(lse.every(Number.isFinite)).toBe(true);
   });
+
+  it.each([NaN, Infinity])(
+    '%p in an additive mask reaches the rows that attend there',
+    async (value) => {
+      const values = new Float32Array(TOKENS * TOKENS);
+      for (const [i, j] of [
+        [5, 60],
+        [50, 7],
+        [69, 69],
+      ] as const)
+        values[i * TOKENS + j] = value;
+      const mask = tf.tensor2d(values, [TOKENS, TOKENS]);
+      const all = await attend({}, {precision, mask});
+      expect(badRows(all.o)).toEqual([5, 50, 69]);
+      expect(everyRow.filter((i) => Number.isNaN(all.lse[i]))).toEqual([5, 50, 69]);
+      const causal = await attend({}, {precision, mask, isCausal: true});
+      expect(badRows(causal.o)).toEqual([50, 69]);
+      expect(everyRow.filter((i) => Number.isNaN(causal.lse[i]))).toEqual([50, 69]);
+      mask.dispose();
+    },
+  );
 
   it('a masked token reaches nobody', async () => {
     const mask = tf.tensor1d(

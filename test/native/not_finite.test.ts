@@ -37,6 +37,17 @@ const SCENES: readonly [string, AttentionCase, (c: AttentionCase, inputs: CaseIn
     poison(v, 20 * c.vDim + 2, NaN);
   }],
   ['v, additive mask', named('additive mask, empty rows'), (c, {v}) => poison(v, 60 * c.vDim + 5, Infinity)],
+  ['additive mask', named('additive mask, empty rows'), (_, {mask}) => {
+    // A row in the middle, one that attends to nothing else, the last one.
+    poison(mask as Float32Array, 7 * 140 + 90, NaN);
+    poison(mask as Float32Array, 10 * 140 + 3, NaN);
+    poison(mask as Float32Array, 139 * 140 + 139, Infinity);
+  }],
+  ['additive mask, causal', named('additive mask, causal, grouped heads'), (_, {mask}) => {
+    poison(mask as Float32Array, 30 * 66 + 30, Infinity);
+    poison(mask as Float32Array, 40 * 66 + 41, NaN); // hidden
+    poison(mask as Float32Array, (66 + 50) * 66, NaN);
+  }],
   ['v, causal', named('top_left, N 300'), (c, {v}) => poison(v, 200 * c.vDim + 7, -Infinity)],
   ['q row that attends to nothing', named('window that some rows miss'), (c, {q}) => {
     poison(q, 149 * c.headDim, NaN);

@@ -161,17 +161,8 @@ SAGE_INLINE F32 ScaleRow(float* s, const float* k_scale, int count) {
   return Max(most0, most1);
 }
 
-SAGE_INLINE bool HoldsNan(const float* s, int count) {
-  __mmask16 any = 0;
-  for (int j = 0; j < count; j += 16) {
-    const __m512 x = _mm512_load_ps(s + j);
-    any = static_cast<__mmask16>(any | _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q));
-  }
-  return any != 0;
-}
-
 // Mask and limits of row `at` of the task on its scaled scores; the largest by lane, NaN in all
-// lanes if the mask holds one.
+// lanes if the mask makes one NaN or +Infinity.
 SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, float c, int64_t j0,
                              int count, float* s) {
   const Problem& p = *plan.problem;
@@ -181,7 +172,9 @@ SAGE_NOINLINE F32 HideScores(const Plan& plan, const Head& head, int64_t row, fl
               static_cast<int>(MinOf(count, p.kv_len - j0)), c, s);
   }
   const F32 most = ClipRow(s, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
-  if (p.mask_kind == MaskKind::kAdditive && HoldsNan(s, count)) return Set1(__builtin_nanf(""));
+  if (p.mask_kind == MaskKind::kAdditive && HoldsNanOrInfinity(s, count)) {
+    return Set1(__builtin_nanf(""));
+  }
   return most;
 }
 

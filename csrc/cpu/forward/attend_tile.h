@@ -110,6 +110,9 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
                   static_cast<int>(MinOf(count, p.kv_len - j0)), scratch.c[g * kLanes + r], row);
       }
       most[r] = ClipRow(row, count, FirstKey(plan, i) - j0, EndKey(plan, i) - j0);
+      if (p.mask_kind == MaskKind::kAdditive && HoldsNanOrInfinity(row, count)) {
+        most[r] = Set1(__builtin_nanf(""));
+      }
     }
   } else {
     // The rest of the softmax's last step.
@@ -118,7 +121,7 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
     }
   }
   const F32 old = Load(scratch.m + g * kLanes);
-  // Max keeps a NaN of its second operand (an additive mask may hold one).
+  // Max keeps a NaN of its second operand (an additive mask may make one).
   const F32 top = Max(old, Mul(MaxOfSix(most), c));
   // Where nothing is attended to so far, 0 stands for -Infinity: P = 0 and no difference of
   // infinities.

@@ -56,6 +56,17 @@ SAGE_INLINE F32 ClipRow(float* s, int count, int64_t first, int64_t end) {
   return most;
 }
 
+// Whether some score is NaN or +Infinity, as an additive mask may make them. The row is NaN then
+// (docs/numerics.md 1), but a maximum may lose a NaN, and codes of P hold none: its maximum has to
+// be made one.
+SAGE_INLINE bool HoldsNanOrInfinity(const float* s, int count) {
+  F32 odd = Zero();
+  for (int j = 0; j < count; j += kLanes) {
+    odd = Max(odd, ZeroUnlessAbove(Set1(1.0f), Load(s + j), __FLT_MAX__));
+  }
+  return ReduceMax(odd) > 0.0f;
+}
+
 }  // namespace
 }  // namespace sage
 

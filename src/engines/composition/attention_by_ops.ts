@@ -79,7 +79,8 @@ function attendBlock(
   const q = queriesOf(operands.q, block);
   const scores = blockScores(q, keysOf(operands.k, block), mask, problem, block);
   const largest = tf.max<tf.Tensor4D>(scores, -1, true);
-  const attends = tf.greater<tf.Tensor4D>(largest, -Infinity);
+  // A mask may make the largest score NaN: such a row attends.
+  const attends = tf.logicalNot(tf.equal<tf.Tensor4D>(largest, -Infinity));
   const top = tf.where<tf.Tensor4D>(attends, largest, 0);
   const p = tf.exp<tf.Tensor4D>(tf.sub<tf.Tensor4D>(scores, top));
   const sum = tf.where<tf.Tensor4D>(attends, tf.sum<tf.Tensor4D>(p, -1, true), 1);

@@ -119,11 +119,13 @@ export function blockScores(
   block: Block,
 ): tf.Tensor4D {
   let scores: tf.Tensor4D = tf.mul(queryKeyProducts(q, k), problem.scale);
+  if (mask !== undefined) {
+    const part = maskPart(mask, block);
+    scores = mask.dtype === 'bool' ? tf.where(part, scores, -Infinity) : tf.add(scores, part);
+  }
+  // Last, since a mask may be NaN or Infinity where causality or the window hides the key.
   const visible = visibleKeys(problem, block);
-  if (visible !== null) scores = tf.where(visible, scores, -Infinity);
-  if (mask === undefined) return scores;
-  const part = maskPart(mask, block);
-  return mask.dtype === 'bool' ? tf.where(part, scores, -Infinity) : tf.add(scores, part);
+  return visible === null ? scores : tf.where(visible, scores, -Infinity);
 }
 
 /** bool [1,1,n,m] by causality and window; null when every query of the block sees all its keys. */

@@ -97,6 +97,8 @@ function scoreRow(
     scores[j] = -Infinity;
     if (added === -Infinity) continue;
     found.any = true;
+    // A NaN or an Infinity in the mask.
+    if (!(added < Infinity)) found.poisoned = true;
     const {k, kScale, marks} = pages[Math.floor(j / CACHE_BLOCK)]!;
     const at = head * CACHE_BLOCK + (j % CACHE_BLOCK);
     if ((marks[at]! & 1) !== 0) found.poisoned = true;
