@@ -99,6 +99,12 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
 // Where the queries of the group that begins with row r0 of the task lie.
 SAGE_INLINE void GroupRows(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                            int64_t r0, const float* row[kRows]) {
+  if (plan.group == 1) {
+    const Source q = QSource(plan, head, 0, row0 + r0, 1);
+    const int64_t last = MinOf(kRows, rows - r0) - 1;
+    for (int r = 0; r < kRows; ++r) row[r] = q.base + MinOf(r, last) * q.stride;
+    return;
+  }
   RowWalk at = WalkFrom(plan, row0 + r0);
   for (int r = 0; r < kRows; ++r) {
     row[r] = QSource(plan, head, at.g, at.i, 1).base;

@@ -129,7 +129,8 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   Store(scratch.m + g * kLanes, top);
   Store(tile->factor, c);
   Store(tile->shift, finite);
-  Store(tile->alpha, Exp2(Sub(old, finite)));
+  // Sums that begin are multiplied by 0; an additive mask may have made the maximum a NaN.
+  Store(tile->alpha, fresh && !masked ? Zero() : Exp2(Sub(old, finite)));
   tile->g = g;
   tile->j0 = j0;
   tile->active = active;
@@ -180,19 +181,26 @@ SAGE_INLINE bool FindOutputs(const Plan& plan, const Head& head, int64_t row0, i
   float* o_head = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
   const float* l = scratch.l + g * kGroupLanes;
   const int there = static_cast<int>(MinOf(active, rows - r0));
-  bool other = false;
-  for (int r = 0; r < there; ++r) other |= l[r] == 0.0f || scratch.bad[r0 + r] != 0;
-  if (other) return false;
-    // Whole vectors; what lanes without a row hold is not looked at, nor are the rows of padding.
-#pragma GCC unroll 1
-  for (int r = 0; r < kGroupLanes; ++r) out->factor[r] = 1.0f / l[r];
-  if (top != 1.0f) {
-#pragma GCC unroll 1
-    for (int r = 0; r < kGroupLanes; ++r) out->factor[r] = out->factor[r] / top;
+  uint8_t bad = 0;
+  for (int r = 0; r < kRows; ++r) bad |= scratch.bad[r0 + r];
+  if (bad != 0) return false;
+  // Whole vectors; what lanes without a row hold is not looked at, nor are the rows of padding.
+  F32 largest = Zero();
+  for (int lane = 0; lane < kGroupLanes; lane += kLanes) {
+    const F32 sum = FirstLanes(there - lane, Load(l + lane), Set1(1.0f));
+    const F32 inverse = Div(Set1(1.0f), sum);
+    largest = MaxMagnitude(largest, inverse);
+    Store(out->factor + lane, top == 1.0f ? inverse : Div(inverse, Set1(top)));
   }
-  RowWalk at = WalkFrom(plan, row0 + r0);
-  for (int r = 0; r < there; ++r, at.Next(plan)) {
-    out->row[r] = o_head + at.g * p.o.head + at.i * p.o.token;
+  if (ReduceMaxBits(largest) >= kInfBits) return false;  // a row that attends to nothing
+  if (plan.group == 1) {
+    float* row = o_head + (row0 + r0) * p.o.token;
+    for (int r = 0; r < kRows; ++r) out->row[r] = row + MinOf(r, there - 1) * p.o.token;
+  } else {
+    RowWalk at = WalkFrom(plan, row0 + r0);
+    for (int r = 0; r < there; ++r, at.Next(plan)) {
+      out->row[r] = o_head + at.g * p.o.head + at.i * p.o.token;
+    }
   }
   for (int r = there; r < active; ++r) out->row[r] = scratch.o + (r0 + r) * plan.v_dims;
   out->v_scale = head.v_scale;
