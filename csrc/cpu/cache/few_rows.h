@@ -141,18 +141,33 @@ SAGE_NOINLINE void FewOutputsOf(const float* s, const FloatRows& v, const FloatR
       }
     }
   };
-  // One key of a panel; so many vectors of v as it has are asked for, from vector `at` on.
+  // One key of a panel; so many vectors of v as it has are asked for, from vector `at` on. The
+  // weights of all rows stay in registers, or where those are too few, the panel's part of v.
+  constexpr int kRegisters = kOutputRegisters == 12 ? 16 : 32;
+  constexpr bool kKeepsWeights = R * kWidth + R + 1 <= kRegisters || kWidth >= R;
   const auto add_key = [&](const float* row, const float* p, const float* ahead, int at)
       __attribute__((always_inline)) {
-    F32 weight[R];
+    F32 weight[R], x[kWidth];
+    if (kKeepsWeights) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) weight[r] = Set1(p[r]);
+      for (int r = 0; r < R; ++r) weight[r] = Set1(p[r]);
+    }
 #pragma GCC unroll 32
     for (int n = 0; n < kWidth; ++n) {
-      const F32 x = LoadArriving(row + n * kLanes);
+      x[n] = LoadArriving(row + n * kLanes);
       if (ahead != nullptr) FetchLineOf(ahead - at * kLanes, at + n);
+      if (kKeepsWeights) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[r][n] = Fma(weight[r], x, acc[r][n]);
+        for (int r = 0; r < R; ++r) acc[r][n] = Fma(weight[r], x[n], acc[r][n]);
+      }
+    }
+    if (!kKeepsWeights) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const F32 of_row = Set1(p[r]);
+#pragma GCC unroll 32
+        for (int n = 0; n < kWidth; ++n) acc[r][n] = Fma(of_row, x[n], acc[r][n]);
+      }
     }
   };
   if (kPanels == 1) load(0, true);
