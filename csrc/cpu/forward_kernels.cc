@@ -6,6 +6,7 @@
 #include "cpu/forward/tile_float.h"
 #if defined(SAGE_ISA_AVX512)
 #include "cpu/forward/pack_rows_avx512.h"
+#include "cpu/forward/pack_words_avx512.h"
 #include "cpu/forward/tile_avx512.h"
 #elif defined(SAGE_ISA_AVX2)
 #include "cpu/forward/tile_avx2.h"

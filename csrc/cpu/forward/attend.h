@@ -96,19 +96,19 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
   scratch.c[LaneOf(r)] = FactorOf(c);
 }
 
-// Where the queries of the group that begins with row r0 of the task lie.
+// Where the queries of kCount rows of the task from r0 on lie; padding repeats the task's last row.
+template <int kCount = kRows>
 SAGE_INLINE void GroupRows(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
-                           int64_t r0, const float* row[kRows]) {
+                           int64_t r0, const float* row[kCount]) {
   if (plan.group == 1) {
     const Source q = QSource(plan, head, 0, row0 + r0, 1);
-    const int64_t last = MinOf(kRows, rows - r0) - 1;
-    for (int r = 0; r < kRows; ++r) row[r] = q.base + MinOf(r, last) * q.stride;
+    const int64_t last = MinOf(kCount, rows - r0) - 1;
+    for (int r = 0; r < kCount; ++r) row[r] = q.base + MinOf(r, last) * q.stride;
     return;
   }
   RowWalk at = WalkFrom(plan, row0 + r0);
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kCount; ++r) {
     row[r] = QSource(plan, head, at.g, at.i, 1).base;
-    // Rows of padding repeat the task's last one.
     if (r0 + r + 1 < rows) at.Next(plan);
   }
 }
@@ -119,6 +119,52 @@ SAGE_INLINE void StoreFactors(const AttendScratch& scratch, int64_t g, F32 facto
   const F32 c = FirstLanes(kRows, factor, Zero());
   Store(scratch.c + g * kGroupLanes, Add(c, Sub(used, ZeroWhereEqual(c, Zero(), used))));
   memset(scratch.bad + g * kRows, 0, kRows);
+}
+
+// Packs rows [r0, r0 + count) of the task: values x, what multiplies these to codes (null: they are
+// codes), and their scales.
+template <class Kernels>
+SAGE_INLINE void PackRows(const Plan& plan, int64_t r0, int count, float* x, const float* factor,
+                          const float* scale, const AttendScratch& scratch) {
+  const int dims = plan.qk_dims;
+  for (int r = 0; r < count; ++r, x += dims) {
+    const bool rounds = factor != nullptr && Kernels::kRoundsCodes;
+    if (factor != nullptr && !rounds) RoundCodes(x, dims, factor[r]);
+    const float c =
+        Kernels::PackQ(plan, scratch.q, r0 + r, x, rounds ? factor[r] : 1.0f, scale[r], nullptr);
+    scratch.c[LaneOf(r0 + r)] = FactorOf(c);
+    scratch.bad[r0 + r] = 0;
+  }
+}
+
+// Quantises and packs the task's rows in a format that norms limit, kNormRows at a time. A bit for
+// each group whose values are all finite; the others are left.
+template <class Kernels>
+SAGE_NOINLINE uint64_t PrepareByNorm(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                                     int64_t groups, const AttendScratch& scratch) {
+  const NormRule rule =
+      plan.problem->recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ;
+  uint64_t left = 0;
+  for (int64_t r0 = 0; r0 < rows; r0 += kNormRows) {
+    const float* row[kNormRows];
+    GroupRows<kNormRows>(plan, head, row0, rows, r0, row);
+    const int count = static_cast<int>(MinOf(kNormRows, rows - r0));
+    float scale[kNormRows], factor[kNormRows];
+    if (ScaleByNorm(row, kNormRows, static_cast<int>(plan.problem->qk_dim), plan.qk_dims, nullptr,
+                    rule, scratch.x, factor, scale) >= kInfBits) {
+      for (int64_t r = r0; r < r0 + count; ++r) left |= uint64_t{1} << (r / kRows);
+      continue;
+    }
+    PackRows<Kernels>(plan, r0, count, scratch.x, factor, scale, scratch);
+    if (r0 + count < rows) continue;
+    // Rows of padding repeat the last one, which PackRows may have turned into codes.
+    const int last = count - 1;
+    const float* by = Kernels::kRoundsCodes ? factor + last : nullptr;
+    for (int64_t r = rows; r < groups * kRows; ++r) {
+      PackRows<Kernels>(plan, r, 1, scratch.x + last * plan.qk_dims, by, scale + last, scratch);
+    }
+  }
+  return ~left;
 }
 
 // Quantises and packs group `g` of the task. Codes with a scale for each row, by far the most
@@ -140,27 +186,10 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
     }
   }
   const int dims = plan.qk_dims;
-  // Values, what multiplies them to codes, and scales, to packed rows.
-  const auto pack = [&](float* factor, const float* scale) {
-    for (int r = 0; r < kRows; ++r) {
-      float* x = scratch.x + r * dims;
-      if (factor != nullptr && !Kernels::kRoundsCodes) RoundCodes(x, dims, factor[r]);
-      const float by = factor != nullptr && Kernels::kRoundsCodes ? factor[r] : 1.0f;
-      const float c = Kernels::PackQ(plan, scratch.q, r0 + r, x, by, scale[r], nullptr);
-      scratch.c[LaneOf(r0 + r)] = FactorOf(c);
-      scratch.bad[r0 + r] = 0;
-    }
+  const auto pack = [&](const float* factor, const float* scale) {
+    PackRows<Kernels>(plan, r0, kRows, scratch.x, factor, scale, scratch);
   };
   float scale[kRows], factor[kRows];
-  if (plan.scales_by_norm) {
-    const float* row[kRows];
-    GroupRows(plan, head, row0, rows, r0, row);
-    const NormRule rule = recipe.qk == QkFormat::kInt16 ? NormRule::kInt16 : NormRule::kPairQ;
-    if (ScaleByNorm(row, kRows, static_cast<int>(p.qk_dim), dims, nullptr, rule, scratch.x, factor,
-                    scale) < kInfBits) {
-      return pack(factor, scale);
-    }
-  }
   const bool by_row = RoundedByPacking(plan, recipe.q_group);
   const bool together = (by_row || recipe.qk == QkFormat::kFloat32) && recipe.smooth_q == 0 &&
                         plan.inspect == nullptr;
@@ -186,7 +215,7 @@ SAGE_NOINLINE void PrepareGroup(const Plan& plan, const Head& head, int64_t row0
   }
 }
 
-// All groups of the task. Where scales come before codes, those of all groups do.
+// All groups of the task.
 template <class Kernels>
 SAGE_INLINE void PrepareGroups(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                                int64_t groups, const AttendScratch& scratch) {
@@ -194,22 +223,11 @@ SAGE_INLINE void PrepareGroups(const Plan& plan, const Head& head, int64_t row0,
   uint64_t packed = 0;  // a bit for each group
   if constexpr (DirectRows<Kernels>::kScalesFirst) {
     if (plan.packs_rows) {
-      const float* row[kRows];
-      alignas(64) float by[kMostGroups * kGroupLanes];
-      for (int64_t g = 0; g < groups; ++g) {
-        GroupRows(plan, head, row0, rows, g * kRows, row);
-        F32 factor, inverse;
-        if (!DirectRows<Kernels>::QueryFactors(plan, row, &factor, &inverse)) continue;
-        StoreFactors(scratch, g, factor);
-        Store(by + g * kGroupLanes, inverse);
-        packed |= uint64_t{1} << g;
-      }
-      for (int64_t g = 0; g < groups; ++g) {
-        if ((packed >> g & 1) == 0) continue;
-        GroupRows(plan, head, row0, rows, g * kRows, row);
-        DirectRows<Kernels>::QueryCodes(plan, row, g, by + g * kGroupLanes, scratch.q);
-      }
+      packed = DirectRows<Kernels>::Groups(plan, head, row0, rows, groups, scratch);
     }
+  }
+  if (packed == 0 && plan.scales_by_norm) {
+    packed = PrepareByNorm<Kernels>(plan, head, row0, rows, groups, scratch);
   }
   for (int64_t g = 0; g < groups; ++g) {
     if ((packed >> g & 1) == 0) PrepareGroup<Kernels>(plan, head, row0, rows, g, scratch);

@@ -42,7 +42,8 @@ template <class Kernels>
 SAGE_INLINE AttendScratch CarveAttend(const Plan& plan, Carver* carver) {
   AttendScratch scratch;
   scratch.q = carver->Take<uint8_t>(Kernels::QBytes(plan));
-  scratch.x = carver->Take<float>(kRows * plan.pack_dims);
+  // Groups, or the rows that norm_rows.h takes together.
+  scratch.x = carver->Take<float>(MaxOf(kRows, kNormRows) * plan.pack_dims);
   scratch.o = carver->Take<float>(plan.row_space * plan.v_dims);
   scratch.o_mean =
       carver->Take<float>(plan.problem->recipe.smooth_v > 0 ? plan.row_space * plan.v_dims : 0);

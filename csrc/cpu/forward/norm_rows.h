@@ -86,9 +86,9 @@ SAGE_INLINE F32 LargestOfRows(const float* const* row, int rows, int dim, const 
   return Load(largest);
 }
 
-// NormRowsTogether: y = (x - mean) · unit of kCount rows (1, 2 or 4), and what the rules limit by
-// their norms: the largest lane's sum of squares (4.3) or their total (4.4), and for kPairQ the
-// largest |y[2m]| + |y[2m + 1]|.
+// NormRowsTogether: y = (x - mean) · unit of kCount rows (1, 2 or 4; stored if kKeep), and what the
+// rules limit by their norms: the largest lane's sum of squares (4.3) or their total (4.4), and for
+// kPairQ the largest |y[2m]| + |y[2m + 1]|.
 
 #if defined(SAGE_ISA_AVX512)
 
@@ -109,7 +109,7 @@ SAGE_INLINE __m512 SumNeighbours(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
-template <NormRule kRule, bool kMean, int kCount>
+template <NormRule kRule, bool kMean, bool kKeep, int kCount>
 SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, const float* mean,
                                   const float* unit, float* const* y, F32* squares, F32* largest) {
   __m512 result = _mm512_setzero_ps(), pair[kCount];
@@ -139,8 +139,10 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
         }
         a = _mm512_mul_ps(a, by);
         b = _mm512_mul_ps(b, by);
-        _mm512_storeu_ps(y[t] + at, a);
-        _mm512_storeu_ps(y[t] + at + 16, b);
+        if (kKeep) {
+          _mm512_storeu_ps(y[t] + at, a);
+          _mm512_storeu_ps(y[t] + at + 16, b);
+        }
         pairs[half] = PairsOf(_mm512_mul_ps(a, a), _mm512_mul_ps(b, b));
         if (kRule == NormRule::kPairQ) {
           pair[t] = _mm512_max_ps(pair[t], PairsOf(_mm512_abs_ps(a), _mm512_abs_ps(b)));
@@ -194,7 +196,7 @@ SAGE_INLINE F32 JoinSquares(const F32 part[4]) {
 
 #elif defined(SAGE_ISA_AVX2)
 
-template <NormRule kRule, bool kMean, int kCount>
+template <NormRule kRule, bool kMean, bool kKeep, int kCount>
 SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, const float* mean,
                                   const float* unit, float* const* y, F32* squares, F32* largest) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -217,8 +219,10 @@ SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, co
         }
         a = _mm256_mul_ps(a, by);
         b = _mm256_mul_ps(b, by);
-        _mm256_storeu_ps(y[t] + at, a);
-        _mm256_storeu_ps(y[t] + at + 8, b);
+        if (kKeep) {
+          _mm256_storeu_ps(y[t] + at, a);
+          _mm256_storeu_ps(y[t] + at + 8, b);
+        }
         pairs[half] = _mm256_hadd_ps(_mm256_mul_ps(a, a), _mm256_mul_ps(b, b));
         if (kRule == NormRule::kPairQ) {
           pair[t] = _mm256_max_ps(
@@ -285,7 +289,7 @@ SAGE_INLINE void LaneSquares(const float* y, float lane[2]) {
   }
 }
 
-template <NormRule kRule, bool kMean, int kCount>
+template <NormRule kRule, bool kMean, bool kKeep, int kCount>
 SAGE_INLINE void NormRowsTogether(const float* const* row, int dim, int dims, const float* mean,
                                   const float* unit, float* const* y, F32* squares, F32* largest) {
   alignas(64) float all[2][kLanes] = {};
@@ -343,28 +347,32 @@ SAGE_INLINE F32 LimitByNorm(F32 squares, F32 pair) {
 // The largest float below 2^-110 (kTinyBits): rows up to it are zeros.
 constexpr float kBelowTiny = 0x1.fffffep-111f;
 
-// Up to 16 rows of `dim` values, less `mean` where kMean, to y[row][dims] (zeros beyond dim; dims
-// is a multiple of 32), what multiplies y to codes, and the rows' scales. y may be the rows
-// themselves. Returns the bits of the largest |x - mean|: at least kInfBits, some value is not
-// finite, and nothing else is of use.
-template <NormRule kRule, bool kMean>
-SAGE_NOINLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, int dims,
-                                  const float* mean, float* y, float* factor, float* scale) {
+// What takes rows of x to codes: y = (x - mean) · unit, code = round(y · limit), x - mean about
+// code · scale.
+struct NormFactors {
+  alignas(64) float unit[kNormRows], limit[kNormRows], scale[kNormRows];
+};
+
+// Those of up to 16 rows of `dim` values, less `mean` where kMean, and y[row][dims] if kKeep (zeros
+// beyond dim; dims is a multiple of 32). y may be the rows themselves. Returns the bits of the
+// largest |x - mean|: at least kInfBits, some value is not finite, and nothing else is of use.
+template <NormRule kRule, bool kMean, bool kKeep>
+SAGE_INLINE int32_t FactorsByNorm(const float* const* row, int rows, int dim, int dims,
+                                  const float* mean, float* y, NormFactors* out) {
   constexpr int kVectors = kNormRows / kLanes, kFours = kLanes / 4;
-  alignas(64) float unit[kNormRows], limits[kNormRows], scales[kNormRows];
   F32 amax[kVectors], squares[kNormRows / 4], pair[kNormRows / 4], all = Zero();
 #pragma GCC unroll 2
   for (int n = 0; n < kVectors; ++n) {
     const int left = rows - n * kLanes;
     amax[n] = left > 0 ? LargestOfRows<kMean>(row + n * kLanes, left, dim, mean, &all) : Zero();
-    Store(unit + n * kLanes, ZeroUnlessAbove(Div(Set1(1.0f), amax[n]), amax[n], kBelowTiny));
+    Store(out->unit + n * kLanes, ZeroUnlessAbove(Div(Set1(1.0f), amax[n]), amax[n], kBelowTiny));
   }
   const auto norm = [&](int first, auto rows_together) {
     constexpr int kCount = decltype(rows_together)::value;
-    float* to[kCount];
-    for (int i = 0; i < kCount; ++i) to[i] = y + (first + i) * dims;
-    NormRowsTogether<kRule, kMean, kCount>(row + first, dim, dims, mean, unit + first, to,
-                                           squares + first / 4, pair + first / 4);
+    float* to[kCount] = {};
+    for (int i = 0; kKeep && i < kCount; ++i) to[i] = y + (first + i) * dims;
+    NormRowsTogether<kRule, kMean, kKeep, kCount>(row + first, dim, dims, mean, out->unit + first,
+                                                  to, squares + first / 4, pair + first / 4);
   };
   for (int first = 0; first < kNormRows; first += 4) {
     const int left = rows - first;
@@ -384,14 +392,23 @@ SAGE_NOINLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, in
   for (int n = 0; n < kVectors; ++n) {
     const F32 limit =
         LimitByNorm<kRule>(JoinSquares(squares + n * kFours), JoinMaxima(pair + n * kFours));
-    Store(limits + n * kLanes, ZeroUnlessAbove(limit, amax[n], kBelowTiny));
-    Store(scales + n * kLanes, ZeroUnlessAbove(Div(amax[n], limit), amax[n], kBelowTiny));
-  }
-  for (int t = 0; t < rows; ++t) {
-    factor[t] = limits[t];
-    scale[t] = scales[t];
+    Store(out->limit + n * kLanes, ZeroUnlessAbove(limit, amax[n], kBelowTiny));
+    Store(out->scale + n * kLanes, ZeroUnlessAbove(Div(amax[n], limit), amax[n], kBelowTiny));
   }
   return ReduceMaxBits(all);
+}
+
+// The same with y, for what multiplies y to codes, and the rows' scales.
+template <NormRule kRule, bool kMean>
+SAGE_NOINLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, int dims,
+                                  const float* mean, float* y, float* factor, float* scale) {
+  NormFactors factors;
+  const int32_t bits = FactorsByNorm<kRule, kMean, true>(row, rows, dim, dims, mean, y, &factors);
+  for (int t = 0; t < rows; ++t) {
+    factor[t] = factors.limit[t];
+    scale[t] = factors.scale[t];
+  }
+  return bits;
 }
 
 // The same; `mean` null: none.

@@ -14,6 +14,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "cpu/forward/attend.h"
 #include "cpu/forward/prepass.h"
 #include "cpu/forward/tile_avx512.h"
 #include "cpu/simd/dot_avx512.h"
@@ -242,6 +243,30 @@ struct DirectValues<PvBf16> {
 };
 #endif
 
+// Up to 16 tokens of V from `first` on, all panels. False where some value is not finite.
+template <class Pv>
+SAGE_INLINE bool PackValuePanels(const Plan& plan, const Head& head, const Source& v, int64_t first,
+                                 int padded) {
+  F32 magnitudes = Zero();
+  ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int vector, int count) {
+    const float* rows = v.base + vector * kLanes;
+    const float* inverse = head.v_inverse + vector * kLanes;
+    uint8_t* panel = head.v + (vector * plan.keys + first * count) * kLanes * Pv::kBytes;
+    using Direct = DirectValues<Pv>;
+    switch (count) {
+      case 1:
+        return Direct::template Panel<1>(rows, v, padded, inverse, panel, &magnitudes);
+      case 2:
+        return Direct::template Panel<2>(rows, v, padded, inverse, panel, &magnitudes);
+      case 3:
+        return Direct::template Panel<3>(rows, v, padded, inverse, panel, &magnitudes);
+      default:
+        return Direct::template Panel<4>(rows, v, padded, inverse, panel, &magnitudes);
+    }
+  });
+  return AllFinite(magnitudes);
+}
+
 // For the kernels with symmetric bytes in Q·K.
 template <class Pv>
 struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
@@ -259,44 +284,35 @@ struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
   static bool Values([[maybe_unused]] const Plan& plan, [[maybe_unused]] const Head& head,
                      [[maybe_unused]] const Source& v, [[maybe_unused]] int64_t first,
                      [[maybe_unused]] int padded) {
-    if constexpr (kValues) {
-      F32 magnitudes = Zero();
-      ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int vector, int count) {
-        const float* rows = v.base + vector * kLanes;
-        const float* inverse = head.v_inverse + vector * kLanes;
-        uint8_t* panel = head.v + (vector * plan.keys + first * count) * kLanes * Pv::kBytes;
-        using Direct = DirectValues<Pv>;
-        switch (count) {
-          case 1:
-            return Direct::template Panel<1>(rows, v, padded, inverse, panel, &magnitudes);
-          case 2:
-            return Direct::template Panel<2>(rows, v, padded, inverse, panel, &magnitudes);
-          case 3:
-            return Direct::template Panel<3>(rows, v, padded, inverse, panel, &magnitudes);
-          default:
-            return Direct::template Panel<4>(rows, v, padded, inverse, panel, &magnitudes);
-        }
-      });
-      return AllFinite(magnitudes);
-    }
+    if constexpr (kValues) return PackValuePanels<Pv>(plan, head, v, first, padded);
     return false;
   }
 
   static constexpr bool kScalesFirst = true;
 
-  // For a group whose queries lie at `row`: what multiplies its scores, and its rows to codes.
-  static bool QueryFactors(const Plan& plan, const float* const row[kRows], F32* factor, F32* by) {
-    F32 scale;
-    const bool finite = QueryScales(row, plan.qk_dims, &scale, by);
-    *factor = Mul(scale, Set1(plan.q_factor));
-    return finite;
-  }
-
-  // The codes of group g of a task.
-  static void QueryCodes(const Plan& plan, const float* const row[kRows], int64_t g,
-                         const float* by, uint8_t* q) {
-    PackQueryRows(row, plan.qk_dims, by, q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims),
-                  Kernels::CorrectionsOf(plan, q) + g * kRows);
+  // Packs the groups of a task, all scales before all codes (QueryScales); a bit for each group
+  // whose values are all finite, the others are left.
+  static uint64_t Groups(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                         int64_t groups, const AttendScratch& scratch) {
+    const float* row[kRows];
+    alignas(64) float by[kMostGroups * kGroupLanes];
+    uint64_t packed = 0;
+    for (int64_t g = 0; g < groups; ++g) {
+      GroupRows(plan, head, row0, rows, g * kRows, row);
+      F32 scale, inverse;
+      if (!QueryScales(row, plan.qk_dims, &scale, &inverse)) continue;
+      StoreFactors(scratch, g, Mul(scale, Set1(plan.q_factor)));
+      Store(by + g * kGroupLanes, inverse);
+      packed |= uint64_t{1} << g;
+    }
+    for (int64_t g = 0; g < groups; ++g) {
+      if ((packed >> g & 1) == 0) continue;
+      GroupRows(plan, head, row0, rows, g * kRows, row);
+      uint8_t* group = scratch.q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims);
+      PackQueryRows(row, plan.qk_dims, by + g * kGroupLanes, group,
+                    Kernels::CorrectionsOf(plan, scratch.q) + g * kRows);
+    }
+    return packed;
   }
 };
 

@@ -374,7 +374,8 @@ SAGE_NOINLINE void TakeOffMeanOfRounded(const Plan& plan, const Head& head, int6
 }
 
 // Ways from the caller's rows to packed operands without a stop in memory, for kernels that have
-// them (pack_rows_avx512.h). They serve plans with packs_rows, and values that are finite.
+// them (pack_rows_avx512.h, pack_words_avx512.h). They serve plans with packs_rows, and values that
+// are finite.
 template <class Kernels>
 struct DirectRows {
   static constexpr bool kKeys = false, kValues = false, kScalesFirst = false;

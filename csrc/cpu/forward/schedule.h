@@ -90,12 +90,14 @@ SAGE_INLINE Plan MakePlan(const Problem& p, const ForwardBuffers& buffers,
   plan.q_stats = recipe.smooth_q > 0 || recipe.head_exponent || recipe.balance ||
                  ((recipe.qk == QkFormat::kInt8 || recipe.qk == QkFormat::kInt4) &&
                   recipe.q_group != TokenGroup::kToken);
-  // Int8 with a scale for each row in whole chunks of 64 dims, `exact` in whole vectors.
+  // Int8 with a scale for each row in whole chunks of 64 dims, scales by norm in those of 32,
+  // `exact` in whole vectors.
   const bool bytes =
       RoundedByPacking(plan, recipe.k_group) && RoundedByPacking(plan, recipe.q_group);
   const bool floats = recipe.precision == Precision::kExact && plan.inspect == nullptr;
-  plan.packs_rows = (bytes || floats) && recipe.smooth_q == 0 && recipe.smooth_v == 0 &&
-                    !recipe.balance && p.qk_dim % (bytes ? 64 : kLanes) == 0 &&
+  const int whole = bytes ? 64 : plan.scales_by_norm ? 32 : kLanes;
+  plan.packs_rows = (bytes || plan.scales_by_norm || floats) && recipe.smooth_q == 0 &&
+                    recipe.smooth_v == 0 && !recipe.balance && p.qk_dim % whole == 0 &&
                     p.v_dim == plan.v_dims && plan.pack_tokens == kPackTokens;
   plan.q_factor = static_cast<float>((p.scale < 0 ? -p.scale : p.scale) * 1.44269504088896340736);
   plan.k_sign = p.scale < 0 ? -1.0f : 1.0f;
