@@ -67,8 +67,8 @@ SAGE_INLINE void ScoreTiles64(const uint8_t* q, const uint8_t* k, int count, uin
   if (kBoth) LoadTile<1>(q + 16 * 64, 64);
   for (int j = 0; j < count; j += 32) {
     uint8_t* out = s + 4 * j;
-    LoadTile<2>(k, 64);
-    LoadTile<3>(k + kTileBytes, 64);
+    LoadPassingTile<2>(k, 64);
+    LoadPassingTile<3>(k + kTileBytes, 64);
     k += 2 * kTileBytes;
     ZeroTile<4>();
     DotInt8<4, 0, 2>();
@@ -100,8 +100,8 @@ SAGE_INLINE void ScoreTiles128(const uint8_t* q, const uint8_t* k, int count, ui
   }
   for (int j = 0; j < count; j += 16) {
     uint8_t* out = s + 4 * j;
-    LoadTile<4>(k, 64);
-    LoadTile<5>(k + kTileBytes, 64);
+    LoadPassingTile<4>(k, 64);
+    LoadPassingTile<5>(k + kTileBytes, 64);
     k += 2 * kTileBytes;
     ZeroTile<6>();
     DotInt8<6, 0, 4>();
@@ -131,9 +131,9 @@ SAGE_INLINE void ScoreTilesAny(const uint8_t* q, const uint8_t* k, int dims, int
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const uint8_t* keys = k + (j / 16 * chunks + chunk) * kTileBytes;
       LoadTile<0>(q + chunk * kDimChunk, dims);
-      LoadTile<2>(keys, 64);
+      LoadPassingTile<2>(keys, 64);
       DotInt8<4, 0, 2>();
-      LoadTile<3>(keys + chunks * kTileBytes, 64);
+      LoadPassingTile<3>(keys + chunks * kTileBytes, 64);
       DotInt8<5, 0, 3>();
       if (kBoth) {
         LoadTile<1>(q + 16 * dims + chunk * kDimChunk, dims);

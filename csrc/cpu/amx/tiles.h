@@ -72,6 +72,12 @@ template <int kTile>
 SAGE_INLINE void LoadTile(const void* base, int64_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(base), "r"(stride), "i"(kTile) : "memory");
 }
+// A tile of K or V, which is not needed again before a whole block has gone by: a hint that it need
+// not stay in L1, where the rows of scores it is multiplied with have their place.
+template <int kTile>
+SAGE_INLINE void LoadPassingTile(const void* base, int64_t stride) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(base), "r"(stride), "i"(kTile) : "memory");
+}
 template <int kTile>
 SAGE_INLINE void StoreTile(void* base, int64_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(base), "r"(stride), "i"(kTile) : "memory");
@@ -119,6 +125,10 @@ template <int kTile>
 SAGE_INLINE void LoadTile(const void* base, int64_t stride) {
   const uint8_t* from = static_cast<const uint8_t*>(base);
   for (int row = 0; row < kTileRows; ++row) memcpy(Tile(kTile) + 64 * row, from + row * stride, 64);
+}
+template <int kTile>
+SAGE_INLINE void LoadPassingTile(const void* base, int64_t stride) {
+  LoadTile<kTile>(base, stride);
 }
 template <int kTile>
 SAGE_INLINE void StoreTile(void* base, int64_t stride) {

@@ -56,10 +56,10 @@ SAGE_INLINE void ValuePanel(const uint8_t* p, const uint8_t* v, int64_t v_stride
   }
   for (int step = 0; step < steps; ++step) {
     LoadTile<0>(p, kScoreBytes);
-    LoadTile<2>(v, 64);
+    LoadPassingTile<2>(v, 64);
     Dots::template Dot<4, 0, 2>();
     if (kPair) {
-      LoadTile<3>(v + kTileBytes, 64);
+      LoadPassingTile<3>(v + kTileBytes, 64);
       Dots::template Dot<5, 0, 3>();
     }
     if (kBoth) {

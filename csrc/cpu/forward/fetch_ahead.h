@@ -18,7 +18,7 @@ namespace {
 // of `exact`, N = 1,024 was 3 % slower than without.)
 constexpr int64_t kCachedBytes = int64_t{768} << 10;
 
-// AMX fetches the next queries only; more did not pay there.
+// AMX fetches the next queries and its outputs only; more did not pay there.
 constexpr bool kFetchesHeads = kRows == 6;
 
 // How far ahead: short heads are over before memory has answered.
@@ -74,7 +74,7 @@ SAGE_INLINE void FetchHead(const Plan& plan, int64_t number, int64_t q_row, int6
 // queries of a group that begins at row `next` (-1: none).
 SAGE_INLINE void FetchRows(int64_t row, int64_t rows, int64_t next, FetchAhead* fetch) {
   fetch->o_row = row;
-  fetch->o_rows = kFetchesHeads ? rows : 0;
+  fetch->o_rows = rows;
   fetch->next_row = next;
   fetch->next_rows = next < 0 ? 0 : kRows;
 }
@@ -106,7 +106,7 @@ SAGE_INLINE void BeginFetch(const Plan& plan, const Head& head, int64_t steps, F
   for (; fetch->o_rows > 0; fetch->o_rows -= together, at.Next(plan)) {
     const int64_t q_head = head.kv_head * plan.group + at.g;
     lines->Add(plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + at.i * p.o.token,
-               p.o.token, together, p.v_dim);
+               p.o.token, together, p.v_dim, true);
   }
   AddQueries(plan, head, fetch->next_row, fetch->next_rows, lines);
   fetch->next_rows = 0;

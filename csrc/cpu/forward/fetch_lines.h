@@ -15,6 +15,13 @@ namespace {
 
 constexpr int64_t kLineFloats = 16;
 
+// Whether lines of outputs are asked for in order to write them, else as others.
+#if defined(SAGE_ISA_AMX)
+constexpr bool kFetchesToWrite = true;
+#else
+constexpr bool kFetchesToWrite = false;
+#endif
+
 // Runs of lines. No function is called to take one, so that a loop keeps its accumulators in
 // registers around it.
 struct FetchLines {
@@ -23,6 +30,7 @@ struct FetchLines {
   struct Run {
     const float* at;
     int64_t lines;
+    bool write;
   };
   Run runs[kMostRuns];
   int used, taken;
@@ -31,6 +39,7 @@ struct FetchLines {
   int64_t each;       // lines for each step
   int64_t lines;      // of all runs
   bool near;          // into L1, else L2
+  bool write;         // the present run is to be written (kFetchesToWrite)
 
   // A kilobyte of runs that are not there stays as it is.
   FetchLines() : near(HasManyLineBuffers()) { Clear(); }
@@ -40,15 +49,16 @@ struct FetchLines {
     left = lines = each = 0;
   }
 
-  // `rows` rows of `dim` floats; those that there is no room for are left out.
-  void Add(const float* base, int64_t stride, int64_t rows, int64_t dim) {
+  // `rows` rows of `dim` floats, to be written or read; those that there is no room for are left
+  // out.
+  void Add(const float* base, int64_t stride, int64_t rows, int64_t dim, bool to_write = false) {
     if (stride == dim) {
       dim *= rows;
       rows = rows > 0 ? 1 : 0;
     }
     const int64_t per_row = (dim + kLineFloats - 1) / kLineFloats;
     for (; rows > 0 && used < kMostRuns; --rows, base += stride) {
-      runs[used++] = {base, per_row};
+      runs[used++] = {base, per_row, to_write};
       lines += per_row;
     }
   }
@@ -75,9 +85,14 @@ SAGE_INLINE void FetchStep(FetchLines* fetch) {
       }
       line = fetch->runs[fetch->taken].at;
       left = fetch->runs[fetch->taken].lines;
+      if (kFetchesToWrite) fetch->write = fetch->runs[fetch->taken].write;
       ++fetch->taken;
     }
-    PrefetchLine(line, near);
+    if (kFetchesToWrite && fetch->write) {
+      PrefetchToWrite(line);
+    } else {
+      PrefetchLine(line, near);
+    }
     line += kLineFloats;
     --left;
   }

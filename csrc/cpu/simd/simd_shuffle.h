@@ -14,6 +14,18 @@ SAGE_INLINE void Prefetch(const void* address) { __builtin_prefetch(address, 0, 
 
 // Brings a line into L1 too, where HasManyLineBuffers() (cpu_features.h).
 SAGE_INLINE void PrefetchNear(const void* address) { __builtin_prefetch(address, 0, 3); }
+
+// Brings a line into L1 in order to write it: a store to a line that was read still has to ask for
+// it.
+SAGE_INLINE void PrefetchToWrite(const void* address) {
+#if defined(__x86_64__)
+  // Of __builtin_prefetch GCC makes this only where a flag allows it.
+  asm volatile("prefetchw %0" ::"m"(*static_cast<const char*>(address)));
+#else
+  __builtin_prefetch(address, 1, 3);
+#endif
+}
+
 // One or the other. Loops over lines in registers ask once for all of them instead.
 SAGE_INLINE void PrefetchLine(const void* address, bool near) {
   if (near) {
