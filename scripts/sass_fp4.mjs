@@ -7,13 +7,14 @@
 //   node scripts/sass_fp4.mjs --cuobjdump PATH    where it is, if not on the path or beside nvcc
 //   node scripts/sass_fp4.mjs --listing FOLDER    also leaves the machine code there
 //
-// Exit code 77 where nvcc or cuobjdump is missing, with one line that says so.
+// Exit code 77 where nvcc, cuobjdump or its nvdisasm is missing, with one line that says so.
 import {spawnSync} from 'node:child_process';
-import {existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
+import {mkdirSync, mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
+import {findDisassembler, findTool} from './find_disassembler.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const {values} = parseArgs({
@@ -58,18 +59,6 @@ const DEVICE = {
 };
 // Scores per thread and pass of the innermost loop that holds the products: a tile, 32 rows x 128 keys of a warp.
 const SCORES = (32 * 128) / 32;
-
-function find(name, given) {
-  if (given) return given;
-  const nvcc = spawnSync('sh', ['-c', 'command -v nvcc'], {encoding: 'utf8'}).stdout.trim();
-  const places = [
-    ...(process.env.PATH ?? '').split(':'),
-    ...(nvcc ? [dirname(nvcc)] : []),
-    '/usr/local/cuda/bin',
-    '/opt/cuda/bin',
-  ];
-  return places.map((place) => join(place, name)).find((path) => existsSync(path));
-}
 
 function missing(what) {
   console.log(`skipped: ${what}`);
@@ -275,12 +264,12 @@ function model({dim, issue, beside, mufu, tensor, shared, warps}, device) {
   return {clocks, tops: (4 * dim * device.multiprocessors * device.hertz) / clocks / 1e12};
 }
 
-const nvcc = find('nvcc');
+const nvcc = findTool('nvcc');
 if (!nvcc) missing('no nvcc');
 const version = /release (\d+)\.(\d+)/.exec(run(nvcc, ['--version']));
 if (Number(version[1]) * 100 + Number(version[2]) < 1208) missing('nvcc is older than 12.8');
-const cuobjdump = find('cuobjdump', values.cuobjdump);
-if (!cuobjdump) missing('no cuobjdump');
+const {cuobjdump, missing: absent} = findDisassembler(values.cuobjdump);
+if (!cuobjdump) missing(`no ${absent}`);
 
 const folder = values.listing ?? mkdtempSync(join(tmpdir(), 'sass-'));
 mkdirSync(folder, {recursive: true});

@@ -6,20 +6,21 @@
 // The step is the shortest way, in instructions, from a block of integer products through products of P·V and back to
 // it: masks, edges and moved offsets lie off it. Exit code 1 when a step of
 // head_dim 64, or of halves with sums in float32, meets spilled registers more than eight times (64 keys), or when an
-// instance that must have e4m3 or int4 products has none; 77 where nvcc or cuobjdump is missing, with one line that
-// says so. --source: only the kernels of that file.
+// instance that must have e4m3 or int4 products has none; 77 where nvcc, cuobjdump or its nvdisasm is missing, with one
+// line that says so. --source: only the kernels of that file.
 import {spawnSync} from 'node:child_process';
 import {mkdtempSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
+import {findDisassembler, findTool} from './find_disassembler.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const {values: options} = parseArgs({
   options: {
     arch: {type: 'string', default: '89'},
-    cuobjdump: {type: 'string', default: 'cuobjdump'},
+    cuobjdump: {type: 'string'},
     source: {type: 'string'},
     json: {type: 'boolean', default: false},
   },
@@ -46,9 +47,10 @@ function run(command, args) {
   return child.stdout + child.stderr;
 }
 
-for (const program of ['nvcc', options.cuobjdump]) {
-  if (spawnSync(program, ['--version']).error === undefined) continue;
-  console.log(`skipped: no ${program}`);
+const nvcc = findTool('nvcc');
+const {cuobjdump, missing} = findDisassembler(options.cuobjdump);
+if (!nvcc || !cuobjdump) {
+  console.log(`skipped: no ${nvcc ? missing : 'nvcc'}`);
   process.exit(77);
 }
 
@@ -188,7 +190,7 @@ try {
   const sources = all.filter((source) => (options.source ?? source) === source);
   for (const source of sources) {
     const cubin = join(folder, 'kernels.cubin');
-    const log = run('nvcc', [
+    const log = run(nvcc, [
       '-O3',
       '-std=c++17',
       '--expt-relaxed-constexpr',
@@ -203,7 +205,7 @@ try {
       cubin,
       `csrc/cuda/int8/${source}.cu`,
     ]);
-    for (const [name, lines] of kernelsOf(run(options.cuobjdump, ['-sass', cubin]))) {
+    for (const [name, lines] of kernelsOf(run(cuobjdump, ['-sass', cubin]))) {
       const said = log.slice(log.indexOf(`'${name}'`));
       const spilled = Number(/(\d+) bytes spill stores/.exec(said)?.[1]);
       const registers = Number(/Used (\d+) registers/.exec(said)?.[1]);

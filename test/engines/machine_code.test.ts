@@ -9,21 +9,27 @@ const root = join(__dirname, '..', '..');
 /** The disassembler: one that is named, or the system's, or the one that an interpreter's triton brings. */
 const OF_TRITON =
   "import triton; print(triton.__path__[0] + '/backends/nvidia/bin/cuobjdump', end='')";
-const runs = (program: string): boolean => spawnSync(program, ['--version']).status === 0;
 const python = process.env['SAGE_TEST_TORCH'] ?? 'python3';
-const cuobjdump = [
-  process.env['SAGE_TEST_CUOBJDUMP'] ?? 'cuobjdump',
-  spawnSync(python, ['-c', OF_TRITON], {encoding: 'utf8'}).stdout,
-].find((path) => path && runs(path));
+const named = [
+  process.env['SAGE_TEST_CUOBJDUMP'] ?? '',
+  spawnSync(python, ['-c', OF_TRITON], {encoding: 'utf8'}).stdout ?? '',
+].filter((path) => path !== '');
+const search = spawnSync(
+  process.execPath,
+  [join(root, 'scripts', 'find_disassembler.mjs'), ...named],
+  {encoding: 'utf8'},
+);
+const cuobjdump = search.status === 0 ? search.stdout.trim() : '';
+const compiler = spawnSync('nvcc', ['--version']).status === 0;
 
-const missing = !runs('nvcc') ? 'nvcc' : cuobjdump === undefined ? 'cuobjdump' : null;
+const missing = !compiler ? 'nvcc' : search.status === 77 ? search.stdout.trim() : null;
 const suite = missing === null ? describe : describe.skip;
 
 /** A script's exit code and what it printed. */
 function run(script: string, ...args: string[]): {status: number | null; output: string} {
   const child = spawnSync(
     process.execPath,
-    [join(root, 'scripts', script), '--cuobjdump', cuobjdump ?? '', ...args],
+    [join(root, 'scripts', script), '--cuobjdump', cuobjdump, ...args],
     {encoding: 'utf8'},
   );
   return {status: child.status, output: child.stdout + child.stderr};
