@@ -25,7 +25,7 @@ export interface CacheCase {
   readonly options?: SageKvCacheAttendOptions;
   readonly mask?: 'bool' | 'float32';
   readonly notFinite?: true;
-  /** A NaN and an Infinity in the additive mask. */
+  /** A NaN and an Infinity in the additive mask, and of the fourth query nothing but NaN. */
   readonly maskNotFinite?: true;
 }
 
@@ -47,6 +47,15 @@ export const CACHE_CASES: readonly CacheCase[] = [
   {...usual, name: 'additive mask', mask: 'float32', qLen: 2, options: {isCausal: false}},
   {...usual, name: 'not finite', notFinite: true, mask: 'bool', qLen: 3},
   {...usual, name: 'mask not finite', maskNotFinite: true, mask: 'float32', qLen: 3},
+  // 40 keys: fewer than a block, whose padding a maximum meets last.
+  {
+    ...usual,
+    name: 'mask not finite, 40 keys',
+    maskNotFinite: true,
+    mask: 'float32',
+    qLen: 4,
+    kvLen: 40,
+  },
   {...usual, name: 'mask not finite, 20 queries', maskNotFinite: true, mask: 'float32', qLen: 20},
 ];
 
@@ -93,6 +102,8 @@ export function makeCacheInputs(c: CacheCase): Inputs {
     mask![20] = NaN;
     mask![2 * c.kvLen + c.kvLen - 30] = Infinity;
     mask![c.kvLen + c.kvLen - 1] = NaN; // hidden by causality
+    // A row that sees nothing else: no finite score beside them tells.
+    if (c.qLen > 3) mask!.fill(NaN, 3 * c.kvLen, 4 * c.kvLen);
   }
   return {q, k, v, mask};
 }

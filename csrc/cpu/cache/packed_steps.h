@@ -42,7 +42,11 @@ SAGE_INLINE RowStep SoftmaxRow(const DecodePlan& plan, Operands* operands, const
   const float here = ReduceMax(ClipRow(s, padded, first, end)) * c;
   const float old = scratch.results.m[at];
   // A NaN (an additive mask may hold one) must not be lost to the comparison.
-  const float m = here > old || here != here ? here : old;
+  float m = here > old || here != here ? here : old;
+  // Nor to the maximum, where all that the row sees is NaN: beside a finite score its p would tell.
+  if (m == kMinusInf && p.mask_kind == MaskKind::kAdditive && HoldsNanOrInfinity(s, padded)) {
+    m = __builtin_nanf("");
+  }
   if (m == kMinusInf) {
     for (int j = 0; j < padded; ++j) s[j] = 0.0f;
     return {1.0f, operands->Weigh(r, padded, scratch)};
