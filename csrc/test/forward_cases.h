@@ -60,6 +60,7 @@ struct ForwardCase {
   bool not_finite = false;  // some NaN and Infinity in q, k and v
   bool mask_nan = false;    // one NaN in an additive mask
   bool peaky = false;       // large scores: maxima move and most p are 0
+  double steep = 1.0;       // multiplies scores
 };
 
 struct ForwardData {
@@ -96,7 +97,7 @@ inline ForwardData MakeData(const ForwardCase& c, sage::Precision precision, uin
   p.k = StridesOf(c.token_major, c.kv_heads, c.kv_len, c.dim);
   p.v = StridesOf(c.token_major, c.kv_heads, c.kv_len, c.v_dim);
   p.o = StridesOf(c.token_major, c.heads, c.q_len, c.v_dim);
-  p.scale = (c.negative_scale ? -1.0 : 1.0) * (c.peaky ? 6.0 : 1.0) /
+  p.scale = (c.negative_scale ? -1.0 : 1.0) * (c.peaky ? 6.0 : 1.0) * c.steep /
             std::sqrt(static_cast<double>(c.dim));
   p.causal = c.causal;
   p.window_left = c.left;

@@ -198,6 +198,11 @@ SAGE_INLINE void SoftmaxRows(const Plan& plan, const AttendScratch& scratch, Fet
   alignas(64) float factor[16], shift[16];
   _mm512_store_ps(factor, _mm512_maskz_mov_ps(static_cast<__mmask16>(~empty), c.r));
   _mm512_store_ps(shift, _mm512_mask_mov_ps(m.r, empty, _mm512_set1_ps(200.0f)));
+  if (__builtin_expect(IsSteep(Load(shift)), 0)) {
+    SubtractMaxima(s, kScorePitch, 16, count, factor, shift);
+    _mm512_store_ps(factor, _mm512_maskz_mov_ps(static_cast<__mmask16>(~empty), Set1(1.0f).r));
+    _mm512_store_ps(shift, _mm512_maskz_mov_ps(empty, Set1(200.0f).r));
+  }
   if (empty != 0) {
     for (int r = 0; r < 16; ++r) {
       if (!(empty >> r & 1)) continue;

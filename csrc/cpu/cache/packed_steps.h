@@ -51,7 +51,13 @@ SAGE_INLINE RowStep SoftmaxRow(const DecodePlan& plan, Operands* operands, const
     for (int j = 0; j < padded; ++j) s[j] = 0.0f;
     return {1.0f, operands->Weigh(r, padded, scratch)};
   }
-  const F32 factor = Set1(c), shift = Set1(m);
+  float less = m;
+  if (__builtin_expect(__builtin_fabsf(m) > kSteepScore, 0)) {
+    SubtractMaxima(s, 0, 1, padded, &c, &m);
+    c = 1.0f;
+    less = 0.0f;
+  }
+  const F32 factor = Set1(c), shift = Set1(less);
   F32 sum = Zero();
   for (int j = 0; j < padded; j += kLanes) {
     operands->AskInSoftmax();

@@ -83,6 +83,13 @@ SAGE_INLINE bool WantsExactSum(const Plan& plan) {
   return plan.buffers->lse != nullptr && plan.problem->recipe.row_sum == RowSum::kQuantized;
 }
 
+// Steep scores less their maxima (mask_row.h), and P = 2^s of them.
+SAGE_NOINLINE __attribute__((cold)) void FlattenTile(RowTile* tile, float* s) {
+  SubtractMaxima(s, kScoreStride, tile->active, tile->count, tile->factor, tile->shift);
+  Store(tile->factor, Set1(1.0f));
+  Store(tile->shift, Zero());
+}
+
 // Scores of the `seen` keys from j0 on that 6 rows see, `count` with padding, masked; the rows'
 // running maxima. fresh: these are the first keys, and outputs begin with them.
 template <class Kernels>
@@ -138,6 +145,7 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   tile->count = count;
   tile->multiplied = multiplied;
   tile->fresh = fresh;
+  if (__builtin_expect(IsSteep(finite), 0)) FlattenTile(tile, s);
 }
 
 // The running values of group g before its first keys; lanes without a row hold 0 throughout.

@@ -56,6 +56,25 @@ SAGE_INLINE F32 ClipRow(float* s, int count, int64_t first, int64_t end) {
   return most;
 }
 
+// P = top 2^(s c - m) is a power of s c - (m - log2 top), whose bracket is rounded and whose
+// product is not: the largest P is off by what the bracket is, 2^-9 of its octave for |m| up to
+// this, with which 255 P rounds to 255 at most. Scores of rows beyond are turned into s c - m
+// first, where the largest is 0 as m was rounded like its product.
+constexpr float kSteepScore = 32768.0f;
+
+SAGE_INLINE bool IsSteep(F32 m) { return AnyAbove(MaxMagnitude(Zero(), m), kSteepScore); }
+
+// s c - m of `rows` rows, `pitch` apart.
+SAGE_NOINLINE __attribute__((cold)) void SubtractMaxima(float* s, int64_t pitch, int rows,
+                                                        int count, const float* c, const float* m) {
+  for (int r = 0; r < rows; ++r) {
+    float* row = s + r * pitch;
+    // Not in one expression, which the compiler may round once.
+    for (int j = 0; j < count; ++j) row[j] *= c[r];
+    for (int j = 0; j < count; ++j) row[j] -= m[r];
+  }
+}
+
 // Whether some score is NaN or +Infinity, as an additive mask may make them. The row is NaN then
 // (docs/numerics.md 1), but a maximum may lose a NaN, and codes of P hold none: its maximum has to
 // be made one.

@@ -55,6 +55,10 @@ SAGE_INLINE F32 FirstLanes(int count, F32 a, F32 b) {
 SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
   return {_mm256_and_ps(a.r, _mm256_cmp_ps(x.r, _mm256_set1_ps(limit), _CMP_NLE_UQ))};
 }
+// Whether some lane of x is above the limit.
+SAGE_INLINE bool AnyAbove(F32 x, float limit) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(x.r, _mm256_set1_ps(limit), _CMP_GT_OQ)) != 0;
+}
 // a, with 0 in the lanes where x == y.
 SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   return {_mm256_andnot_ps(_mm256_cmp_ps(x.r, y.r, _CMP_EQ_OQ), a.r)};

@@ -46,6 +46,10 @@ SAGE_INLINE F32 FirstLanes(int count, F32 a, F32 b) {
 SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.r, _mm512_set1_ps(limit), _CMP_NLE_UQ), a.r)};
 }
+// Whether some lane of x is above the limit.
+SAGE_INLINE bool AnyAbove(F32 x, float limit) {
+  return _mm512_cmp_ps_mask(x.r, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
+}
 // a, with 0 in the lanes where x == y.
 SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.r, y.r, _CMP_NEQ_UQ), a.r)};

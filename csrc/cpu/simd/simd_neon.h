@@ -75,6 +75,11 @@ SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
   const float32x4_t top = vdupq_n_f32(limit);
   return {ClearWhere(vcleq_f32(x.low, top), a.low), ClearWhere(vcleq_f32(x.high, top), a.high)};
 }
+// Whether some lane of x is above the limit.
+SAGE_INLINE bool AnyAbove(F32 x, float limit) {
+  const float32x4_t top = vdupq_n_f32(limit);
+  return vmaxvq_u32(vorrq_u32(vcgtq_f32(x.low, top), vcgtq_f32(x.high, top))) != 0;
+}
 // a, with 0 in the lanes where x == y.
 SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   return {ClearWhere(vceqq_f32(x.low, y.low), a.low),

@@ -88,6 +88,12 @@ SAGE_INLINE F32 ZeroUnlessAbove(F32 a, F32 x, float limit) {
   SAGE_EACH_LANE a.r[i] = !(x.r[i] <= limit) ? a.r[i] : 0.0f;
   return a;
 }
+// Whether some lane of x is above the limit.
+SAGE_INLINE bool AnyAbove(F32 x, float limit) {
+  bool any = false;
+  SAGE_EACH_LANE any |= x.r[i] > limit;
+  return any;
+}
 // a, with 0 in the lanes where x == y.
 SAGE_INLINE F32 ZeroWhereEqual(F32 x, F32 y, F32 a) {
   SAGE_EACH_LANE a.r[i] = x.r[i] == y.r[i] ? 0.0f : a.r[i];
