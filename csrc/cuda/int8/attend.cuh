@@ -12,8 +12,9 @@
 // thread, and only where some P would leave the range of its format does the warp reduce maxima
 // over threads and rescale O and l. Nearly every step takes no reduction and no rescaling.
 //
-// Steps that a mask or an edge cuts, with scales of k by key or with means of q turn their scores
-// into log2 units first (f = 1, c = -m from there); the rest is the same code.
+// Steps that a mask or an edge cuts, with scales of k by key, with means of q or of steep scores
+// (kOpenFactor) turn their scores into log2 units first (f = 1, c = -m from there); the rest is the
+// same code.
 //
 //          keys, 64 a step                registers of a thread at D = 128 and 32 rows:
 //        +------------------+               O 128, S 32 (64 where P·V sums 64 keys)
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
   w.rows =
       reinterpret_cast<float*>(memory + Form::kRows) + warp * W::kRowFloats + lane / 4 * W::kRows;
   const Block block(plan, Form::kBlockRows);
-  const Steps<kStepKeys> steps(plan, block.query0, Form::kBlockRows, warp_row, 8 * kRows);
+  Steps<kStepKeys> steps(plan, block.query0, Form::kBlockRows, warp_row, 8 * kRows);
   {
     const int64_t k_tiles = block.kv_head * space.tiles, v_tiles = block.v_part * space.tiles;
     CopySources from;
@@ -107,17 +108,22 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks)
     for (int n = lane; n < Form::kTiles * Form::kQBytes / 16; n += 32)
       to[n] = exists ? __ldg(from + n) : make_uint4(0, 0, 0, 0);
     __syncwarp();
+    const float most_k = __uint_as_float(__ldg(space.k_scale_most + block.kv_head));
+    bool steep = false;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float scale = exists ? space.q_scale[row0 + 8 * r + lane / 4] : 0.0f;
+      // A row that is not finite counts as zero until its outputs are written.
+      const float factor = scale == scale ? scale * plan.scale : 0.0f;
+      steep |= factor * most_k >= kOpenFactor;
       if (lane % 4 == 0) {
-        // A row that is not finite counts as zero until its outputs are written.
-        w.rows[r] = scale == scale ? scale * plan.scale : 0.0f;
+        w.rows[r] = factor;
         w.rows[W::kLessM + r] = FLT_MAX;
       }
       w.part[r] = 0.0f;
       sums[r * Form::kThreads] = 0.0f;
     }
+    if (__any_sync(~0u, steep)) steps.open_first = steps.open_end = 0;
     __syncwarp();
   }
   if (plan.smooth_q > 0 && steps.first < steps.end) {

@@ -11,6 +11,11 @@
 
 namespace sage::cuda::int8 {
 
+// Rows whose f (below) reaches this take every step as a cut one. Integer scores that lie 2^f apart
+// are theirs alone: m would have to be a multiple of 2 f or so, and P starts up to f octaves from
+// where it should. int8 codes of normal q and k have f of 1e-4, int4 codes of .04.
+constexpr float kOpenFactor = 0.25f;
+
 __device__ __forceinline__ void Unpack(const uint4& from, uint32_t (&to)[4]) {
   to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
 }
@@ -206,9 +211,11 @@ struct Warp {
       for (int h = 0; h < kTables; ++h)
         most = fmaxf(most, (largest[h][r] - (kLog2 ? 0.0f : kMagic)) * lines[h][r].f);
       most = QuadMax(most) - Form::kStart;
-      // m stays a multiple of the power of two above every f of the row, where that is finite.
-      const float unit = __uint_as_float(__float_as_uint(q_scale[r] * k_scale) & kInfBits) * 2.0f;
-      if (unit < 0x1p90f && fabsf(most) < INFINITY)
+      // m stays a multiple of the power of two above every f of the row, unless all its steps are
+      // cut (kOpenFactor): a multiple of a large one could lie far from the maximum.
+      const float f = q_scale[r] * k_scale;
+      const float unit = __uint_as_float(__float_as_uint(f) & kInfBits) * 2.0f;
+      if (f < kOpenFactor && fabsf(most) < INFINITY)
         most = __fsub_rn(__fadd_rn(most, kMagic * unit), kMagic * unit);
       const float now = fminf(less_m[r], -most);
       alpha[r] = Exp2(now - less_m[r]);

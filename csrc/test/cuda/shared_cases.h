@@ -88,6 +88,11 @@ inline void AddSharedCases(std::vector<Case>* cases, int64_t d,
   with("scale 0 by a hair", [&](Case& c) { c.qk_dim = c.v_dim = d, c.scale = 1e-30; });
   with("steep scores",
        [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1400, c.q_gain = 12.0f; });
+  with("scores of one key",
+       [&](Case& c) { c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 600, c.q_gain = 1e5f; });
+  with("scores of one key, causal", [&](Case& c) {
+    c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 600, c.q_gain = 1e3f, c.causal = Causal::kTopLeft;
+  });
   with("biased k and v", [&](Case& c) {
     c.qk_dim = c.v_dim = d, c.q_len = c.kv_len = 1500, c.k_bias = 5.0f, c.v_bias = 1.0f;
   });
