@@ -2,16 +2,11 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {SageKvCache, type SageKvCacheAttendOptions} from '../../src/cache/kv_cache.js';
 import {compareArrays} from '../../src/accuracy/metrics.js';
-import {
-  frozenMean,
-  quantizeCacheKeys,
-  quantizeCacheValues,
-  type CachePrecision,
-  type PackedCachePrecision,
-} from '../../src/numerics/kv_cache.js';
-import {attendCacheRow} from '../../src/numerics/kv_cache_reference.js';
+import type {CachePrecision, PackedCachePrecision} from '../../src/numerics/kv_cache.js';
 import {sageAttention} from '../../src/ops/sage_attention.js';
 import {Random} from '../case_inputs.js';
+import {PlainCache} from './plain_cache.js';
+import type {CacheQuery} from './plain_cache.js';
 
 export interface CacheCase {
   readonly name: string;
@@ -201,50 +196,37 @@ export function attendByReference(
   precision: PackedCachePrecision,
 ) {
   const {q, k, v, mask} = inputs;
-  const o: number[] = [];
-  const lse: number[] = [];
+  const {batch, kvHeads, qLen, kvLen, headDim, valueDim} = c;
   const {
     windowSize = [-1, -1],
     isCausal = 'bottom_right',
-    scale = 1 / Math.sqrt(c.headDim),
+    scale = 1 / Math.sqrt(headDim),
   } = c.options ?? {};
-  const offset = isCausal === 'bottom_right' ? c.kvLen - c.qLen : 0;
-  for (let b = 0; b < c.batch; b++) {
-    for (let h = 0; h < c.heads; h++) {
-      const head = b * c.kvHeads + Math.floor((h * c.kvHeads) / c.heads);
-      const source = (data: Float32Array, dim: number, tokens: number) => ({
-        data,
-        offset: head * c.kvLen * dim,
-        tokenStride: dim,
-        tokens,
-        dim,
-      });
-      const mean = frozenMean(source(k, c.headDim, frozen));
-      const keys = quantizeCacheKeys(source(k, c.headDim, c.kvLen), mean, precision);
-      const values = quantizeCacheValues(source(v, c.valueDim, c.kvLen), precision);
-      for (let i = 0; i < c.qLen; i++) {
-        const at = ((b * c.heads + h) * c.qLen + i) * c.headDim;
-        const row = attendCacheRow({
-          q: q.subarray(at, at + c.headDim),
-          keys,
-          values,
-          mean,
-          valueDim: c.valueDim,
-          scale,
-          attends: (j) => {
-            if (isCausal !== false && j > i + offset) return false;
-            if (windowSize[0] >= 0 && j < i + offset - windowSize[0]) return false;
-            if (mask === null) return true;
-            return mask[i * c.kvLen + j]! !== (c.mask === 'bool' ? 0 : -Infinity);
-          },
-          added: (j) => (c.mask === 'float32' ? mask![i * c.kvLen + j]! : 0),
-        });
-        o.push(...row.o);
-        lse.push(row.lse);
-      }
-    }
+  const cache = new PlainCache({...c, capacity: 0});
+  const parts = batch * kvHeads;
+  for (const [first, end] of [
+    [0, frozen],
+    [frozen, kvLen],
+  ] as const) {
+    cache.append(
+      rowsOf(k, parts, kvLen, headDim, first, end),
+      rowsOf(v, parts, kvLen, valueDim, first, end),
+      end - first,
+    );
   }
-  return {o: Float64Array.from(o), lse: Float64Array.from(lse)};
+  const query: CacheQuery = {
+    q,
+    qLen,
+    isCausal: isCausal === true ? 'top_left' : isCausal,
+    windowSize,
+    scale,
+    mask: mask && {
+      data: mask,
+      shape: [1, 1, qLen, kvLen],
+      kind: c.mask === 'bool' ? 'boolean' : 'additive',
+    },
+  };
+  return cache.attend(query, precision);
 }
 
 /** Relative L1 of the finite values; Infinity where the two differ in what is finite. */

@@ -13,8 +13,9 @@ import {loadAddon} from '../../src/runtime/load_addon.js';
 import {Random} from '../case_inputs.js';
 import {useBackend} from '../kernels/backends.js';
 import {Draw, randomRun} from '../random_problems.js';
-import {PlainCache, randomCacheSizes, randomCount, randomQuery, randomTokens} from '../random_caches.js';
-import type {RandomQuery} from '../random_caches.js';
+import {PlainCache} from '../cache/plain_cache.js';
+import type {CacheQuery} from '../cache/plain_cache.js';
+import {randomCacheSizes, randomCount, randomQuery, randomTokens} from '../random_caches.js';
 
 const {abs, max} = Math;
 const {isNaN} = Number;
@@ -125,7 +126,7 @@ function failuresOf(at: number): string[] {
   return failures;
 }
 
-function optionsOf({isCausal, windowSize, scale, mask}: RandomQuery): SageKvCacheAttendOptions {
+function optionsOf({isCausal, windowSize, scale, mask}: CacheQuery): SageKvCacheAttendOptions {
   const options = {isCausal, windowSize: [...windowSize] as [number, number], scale};
   if (mask === null) return options;
   const tensor = tf.tensor(mask.data, [...mask.shape]);
