@@ -28,8 +28,16 @@ const MOST_PRODUCTS = 4e6;
 
 /** How many random problems to run, and from which seed: `usual` of seed 1 unless the environment says otherwise. */
 export function randomRun(usual: number): {count: number; seed: number} {
-  const {SAGE_RANDOM_PROBLEMS: count, SAGE_RANDOM_SEED: seed} = process.env;
-  return {count: Number(count ?? usual), seed: Number(seed ?? 1)};
+  const {SAGE_RANDOM_PROBLEMS, SAGE_RANDOM_SEED} = process.env;
+  const count = Number(SAGE_RANDOM_PROBLEMS ?? usual);
+  const seed = Number(SAGE_RANDOM_SEED ?? 1);
+  // None would pass whatever the engines do.
+  if (!(Number.isInteger(count) && count > 0 && Number.isInteger(seed))) {
+    throw new Error(
+      `SAGE_RANDOM_PROBLEMS=${count}, SAGE_RANDOM_SEED=${seed}: integers, the first above 0`,
+    );
+  }
+  return {count, seed};
 }
 
 /** Random choices. */

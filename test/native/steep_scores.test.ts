@@ -20,8 +20,8 @@ const {addon} = loadAddon();
 if (addon === null) throw new Error('no native addon');
 const isas = addon.capabilities().isa.available;
 
-/** Of q and of k: scores from the usual 10 to 1e19 and more. */
-const GAINS = [30, 300, 1e3, 1e4, 1e5, 1e8];
+/** Of q and of k: the largest scores are some 4e3 to 4e20. */
+const GAINS = [30, 300, 1e3, 1e4, 1e5, 1e10];
 /** o is v with the error of its code, and where two scores lie close together some of another: not another v. */
 const O_BOUND = 0.3;
 const LSE_BOUND = 1e-5;
