@@ -75,28 +75,46 @@ SAGE_INLINE bool PacksDirectly(const Plan& plan) {
 template <class Values>
 struct GeneralAmxKernels : AmxKernels<Values> {};
 
+// Tokens of a block, and the same in whole tiles.
+struct BlockTokens {
+  int64_t first;
+  int count, padded;
+};
 template <class Values>
-SAGE_INLINE void PackBlockOfTiles(const Plan& plan, Head* head, int64_t block,
-                                  const PrepassScratch& scratch) {
+SAGE_INLINE BlockTokens TokensOf(const Plan& plan, int64_t block) {
+  const int64_t first = block * kBlock;
+  const int count = static_cast<int>(MinOf(kBlock, plan.problem->kv_len - first));
+  return {first, count, static_cast<int>(RoundUp(count, AmxKernels<Values>::kKeyTile))};
+}
+
+template <class Values>
+SAGE_INLINE void PackKBlockOfTiles(const Plan& plan, Head* head, int64_t block,
+                                   const PrepassScratch& scratch) {
   if (PacksDirectly(plan)) {
-    const Problem& p = *plan.problem;
-    const int64_t first = block * kBlock;
-    const int count = static_cast<int>(MinOf(kBlock, p.kv_len - first));
-    const int padded = static_cast<int>(RoundUp(count, AmxKernels<Values>::kKeyTile));
-    const float* k =
-        plan.buffers->k + head->batch * p.k.batch + head->kv_head * p.k.head + first * p.k.token;
-    const float* v =
-        plan.buffers->v + head->batch * p.v.batch + head->kv_head * p.v.head + first * p.v.token;
-    if (PackKeyRows(k, p.k.token, count, padded, plan.qk_dims,
-                    p.recipe.smooth_k ? head->k_mean : nullptr, plan.k_sign,
-                    head->k + first * plan.qk_dims, head->k_scale + first) &&
-        PackValueRows<Values>(v, p.v.token, count, padded, plan.v_dims, plan.keys, first,
-                              head->v_inverse, head->v)) {
-      memset(head->not_finite + first, 0, kBlock);
+    const BlockTokens at = TokensOf<Values>(plan, block);
+    const Source k = KSource(plan, *head, at.first, kBlock);
+    const float* mean = plan.problem->recipe.smooth_k ? head->k_mean : nullptr;
+    if (PackKeyRows(k.base, k.stride, at.count, at.padded, plan.qk_dims, mean, plan.k_sign,
+                    head->k + at.first * plan.qk_dims, head->k_scale + at.first)) {
+      memset(head->not_finite + at.first, 0, kBlock);
       return;
     }
   }
-  PackBlock<GeneralAmxKernels<Values>>(plan, head, block, scratch);
+  PackKBlock<GeneralAmxKernels<Values>>(plan, head, block, scratch);
+}
+
+template <class Values>
+SAGE_INLINE void PackVBlockOfTiles(const Plan& plan, Head* head, int64_t block,
+                                   const PrepassScratch& scratch) {
+  if (PacksDirectly(plan)) {
+    const BlockTokens at = TokensOf<Values>(plan, block);
+    const Source v = VSource(plan, *head, at.first, kBlock);
+    if (PackValueRows<Values>(v.base, v.stride, at.count, at.padded, plan.v_dims, plan.keys,
+                              at.first, head->v_inverse, head->v)) {
+      return;
+    }
+  }
+  PackVBlock<GeneralAmxKernels<Values>>(plan, head, block, scratch);
 }
 
 template <class Values>
@@ -124,14 +142,24 @@ SAGE_INLINE void PrepareGroupOfTiles(const Plan& plan, const Head& head, int64_t
 }
 
 template <>
-inline void PackBlock<AmxKernels<ValuesBf16>>(const Plan& plan, Head* head, int64_t block,
-                                              const PrepassScratch& scratch) {
-  PackBlockOfTiles<ValuesBf16>(plan, head, block, scratch);
+inline void PackKBlock<AmxKernels<ValuesBf16>>(const Plan& plan, Head* head, int64_t block,
+                                               const PrepassScratch& scratch) {
+  PackKBlockOfTiles<ValuesBf16>(plan, head, block, scratch);
 }
 template <>
-inline void PackBlock<AmxKernels<ValuesBytes>>(const Plan& plan, Head* head, int64_t block,
+inline void PackVBlock<AmxKernels<ValuesBf16>>(const Plan& plan, Head* head, int64_t block,
                                                const PrepassScratch& scratch) {
-  PackBlockOfTiles<ValuesBytes>(plan, head, block, scratch);
+  PackVBlockOfTiles<ValuesBf16>(plan, head, block, scratch);
+}
+template <>
+inline void PackKBlock<AmxKernels<ValuesBytes>>(const Plan& plan, Head* head, int64_t block,
+                                                const PrepassScratch& scratch) {
+  PackKBlockOfTiles<ValuesBytes>(plan, head, block, scratch);
+}
+template <>
+inline void PackVBlock<AmxKernels<ValuesBytes>>(const Plan& plan, Head* head, int64_t block,
+                                                const PrepassScratch& scratch) {
+  PackVBlockOfTiles<ValuesBytes>(plan, head, block, scratch);
 }
 template <>
 inline void PrepareGroup<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
@@ -297,21 +325,23 @@ SAGE_NOINLINE void AttendRows(const Plan& plan, const Head& head, int64_t row0, 
 // Takes the place of the row-by-row tile of attend.h. Whole steps of the P·V products cover the
 // keys seen; what lies beyond these is hidden by `clip`.
 template <>
-inline bool AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head, int64_t row0,
-                                               int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                               int /*count*/, bool clip, bool fresh, bool /*last*/,
-                                               const AttendScratch& scratch, FetchLines* fetch) {
-  const int count = static_cast<int>(RoundUp(seen, ValuesBf16::kStep));
-  AttendRows<ValuesBf16>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
+inline bool AttendTile<AmxKernels<ValuesBf16>>(const Plan& plan, const Head& head,
+                                               const TaskRows& task, int64_t g, const KeySpan& keys,
+                                               bool fresh, const AttendScratch& scratch,
+                                               FetchLines* fetch) {
+  const int count = static_cast<int>(RoundUp(keys.count, ValuesBf16::kStep));
+  AttendRows<ValuesBf16>(plan, head, task.row0, g, task.rows, keys.first, count, keys.clip, fresh,
+                         scratch, fetch);
   return false;
 }
 template <>
-inline bool AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head, int64_t row0,
-                                                int64_t g, int64_t rows, int64_t j0, int64_t seen,
-                                                int /*count*/, bool clip, bool fresh, bool /*last*/,
+inline bool AttendTile<AmxKernels<ValuesBytes>>(const Plan& plan, const Head& head,
+                                                const TaskRows& task, int64_t g,
+                                                const KeySpan& keys, bool fresh,
                                                 const AttendScratch& scratch, FetchLines* fetch) {
-  const int count = static_cast<int>(RoundUp(seen, ValuesBytes::kStep));
-  AttendRows<ValuesBytes>(plan, head, row0, g, rows, j0, count, clip, fresh, scratch, fetch);
+  const int count = static_cast<int>(RoundUp(keys.count, ValuesBytes::kStep));
+  AttendRows<ValuesBytes>(plan, head, task.row0, g, task.rows, keys.first, count, keys.clip, fresh,
+                          scratch, fetch);
   return false;
 }
 

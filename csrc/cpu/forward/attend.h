@@ -99,12 +99,10 @@ SAGE_NOINLINE void PrepareRow(const Plan& plan, const Head& head, int64_t row, i
 // Where the queries of kCount rows of the task from r0 on lie; padding repeats the task's last row.
 template <int kCount = kRows>
 SAGE_INLINE void GroupRows(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
-                           int64_t r0, const float* row[kCount]) {
+                           int64_t r0, const float* (&row)[kCount]) {
   if (plan.group == 1) {
     const Source q = QSource(plan, head, 0, row0 + r0, 1);
-    const int64_t last = MinOf(kCount, rows - r0) - 1;
-    for (int r = 0; r < kCount; ++r) row[r] = q.base + MinOf(r, last) * q.stride;
-    return;
+    return StepRows(q.base, q.stride, rows - r0, row);
   }
   RowWalk at = WalkFrom(plan, row0 + r0);
   for (int r = 0; r < kCount; ++r) {
@@ -244,7 +242,7 @@ SAGE_NOINLINE void MarkRow(const Plan& plan, const Head& head, int64_t i, int64_
   for (int64_t j = FirstKey(plan, i); j < EndKey(plan, i); ++j) {
     const uint8_t marks = head.not_finite[j];
     if (marks == 0 || !MaskAllows(mask, j)) continue;
-    if (marks & 1) {
+    if (marks & kNotFiniteK) {
       for (int64_t d = 0; d < p.v_dim; ++d) o[d] = nan;
       if (lse != nullptr) *lse = nan;
       return;
@@ -314,91 +312,94 @@ SAGE_NOINLINE void FinishRow(const Plan& plan, const Head& head, int64_t row, in
 
 // FinishRow for a group: rows without lse, means and values that are not finite, by far the most
 // common ones, take few instructions.
-SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
-                             int64_t g, const AttendScratch& scratch) {
+SAGE_INLINE void FinishGroup(const Plan& plan, const Head& head, const TaskRows& task, int64_t g,
+                             const AttendScratch& scratch) {
   const Problem& p = *plan.problem;
-  const bool plain = OutputsArePlain(plan, head);
-  const float top = p.recipe.row_sum == RowSum::kQuantized ? 1.0f : p.recipe.p_top;
-  float* o_head = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
-  RowWalk at = WalkFrom(plan, row0 + g * kRows);
-  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, rows); ++r, at.Next(plan)) {
+  RowWalk at = WalkFrom(plan, task.row0 + g * kRows);
+  for (int64_t r = g * kRows; r < MinOf(g * kRows + kRows, task.rows); ++r, at.Next(plan)) {
     const float l = scratch.l[LaneOf(r)];
-    if (!plain || l == 0.0f || scratch.bad[r]) {
-      FinishRow(plan, head, row0 + r, r, scratch);
+    if (!task.plain || l == 0.0f || scratch.bad[r]) {
+      FinishRow(plan, head, task.row0 + r, r, scratch);
       continue;
     }
-    ScaleOutputs(scratch.o + r * plan.v_dims, (1.0f / l) / top, head.v_scale, p.v_dim,
-                 o_head + at.g * p.o.head + at.i * p.o.token);
+    ScaleOutputs(scratch.o + r * plan.v_dims, (1.0f / l) / task.top, head.v_scale, p.v_dim,
+                 task.o + at.g * p.o.head + at.i * p.o.token);
   }
 }
 
+// Of the keys from j0 on, those that group g of the task sees.
 template <class Kernels>
-SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
+SAGE_INLINE KeySpan FindKeys(const Plan& plan, const TaskRows& task, int64_t g, int64_t j0) {
+  const int64_t top = QueryOf(plan, task.row0 + g * kRows);
+  const int64_t bottom = QueryOf(plan, task.row0 + MinOf(g * kRows + kRows, task.rows) - 1);
+  // Limits grow with the query.
+  const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
+  const int64_t skip = MaxOf(0, from - j0) / kBlock * kBlock;
+  KeySpan keys;
+  keys.first = j0 + skip;
+  keys.count = MinOf(kScoreStride, to - j0) - skip;
+  keys.multiplied = static_cast<int>(RoundUp(keys.count, 16));
+  keys.padded = static_cast<int>(RoundUp(keys.count, Kernels::kSoftmaxKeys));
+  // The softmax's padding beyond the keys multiplied is hidden by BeginTile; AMX has its own.
+  const int64_t within = keys.first + (kRows == 6 ? keys.multiplied : keys.padded);
+  keys.clip = FirstKey(plan, bottom) > keys.first || EndKey(plan, top) < within;
+  keys.last = j0 + kScoreStride >= to;
+  keys.steps = keys.count > 0 ? Kernels::FetchSteps(plan, keys.multiplied) : 0;
+  return keys;
+}
+
+template <class Kernels>
+SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t number,
                               const AttendScratch& scratch, FetchAhead* fetch) {
-  // Longest rows first: under causality the last block of rows sees the most keys.
-  const int64_t block = plan.row_blocks - 1 - task;
-  const int64_t row0 = block * plan.row_block;
-  const int64_t rows = MinOf(plan.row_block, plan.rows - row0);
-  const int64_t groups = (rows + kRows - 1) / kRows;
-  PrepareGroups<Kernels>(plan, head, row0, rows, groups, scratch);
+  const TaskRows task = FindTaskRows(plan, head, number);
+  const int64_t groups = (task.rows + kRows - 1) / kRows;
+  PrepareGroups<Kernels>(plan, head, task.row0, task.rows, groups, scratch);
   const size_t o_bytes = sizeof(float) * static_cast<size_t>(groups * kRows * plan.v_dims);
   if (!Kernels::kBeginsOutputs) memset(scratch.o, 0, o_bytes);
   if (plan.problem->recipe.smooth_v > 0) memset(scratch.o_mean, 0, o_bytes);
 
-  const int64_t first_i = QueryOf(plan, row0), last_i = QueryOf(plan, row0 + rows - 1);
+  const int64_t first_i = QueryOf(plan, task.row0);
+  const int64_t last_i = QueryOf(plan, task.row0 + task.rows - 1);
   const int64_t end = EndKey(plan, last_i);
   const int64_t start = FirstKey(plan, first_i) / kScoreStride * kScoreStride;
-  [[maybe_unused]] TilesAhead<Kernels> ahead;
+  // Without limits all groups see the same keys.
+  const bool alike = plan.problem->window_left < 0 && plan.problem->window_right < 0;
+  [[maybe_unused]] TilesAhead<Kernels> ahead(scratch);
   [[maybe_unused]] const bool goes_ahead =
       Kernels::kSoftmaxAhead && plan.problem->recipe.smooth_v == 0 && !WantsExactSum(plan);
+  BeginTask(plan, head, fetch);
   uint64_t begun = 0, finished = 0;  // a bit for each group
   for (int64_t j0 = start; j0 < end; j0 += kScoreStride) {
     if (plan.cancelled != nullptr && plan.cancelled->load(std::memory_order_relaxed)) return;
+    KeySpan keys;
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t top = QueryOf(plan, row0 + g * kRows);
-      const int64_t bottom = QueryOf(plan, row0 + MinOf(g * kRows + kRows, rows) - 1);
-      // Union of what the group's rows see (limits grow with i), and what all of them see.
-      const int64_t from = FirstKey(plan, top), to = EndKey(plan, bottom);
-      const int64_t skip = MaxOf(0, from - j0) / kBlock * kBlock;
-      const int64_t count = MinOf(kScoreStride, to - j0) - skip;
-      if (count <= 0) continue;
-      const int64_t multiplied = RoundUp(count, 16);
-      const int padded = static_cast<int>(RoundUp(count, Kernels::kSoftmaxKeys));
-      const int64_t at = j0 + skip;
-      // The softmax's padding beyond the keys multiplied is hidden by BeginTile; AMX has its own.
-      const int64_t within = at + (kRows == 6 ? multiplied : padded);
-      const bool clip = FirstKey(plan, bottom) > at || EndKey(plan, top) < within;
-      const bool last = j0 + kScoreStride >= to;
-      if (last) {
-        // Tasks of a head come in descending order: the rows that take these rows' places.
-        const int64_t row = row0 + g * kRows;
-        FetchRows(row, MinOf(kRows, rows - g * kRows), block > 0 ? row - plan.row_block : -1,
-                  fetch);
-      }
-      BeginFetch(plan, head, Kernels::FetchSteps(plan, multiplied), fetch);
+      if (g == 0 || !alike) keys = FindKeys<Kernels>(plan, task, g, j0);
+      if (keys.count <= 0) continue;
+      // Tasks of a head come in descending order: the queries that take these rows' places.
+      const int64_t row = task.row0 + g * kRows;
+      const int64_t next = keys.last && task.row0 > 0 ? row - plan.row_block : -1;
+      BeginFetch(plan, row, keys.last ? MinOf(kRows, task.rows - g * kRows) : 0, next, keys.steps,
+                 fetch);
       const uint64_t bit = uint64_t{1} << g;
       const bool fresh = (begun & bit) == 0;
       begun |= bit;
       if constexpr (Kernels::kSoftmaxAhead) {
         if (goes_ahead) {
-          RowTile* tile = &ahead.tiles[ahead.next];
-          BeginTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip, fresh, scratch,
-                             tile, &fetch->lines);
-          tile->last = last;
-          ahead.Advance(plan, head, row0, rows, scratch, &fetch->lines);
-          if (const RowTile& done = ahead.tiles[ahead.next]; ahead.outputs && done.last) {
-            if (!ahead.written) FinishGroup(plan, head, row0, rows, done.g, scratch);
+          BeginTile<Kernels>(plan, head, task, g, keys, fresh, scratch, ahead.next, &fetch->lines);
+          ahead.Advance(plan, head, task, scratch, &fetch->lines);
+          if (const RowTile& done = *ahead.next; ahead.outputs && done.last) {
+            if (!ahead.written) FinishGroup(plan, head, task, done.g, scratch);
             finished |= uint64_t{1} << done.g;
           }
           continue;
         }
       }
-      const bool written = AttendTile<Kernels>(plan, head, row0, g, rows, at, count, padded, clip,
-                                               fresh, last, scratch, &fetch->lines);
-      if (last) {
+      const bool written =
+          AttendTile<Kernels>(plan, head, task, g, keys, fresh, scratch, &fetch->lines);
+      if (keys.last) {
         // At once, while the outputs are in L1, and so that the writes of one group go to memory
         // while the next computes.
-        if (!written) FinishGroup(plan, head, row0, rows, g, scratch);
+        if (!written) FinishGroup(plan, head, task, g, scratch);
         finished |= bit;
       }
     }
@@ -406,13 +407,13 @@ SAGE_NOINLINE void AttendTask(const Plan& plan, const Head& head, int64_t task,
   if constexpr (Kernels::kSoftmaxAhead) {
     if (ahead.waiting) {
       SoftmaxAhead none = {};
-      ahead.Outputs(plan, head, row0, rows, scratch, &none, &fetch->lines);
-      if (ahead.written) finished |= uint64_t{1} << ahead.tiles[1 - ahead.next].g;
+      ahead.Outputs(plan, head, task, scratch, &none, &fetch->lines);
+      if (ahead.written) finished |= uint64_t{1} << ahead.before->g;
     }
   }
   // Groups that attend to nothing.
   for (int64_t g = 0; g < groups; ++g) {
-    if ((finished >> g & 1) == 0) FinishGroup(plan, head, row0, rows, g, scratch);
+    if ((finished >> g & 1) == 0) FinishGroup(plan, head, task, g, scratch);
   }
 }
 

@@ -68,6 +68,16 @@ SAGE_INLINE int64_t RowOfGroup(int64_t row0, int64_t rows, int64_t r0, int r) {
   return row0 + MinOf(r0 + r, rows - 1);
 }
 
+// The keys of a softmax step that a group of rows sees, a union of what its rows see.
+struct KeySpan {
+  int64_t first, count;
+  int multiplied;  // a whole 16, which every grouping of keys divides
+  int padded;      // whole steps of the softmax
+  bool clip;       // some row does not see all of these
+  bool last;       // no keys come after them
+  int64_t steps;   // in which lines are fetched (Kernels::FetchSteps)
+};
+
 // Six rows and some keys between their scores and their outputs.
 struct RowTile {
   int64_t g, j0;
@@ -78,6 +88,18 @@ struct RowTile {
   // Sums of P by lanes, [half of the keys][row]; horizontal sums wait for all six rows.
   F32 sums[2][kRows], exact[kRows];
 };
+
+// Whether one of `count` bytes is not 0.
+template <int kCount>
+SAGE_INLINE bool HoldsAny(const uint8_t* bytes) {
+  static_assert(kCount % 2 == 0, "whole words");
+  uint16_t word, all = 0;
+  for (int i = 0; i < kCount; i += 2) {
+    memcpy(&word, bytes + i, 2);
+    all |= word;
+  }
+  return all != 0;
+}
 
 SAGE_INLINE bool WantsExactSum(const Plan& plan) {
   return plan.buffers->lse != nullptr && plan.problem->recipe.row_sum == RowSum::kQuantized;
@@ -90,28 +112,57 @@ SAGE_NOINLINE __attribute__((cold)) void FlattenTile(RowTile* tile, float* s) {
   Store(tile->shift, Zero());
 }
 
-// Scores of the `seen` keys from j0 on that 6 rows see, `count` with padding, masked; the rows'
-// running maxima. fresh: these are the first keys, and outputs begin with them.
+// Whether outputs are o / l with V's scales and nothing else, but for rows that attend to nothing
+// or whose queries are not finite.
+SAGE_INLINE bool OutputsArePlain(const Plan& plan, const Head& head) {
+  return plan.buffers->lse == nullptr && plan.problem->recipe.smooth_v == 0 &&
+         head.any_not_finite == 0;
+}
+
+// The rows of a task, and what its groups would find out again and again about their outputs.
+struct TaskRows {
+  int64_t row0, rows;
+  bool plain;   // OutputsArePlain
+  bool direct;  // and they may go from the accumulators to the caller's rows
+  float top;    // sums are of p times this
+  float* o;     // of the head's first query head
+};
+
+SAGE_INLINE TaskRows FindTaskRows(const Plan& plan, const Head& head, int64_t task) {
+  const Problem& p = *plan.problem;
+  TaskRows out;
+  // Longest rows first: under causality the last block of rows sees the most keys.
+  out.row0 = (plan.row_blocks - 1 - task) * plan.row_block;
+  out.rows = MinOf(plan.row_block, plan.rows - out.row0);
+  out.plain = OutputsArePlain(plan, head);
+  out.direct = out.plain && p.v_dim == plan.v_dims;
+  out.top = p.recipe.row_sum == RowSum::kQuantized ? 1.0f : p.recipe.p_top;
+  out.o = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
+  return out;
+}
+
+// Scores of the keys that 6 rows see, masked; the rows' running maxima. fresh: these are the first
+// keys, and outputs begin with them.
 template <class Kernels>
-SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                           int64_t rows, int64_t j0, int64_t seen, int count, bool clip, bool fresh,
-                           const AttendScratch& scratch, RowTile* tile, FetchLines* fetch) {
+SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, const TaskRows& task, int64_t g,
+                           const KeySpan& keys, bool fresh, const AttendScratch& scratch,
+                           RowTile* tile, FetchLines* fetch) {
   static_assert(Kernels::kKeyTile == 0 || kRows == 6, "a group's state is one vector, by MaxOfSix");
   const Problem& p = *plan.problem;
   float* s = scratch.s;
   const int64_t r0 = g * kRows;
   F32 most[kRows];
   for (int r = 0; r < kRows; ++r) most[r] = Set1(kMinusInf);
-  // Keys are multiplied up to a whole 16 of those seen, which every grouping of keys divides.
-  const int multiplied = static_cast<int>(RoundUp(seen, 16));
-  const int active = ActiveRows<Kernels>(rows - r0);
+  const int64_t j0 = keys.first;
+  const int multiplied = keys.multiplied, count = keys.padded;
+  const int active = ActiveRows<Kernels>(task.rows - r0);
   Kernels::Scores(plan, head, scratch.q, g, active, j0, multiplied, s, most, fetch);
   const bool masked = p.mask_kind != MaskKind::kNone;
   const F32 c = masked ? Set1(1.0f) : Load(scratch.c + g * kLanes);
-  if (clip || masked) {
+  if (keys.clip || masked) {
     for (int r = 0; r < active; ++r) {
       float* row = s + r * kScoreStride;
-      const int64_t last = RowOfGroup(row0, rows, r0, r);
+      const int64_t last = RowOfGroup(task.row0, task.rows, r0, r);
       const int64_t i = last / plan.group, q_head = head.kv_head * plan.group + last % plan.group;
       if (masked) {
         ApplyMask(MaskRowOf(plan, head.batch, q_head, i), j0,
@@ -145,6 +196,7 @@ SAGE_INLINE void BeginTile(const Plan& plan, const Head& head, int64_t row0, int
   tile->count = count;
   tile->multiplied = multiplied;
   tile->fresh = fresh;
+  tile->last = keys.last;
   if (__builtin_expect(IsSteep(finite), 0)) FlattenTile(tile, s);
 }
 
@@ -171,44 +223,28 @@ SAGE_INLINE void AddSums(const Plan& plan, const AttendScratch& scratch, const R
   }
 }
 
-// Whether outputs are o / l with V's scales and nothing else, but for rows that attend to nothing
-// or whose queries are not finite.
-SAGE_INLINE bool OutputsArePlain(const Plan& plan, const Head& head) {
-  return plan.buffers->lse == nullptr && plan.problem->recipe.smooth_v == 0 &&
-         head.any_not_finite == 0;
-}
-
 // Where the rows of group g go and by what their sums are multiplied; false where that is not all
 // that their outputs need (attend.h: FinishRow).
-SAGE_INLINE bool FindOutputs(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                             int64_t rows, int active, const AttendScratch& scratch,
-                             OutputRows* out) {
-  const Problem& p = *plan.problem;
-  if (!OutputsArePlain(plan, head) || p.v_dim != plan.v_dims) return false;
-  const float top = p.recipe.row_sum == RowSum::kQuantized ? 1.0f : p.recipe.p_top;
+SAGE_INLINE bool FindOutputs(const Plan& plan, const Head& head, const TaskRows& task, int64_t g,
+                             int active, const AttendScratch& scratch, OutputRows* out) {
   const int64_t r0 = g * kRows;
-  float* o_head = plan.buffers->o + head.batch * p.o.batch + head.kv_head * plan.group * p.o.head;
+  if (!task.direct || HoldsAny<kRows>(scratch.bad + r0)) return false;
+  const Problem& p = *plan.problem;
   const float* l = scratch.l + g * kGroupLanes;
-  const int there = static_cast<int>(MinOf(active, rows - r0));
-  uint8_t bad = 0;
-  for (int r = 0; r < kRows; ++r) bad |= scratch.bad[r0 + r];
-  if (bad != 0) return false;
+  const int there = static_cast<int>(MinOf(active, task.rows - r0));
   // Whole vectors; what lanes without a row hold is not looked at, nor are the rows of padding.
-  F32 largest = Zero();
   for (int lane = 0; lane < kGroupLanes; lane += kLanes) {
     const F32 sum = FirstLanes(there - lane, Load(l + lane), Set1(1.0f));
     const F32 inverse = Div(Set1(1.0f), sum);
-    largest = MaxMagnitude(largest, inverse);
-    Store(out->factor + lane, top == 1.0f ? inverse : Div(inverse, Set1(top)));
+    if (AnyAbove(inverse, __FLT_MAX__)) return false;  // a row that attends to nothing
+    Store(out->factor + lane, task.top == 1.0f ? inverse : Div(inverse, Set1(task.top)));
   }
-  if (ReduceMaxBits(largest) >= kInfBits) return false;  // a row that attends to nothing
   if (plan.group == 1) {
-    float* row = o_head + (row0 + r0) * p.o.token;
-    for (int r = 0; r < kRows; ++r) out->row[r] = row + MinOf(r, there - 1) * p.o.token;
+    StepRows(task.o + (task.row0 + r0) * p.o.token, p.o.token, there, out->row);
   } else {
-    RowWalk at = WalkFrom(plan, row0 + r0);
+    RowWalk at = WalkFrom(plan, task.row0 + r0);
     for (int r = 0; r < there; ++r, at.Next(plan)) {
-      out->row[r] = o_head + at.g * p.o.head + at.i * p.o.token;
+      out->row[r] = task.o + at.g * p.o.head + at.i * p.o.token;
     }
   }
   for (int r = there; r < active; ++r) out->row[r] = scratch.o + (r0 + r) * plan.v_dims;
@@ -216,17 +252,17 @@ SAGE_INLINE bool FindOutputs(const Plan& plan, const Head& head, int64_t row0, i
   return true;
 }
 
-// A tile from scores to outputs. last: no keys come after these; true then if the rows' outputs
-// have gone to the caller's memory.
+// A tile from scores to outputs. Of the last keys: true if the rows' outputs have gone to the
+// caller's memory.
 template <class Kernels>
-SAGE_INLINE bool AttendTile(const Plan& plan, const Head& head, int64_t row0, int64_t g,
-                            int64_t rows, int64_t j0, int64_t seen, int count, bool clip,
-                            bool fresh, [[maybe_unused]] bool last, const AttendScratch& scratch,
+SAGE_INLINE bool AttendTile(const Plan& plan, const Head& head, const TaskRows& task, int64_t g,
+                            const KeySpan& keys, bool fresh, const AttendScratch& scratch,
                             FetchLines* fetch) {
   const Problem& p = *plan.problem;
+  const int64_t j0 = keys.first;
+  const int count = keys.padded;
   RowTile tile;
-  BeginTile<Kernels>(plan, head, row0, g, rows, j0, seen, count, clip, fresh, scratch, &tile,
-                     fetch);
+  BeginTile<Kernels>(plan, head, task, g, keys, fresh, scratch, &tile, fetch);
   const bool want_exact = WantsExactSum(plan);
   for (int r = 0; r < kRows; ++r) tile.sums[0][r] = tile.sums[1][r] = tile.exact[r] = Zero();
   for (int r = 0; r < tile.active; ++r) {
@@ -241,7 +277,7 @@ SAGE_INLINE bool AttendTile(const Plan& plan, const Head& head, int64_t row0, in
   const float* alpha = fresh ? nullptr : tile.alpha;
   if constexpr (Kernels::kWritesOutputs) {
     OutputRows out;
-    if (last && FindOutputs(plan, head, row0, g, rows, tile.active, scratch, &out) &&
+    if (keys.last && FindOutputs(plan, head, task, g, tile.active, scratch, &out) &&
         Kernels::AccumulateTo(plan, head, scratch.s, scratch.p, tile.active, j0, tile.multiplied, o,
                               alpha, out, fetch)) {
       return true;
@@ -269,41 +305,47 @@ SAGE_INLINE bool AttendTile(const Plan& plan, const Head& head, int64_t row0, in
 template <class Kernels>
 struct TilesAhead {
   RowTile tiles[2];
-  int next = 0;  // place of the next tile, and of its P
-  bool waiting = false;
-  bool outputs = false;  // Advance has finished the tile in the place that is the next one's now
-  bool written = false;  // and its outputs have gone to the caller's memory
+  RowTile* next = tiles;  // place of the next tile
+  RowTile* before = tiles + 1;
+  uint8_t *p, *p_before;  // and of their P
+  bool waiting = false;   // the tile before has outputs to come
+  bool outputs = false;   // Advance has finished the tile in the place that is the next one's now
+  bool written = false;   // and its outputs have gone to the caller's memory
 
-  uint8_t* P(const AttendScratch& scratch, int place) const {
-    return scratch.p + place * Kernels::kTilePBytes;
+  explicit TilesAhead(const AttendScratch& scratch) : p(scratch.p), p_before(scratch.p) {
+    if constexpr (Kernels::kSoftmaxAhead) p_before += Kernels::kTilePBytes;
   }
 
-  // After BeginTile for tiles[next]: its softmax, and the outputs of the tile that waits.
+  // After BeginTile for `next`: its softmax, and the outputs of the tile that waits.
   // Then that one is done, and the next one waits.
-  void Advance(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+  void Advance(const Plan& plan, const Head& head, const TaskRows& task,
                const AttendScratch& scratch, FetchLines* fetch) {
-    RowTile& tile = tiles[next];
-    SoftmaxAhead ahead = Kernels::BeginSoftmax(scratch.s, P(scratch, next), tile.active, tile.count,
-                                               tile.factor, tile.shift, tile.sums[0]);
+    RowTile* tile = next;
+    SoftmaxAhead ahead = Kernels::BeginSoftmax(scratch.s, p, tile->active, tile->count,
+                                               tile->factor, tile->shift, tile->sums[0]);
     outputs = waiting;
     if (waiting) {
-      Outputs(plan, head, row0, rows, scratch, &ahead, fetch);
+      Outputs(plan, head, task, scratch, &ahead, fetch);
     } else {
-      fetch->Spread(1);
+      fetch->SpreadRest();
       FetchStep(fetch);
     }
-    Kernels::EndSoftmax(ahead, tile.sums[0]);
-    AddSums(plan, scratch, tile, SumOfSix(tile.sums[0]), Zero());
+    Kernels::EndSoftmax(ahead, tile->sums[0]);
+    AddSums(plan, scratch, *tile, SumOfSix(tile->sums[0]), Zero());
     waiting = true;
-    next = 1 - next;
+    next = before;
+    before = tile;
+    uint8_t* place = p;
+    p = p_before;
+    p_before = place;
   }
 
-  void Outputs(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+  void Outputs(const Plan& plan, const Head& head, const TaskRows& task,
                const AttendScratch& scratch, SoftmaxAhead* ahead, FetchLines* fetch) {
-    const RowTile& tile = tiles[1 - next];
+    const RowTile& tile = *before;
     OutputRows out;
-    written = tile.last && FindOutputs(plan, head, row0, tile.g, rows, tile.active, scratch, &out);
-    Kernels::AccumulateAnd(plan, head, P(scratch, 1 - next), tile.active, tile.j0, tile.multiplied,
+    written = tile.last && FindOutputs(plan, head, task, tile.g, tile.active, scratch, &out);
+    Kernels::AccumulateAnd(plan, head, p_before, tile.active, tile.j0, tile.multiplied,
                            scratch.o + tile.g * kRows * plan.v_dims,
                            tile.fresh ? nullptr : tile.alpha, written ? &out : nullptr, ahead,
                            fetch);

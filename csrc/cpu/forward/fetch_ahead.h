@@ -25,19 +25,14 @@ constexpr bool kFetchesHeads = kRows == 6;
 constexpr int64_t kBytesAhead = int64_t{64} << 10;
 constexpr int64_t kMostHeadsAhead = 8;
 
-// Rows of K and V, and of Q those of the head's first task.
+// Query heads of it, at most; their rows are runs of lines.
+constexpr int64_t kMostQueryHeads = 32;
+
 struct FetchAhead {
-  Head head = {};
-  Source k = {}, v = {};
-  int64_t row = 0;       // next row of K and V to fetch
-  int64_t rows = 0;      // where to stop; 0 where there is no next head
-  int64_t per_tile = 0;  // rows for each tile
-  int64_t q_row = 0;     // next row of Q
-  int64_t q_rows = 0;    // where to stop
-  int64_t q_per_tile = 0;
-  // Of the present head, a group of rows: outputs, and queries of the next task.
-  int64_t o_row = 0, o_rows = 0, next_row = 0, next_rows = 0;
-  FetchLines lines;  // of the present tile
+  FetchLines lines;      // of the present tile, and of a head to come
+  int64_t per_tile = 0;  // lines of that head
+  float* o = nullptr;    // of the present head
+  const float* q = nullptr;
 };
 
 SAGE_INLINE int64_t HeadsAhead(const Plan& plan) {
@@ -53,74 +48,61 @@ SAGE_INLINE void FetchHead(const Plan& plan, int64_t number, int64_t q_row, int6
                            FetchAhead* fetch) {
   const Problem& p = *plan.problem;
   // Where it lies is all that is asked of it.
-  fetch->head.batch = number / p.kv_heads;
-  fetch->head.kv_head = number % p.kv_heads;
-  fetch->k = KSource(plan, fetch->head, 0, p.kv_len);
-  fetch->v = VSource(plan, fetch->head, 0, p.kv_len);
+  Head head = {};
+  head.batch = number / p.kv_heads;
+  head.kv_head = number % p.kv_heads;
   const int64_t row_bytes = (p.qk_dim + p.v_dim) * static_cast<int64_t>(sizeof(float));
-  fetch->rows = MinOf(p.kv_len, MaxOf(0, kCachedBytes - packed) / MaxOf(1, row_bytes));
+  const int64_t rows = MinOf(p.kv_len, MaxOf(0, kCachedBytes - packed) / MaxOf(1, row_bytes));
+  FetchLines* lines = &fetch->lines;
+  // Runs are taken from the last one on, and wanted in the order K, V, Q.
+  const int64_t first = QueryOf(plan, q_row);
+  for (int64_t g = MinOf(plan.group, kMostQueryHeads) - 1; g >= 0; --g) {
+    const Source q = QSource(plan, head, g, first, p.q_len - first);
+    lines->Add(q.base, q.stride, q.rows, q.dim);
+  }
+  const Source k = KSource(plan, head, 0, rows), v = VSource(plan, head, 0, rows);
+  lines->Add(v.base, v.stride, v.rows, v.dim);
+  lines->Add(k.base, k.stride, k.rows, k.dim);
+  lines->Keep();
   // Causality and windows leave fewer tiles than these; half of them are counted, so that the fetch
   // is done in time.
   const int64_t tiles =
       (plan.rows + kRows - 1) / kRows * ((p.kv_len + kScoreStride - 1) / kScoreStride);
   const int64_t counted = p.window_right < 0 && p.window_left < 0 ? tiles : (tiles + 1) / 2;
-  fetch->per_tile = (fetch->rows + counted - 1) / counted;
-  fetch->q_row = q_row;
-  fetch->q_rows = plan.rows;
-  fetch->q_per_tile = (fetch->q_rows - fetch->q_row + counted - 1) / counted;
+  fetch->per_tile = (lines->lines + counted - 1) / counted;
 }
 
-// Fetches with the next tile the outputs of `rows` rows from `row` on, to be written, and the
-// queries of a group that begins at row `next` (-1: none).
-SAGE_INLINE void FetchRows(int64_t row, int64_t rows, int64_t next, FetchAhead* fetch) {
-  fetch->o_row = row;
-  fetch->o_rows = rows;
-  fetch->next_row = next;
-  fetch->next_rows = next < 0 ? 0 : kRows;
+// Before the tiles of a task of this head.
+SAGE_INLINE void BeginTask(const Plan& plan, const Head& head, FetchAhead* fetch) {
+  const Problem& p = *plan.problem;
+  const int64_t q_head = head.kv_head * plan.group;
+  fetch->o = plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head;
+  fetch->q = plan.buffers->q + head.batch * p.q.batch + q_head * p.q.head;
 }
 
-// Adds `rows` rows of queries from `row` on, one query head's together where they follow each
-// other.
-SAGE_INLINE void AddQueries(const Plan& plan, const Head& head, int64_t row, int64_t rows,
-                            FetchLines* lines) {
-  if (rows <= 0) return;
-  RowWalk at = WalkFrom(plan, row);
+// Adds rows [row, row + rows) of q or o, whose first query head is at `base`.
+template <class Layout>
+SAGE_INLINE void AddRows(const Plan& plan, const float* base, const Layout& layout, int64_t dim,
+                         int64_t row, int64_t rows, bool to_write, FetchLines* lines) {
   if (plan.group == 1) {
-    const Source q = QSource(plan, head, at.g, at.i, rows);
-    lines->Add(q.base, q.stride, rows, q.dim);
-    return;
+    return lines->Add(base + row * layout.token, layout.token, rows, dim, to_write);
   }
+  RowWalk at = WalkFrom(plan, row);
   for (; rows > 0; --rows, at.Next(plan)) {
-    const Source q = QSource(plan, head, at.g, at.i, 1);
-    lines->Add(q.base, 0, 1, q.dim);
+    lines->Add(base + at.g * layout.head + at.i * layout.token, 0, 1, dim, to_write);
   }
 }
 
-// What a tile is to fetch in `steps` steps.
-SAGE_INLINE void BeginFetch(const Plan& plan, const Head& head, int64_t steps, FetchAhead* fetch) {
+// What a tile is to fetch in `steps` steps: the outputs of `rows` rows from `row` on, to be written
+// (none: 0), the queries of a group that begins at row `next` (-1: none), and its share of a head
+// to come.
+SAGE_INLINE void BeginFetch(const Plan& plan, int64_t row, int64_t rows, int64_t next,
+                            int64_t steps, FetchAhead* fetch) {
   const Problem& p = *plan.problem;
   FetchLines* lines = &fetch->lines;
-  lines->Clear();
-  RowWalk at = fetch->o_rows > 0 ? WalkFrom(plan, fetch->o_row) : RowWalk{0, 0};
-  const int64_t together = plan.group == 1 ? fetch->o_rows : 1;
-  for (; fetch->o_rows > 0; fetch->o_rows -= together, at.Next(plan)) {
-    const int64_t q_head = head.kv_head * plan.group + at.g;
-    lines->Add(plan.buffers->o + head.batch * p.o.batch + q_head * p.o.head + at.i * p.o.token,
-               p.o.token, together, p.v_dim, true);
-  }
-  AddQueries(plan, head, fetch->next_row, fetch->next_rows, lines);
-  fetch->next_rows = 0;
-  const int64_t rows = MinOf(fetch->per_tile, fetch->rows - fetch->row);
-  if (rows > 0) {
-    lines->Add(fetch->k.base + fetch->row * fetch->k.stride, fetch->k.stride, rows, fetch->k.dim);
-    lines->Add(fetch->v.base + fetch->row * fetch->v.stride, fetch->v.stride, rows, fetch->v.dim);
-    fetch->row += rows;
-  }
-  const int64_t q_rows = MinOf(fetch->q_per_tile, fetch->q_rows - fetch->q_row);
-  if (q_rows > 0) {
-    AddQueries(plan, fetch->head, fetch->q_row, q_rows, lines);
-    fetch->q_row += q_rows;
-  }
+  lines->BeginTile(fetch->per_tile);
+  if (next >= 0) AddRows(plan, fetch->q, p.q, p.qk_dim, next, kRows, false, lines);
+  if (rows > 0) AddRows(plan, fetch->o, p.o, p.v_dim, row, rows, true, lines);
   lines->Spread(steps);
 }
 

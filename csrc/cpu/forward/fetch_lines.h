@@ -22,82 +22,99 @@ constexpr bool kFetchesToWrite = true;
 constexpr bool kFetchesToWrite = false;
 #endif
 
-// Runs of lines. No function is called to take one, so that a loop keeps its accumulators in
-// registers around it.
+// Runs of lines, taken from the last one on: those of the present tile lie above those of a head to
+// come, which stay from tile to tile. No function is called to take one, so that a loop keeps its
+// accumulators in registers around it.
 struct FetchLines {
-  // Rows of six queries with strides, twice, and a few rows of K, V and Q beside them.
+  // 32 rows of queries and of outputs with strides (AMX), and fewer than that of others.
   static constexpr int kMostRuns = 64;
+  // Rows of lines at one distance.
   struct Run {
-    const float* at;
-    int64_t lines;
-    bool write;
+    const float* line;  // the next one
+    int64_t left;       // of the present row, 1 at least
+    const float* row;
+    int64_t stride, rows;  // to the next row in floats, and rows with the present one
+    int64_t per_row;
+    bool write;  // they are to be written (kFetchesToWrite)
   };
   Run runs[kMostRuns];
-  int used, taken;
-  const float* line;  // of the present run
-  int64_t left;       // lines of it
-  int64_t each;       // lines for each step
-  int64_t lines;      // of all runs
-  bool near;          // into L1, else L2
-  bool write;         // the present run is to be written (kFetchesToWrite)
+  int used;
+  int kept;       // those of a head to come
+  int64_t each;   // lines for each step; 0 where no run is left
+  int64_t lines;  // of the tile
+  bool near;      // into L1, else L2
 
-  // A kilobyte of runs that are not there stays as it is.
+  // A few kilobytes of runs that are not there stay as they are.
   FetchLines() : near(HasManyLineBuffers()) { Clear(); }
 
   void Clear() {
-    used = taken = 0;
-    left = lines = each = 0;
+    used = kept = 0;
+    each = lines = 0;
   }
 
   // `rows` rows of `dim` floats, to be written or read; those that there is no room for are left
   // out.
   void Add(const float* base, int64_t stride, int64_t rows, int64_t dim, bool to_write = false) {
+    if (rows <= 0 || used == kMostRuns) return;
     if (stride == dim) {
       dim *= rows;
-      rows = rows > 0 ? 1 : 0;
+      rows = 1;
     }
     const int64_t per_row = (dim + kLineFloats - 1) / kLineFloats;
-    for (; rows > 0 && used < kMostRuns; --rows, base += stride) {
-      runs[used++] = {base, per_row, to_write};
-      lines += per_row;
-    }
+    runs[used++] = {base, per_row, base, stride, rows, per_row, to_write};
+    lines += rows * per_row;
   }
 
-  // All lines in about this many steps.
+  // What was added so far stays until it is taken.
+  void Keep() { kept = used; }
+
+  // A tile that takes `from_kept` lines of what is kept, beside what is added to it. What the tile
+  // before it left over is not wanted any more.
+  void BeginTile(int64_t from_kept) {
+    kept = used < kept ? used : kept;
+    used = kept;
+    lines = kept > 0 ? from_kept : 0;
+  }
+
+  // The tile's lines in about this many steps.
   void Spread(int64_t steps) {
     // Short division: this runs once for each tile.
     const uint32_t all = static_cast<uint32_t>(lines), parts = static_cast<uint32_t>(steps);
     each = parts > 0 ? (all + parts - 1) / parts : lines;
   }
+
+  // All that is left of what was added to the tile in one step.
+  void SpreadRest() {
+    each = 0;
+    for (int i = kept; i < used; ++i) each += runs[i].left + (runs[i].rows - 1) * runs[i].per_row;
+  }
 };
 
-// The lines of a step. Where it is goes to memory once: stored and read again for each line, that
-// is all that lines wait for.
+// The lines of a step.
 SAGE_INLINE void FetchStep(FetchLines* fetch) {
-  const float* line = fetch->line;
-  int64_t left = fetch->left;
   const bool near = fetch->near;
-  for (int64_t n = fetch->each; n > 0; --n) {
-    if (left == 0) {
-      if (fetch->taken == fetch->used) {
-        fetch->each = 0;
-        break;
-      }
-      line = fetch->runs[fetch->taken].at;
-      left = fetch->runs[fetch->taken].lines;
-      if (kFetchesToWrite) fetch->write = fetch->runs[fetch->taken].write;
-      ++fetch->taken;
-    }
-    if (kFetchesToWrite && fetch->write) {
-      PrefetchToWrite(line);
+  for (int64_t n = fetch->each; n > 0;) {
+    FetchLines::Run* run = fetch->runs + fetch->used - 1;
+    const float* line = run->line;
+    const int64_t left = run->left, taken = n < left ? n : left;
+    const float* end = line + taken * kLineFloats;
+    n -= taken;
+    if (kFetchesToWrite && run->write) {
+      for (; line != end; line += kLineFloats) PrefetchToWrite(line);
     } else {
-      PrefetchLine(line, near);
+      for (; line != end; line += kLineFloats) PrefetchLine(line, near);
     }
-    line += kLineFloats;
-    --left;
+    if (left > taken) {
+      run->line = end;
+      run->left = left - taken;
+    } else if (--run->rows > 0) {
+      run->line = run->row += run->stride;
+      run->left = run->per_row;
+    } else if (--fetch->used == 0) {
+      fetch->each = 0;
+      break;
+    }
   }
-  fetch->line = line;
-  fetch->left = left;
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #ifndef SAGE_CPU_FORWARD_FINITE_ROWS_H_
 #define SAGE_CPU_FORWARD_FINITE_ROWS_H_
 
+#include <math.h>
+
 #include "cpu/forward/load_rows.h"
 
 namespace sage {

@@ -31,6 +31,13 @@ SAGE_INLINE ScalePair ScaleOf(int32_t max_bits, float top) {
   return {amax / top, top / amax};
 }
 
+// ScaleOf of each lane.
+SAGE_INLINE void ScalesOf(F32 most, float top, F32* scale, F32* inverse) {
+  const float below = BitsToFloat(static_cast<uint32_t>(kTinyBits) - 1);
+  *scale = ZeroUnlessAbove(Div(most, Set1(top)), most, below);
+  *inverse = ZeroUnlessAbove(Div(Set1(top), most), most, below);
+}
+
 // To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no fraction bits.
 // All codes are far smaller, and this is two additions where RoundHalfEven must mind every float.
 SAGE_INLINE float RoundCode(float x) { return (x + 12582912.0f) - 12582912.0f; }

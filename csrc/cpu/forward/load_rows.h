@@ -8,6 +8,7 @@
 
 #include "cpu/forward/integer_scale.h"
 #include "cpu/forward/plan.h"
+#include "cpu/simd/keep_addresses.h"
 
 namespace sage {
 namespace {
@@ -62,6 +63,17 @@ SAGE_INLINE int64_t QueryOf(const Plan& plan, int64_t row) {
 SAGE_INLINE RowWalk WalkFrom(const Plan& plan, int64_t row) {
   if (plan.group == 1) return {row, 0};  // two divisions less for each tile
   return {row / plan.group, row % plan.group};
+}
+
+// kCount rows at one distance, of which the first `there` exist; padding repeats the last of these.
+// One after the other: the compiler would multiply all distances as a vector, which takes longer.
+template <class Float, int kCount>
+SAGE_INLINE void StepRows(Float* base, int64_t stride, int64_t there, Float* (&row)[kCount]) {
+  for (int r = 0; r < kCount; ++r) {
+    KeepAddress(base);
+    row[r] = base;
+    base = r + 1 < there ? base + stride : base;
+  }
 }
 
 SAGE_INLINE bool IsFiniteValue(float value) { return MagnitudeBits(value) < kInfBits; }

@@ -112,25 +112,20 @@ SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int
   return true;
 }
 
-// The scales of 6 queries and what multiplies them to codes. False where some value is not finite.
-// Apart from the codes, since codes wait for a maximum, a division and a broadcast: the processor
-// finds too little else to do meanwhile unless other groups' maxima are next.
-SAGE_NOINLINE bool QueryScales(const float* const row[6], int dims, F32* scale, F32* inverse) {
-  static_assert(kRows == 6, "a group is 6 rows");
-  F32 most[6];
-#pragma GCC unroll 6
-  for (int r = 0; r < 6; ++r) most[r] = Zero();
-  for (int d = 0; d < dims; d += kChunkDims) {
-#pragma GCC unroll 6
-    for (int r = 0; r < 6; ++r) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) most[r] = MaxMagnitude(most[r], LoadU(row[r] + d + 16 * i));
-    }
+// The scales of 16 queries and what multiplies them to codes. False where some value is not finite.
+SAGE_NOINLINE bool QueryScales(const float* const row[16], int dims, F32* scale, F32* inverse) {
+  F32 most[16];
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; ++r) most[r] = Zero();
+  for (int d = 0; d < dims; d += 16) {
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) most[r] = MaxMagnitude(most[r], LoadU(row[r] + d));
   }
+  // Before MaxEach, which may leave out a NaN.
   F32 all = most[0];
-#pragma GCC unroll 6
-  for (int r = 1; r < 6; ++r) all = MaxMagnitude(all, most[r]);
-  ByteScales(MaxOfSix(most), scale, inverse);
+#pragma GCC unroll 16
+  for (int r = 1; r < 16; ++r) all = MaxMagnitude(all, most[r]);
+  ByteScales(MaxEach(most), scale, inverse);
   return AllFinite(all);
 }
 
@@ -195,7 +190,7 @@ SAGE_INLINE void PackValuePanel(const float* rows, int64_t stride, int count, in
 // kCount vectors of V in fours of keys.
 template <int kCount>
 SAGE_INLINE void PackBytePanel(const float* rows, int64_t stride, int count, int padded,
-                               const float* inverse, uint8_t* panel, F32* magnitudes) {
+                               const float* inverse, uint8_t* panel) {
   // Each 128 bits hold four dims of the four keys; a dim's four go together.
   const __m512i order =
       _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -207,7 +202,6 @@ SAGE_INLINE void PackBytePanel(const float* rows, int64_t stride, int count, int
 #pragma GCC unroll 4
       for (int e = 0; e < 4; ++e) {
         const F32 x = j + e < count ? LoadU(rows + e * stride + 16 * t) : Zero();
-        *magnitudes = MaxMagnitude(*magnitudes, x);
         code[e] = _mm512_cvtps_epi32(Mul(x, by).r);
       }
       const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(code[0], code[1]),
@@ -227,8 +221,8 @@ struct DirectValues<PvBytes512> {
   static constexpr bool kKnown = true;
   template <int kCount>
   SAGE_INLINE void Panel(const float* rows, const Source& v, int padded, const float* inverse,
-                         uint8_t* panel, F32* magnitudes) {
-    PackBytePanel<kCount>(rows, v.stride, v.rows, padded, inverse, panel, magnitudes);
+                         uint8_t* panel, F32* /*magnitudes*/) {
+    PackBytePanel<kCount>(rows, v.stride, v.rows, padded, inverse, panel);
   }
 };
 #if defined(SAGE_ISA_AVX512_BF16)
@@ -247,6 +241,7 @@ struct DirectValues<PvBf16> {
 template <class Pv>
 SAGE_INLINE bool PackValuePanels(const Plan& plan, const Head& head, const Source& v, int64_t first,
                                  int padded) {
+  if (head.any_not_finite & kNotFiniteV) return false;
   F32 magnitudes = Zero();
   ForEachPanel<Pv::kPanel>(plan.v_dims, [&](int vector, int count) {
     const float* rows = v.base + vector * kLanes;
@@ -265,6 +260,52 @@ SAGE_INLINE bool PackValuePanels(const Plan& plan, const Head& head, const Sourc
     }
   });
   return AllFinite(magnitudes);
+}
+
+// Packs the groups of a task: what makes 16 rows codes at a time, and that of 48 before their
+// codes, since codes wait for a maximum and divisions. 48 rows are whole groups and stay in L1.
+// find(rows, &scale, by) gives scales and kFactors vectors by which pack(rows, group, by) makes
+// codes; false where some value is not finite. A bit for each group that is packed; the others are
+// left.
+template <int kFactors, class Find, class Pack>
+SAGE_INLINE uint64_t PackQueries(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
+                                 int64_t groups, const AttendScratch& scratch, const Find& find,
+                                 const Pack& pack) {
+  constexpr int64_t kTogether = 48;
+  static_assert(kTogether % kRows == 0 && kTogether % kLanes == 0, "whole groups and vectors");
+  // Room for a whole vector from the last group's first row on.
+  alignas(64) float scale[kTogether + kLanes], by[kFactors][kTogether + kLanes];
+  uint64_t left = 0, packed = 0;
+  for (int64_t first = 0; first < groups * kRows; first += kTogether) {
+    const int64_t end = MinOf(first + kTogether, groups * kRows);
+    float* at[kFactors];
+    for (int64_t r0 = first; r0 < MinOf(end, rows); r0 += kLanes) {
+      const float* row[kLanes];
+      GroupRows<kLanes>(plan, head, row0, rows, r0, row);
+      for (int i = 0; i < kFactors; ++i) at[i] = by[i] + r0 - first;
+      F32 found;
+      if (!find(row, &found, at)) {
+        for (int64_t r = r0; r < MinOf(r0 + kLanes, rows); ++r) left |= uint64_t{1} << (r / kRows);
+      }
+      Store(scale + r0 - first, Mul(found, Set1(plan.q_factor)));
+    }
+    // Rows of padding repeat the last one.
+    for (int64_t r = MaxOf(rows, first); r < end; ++r) {
+      const int64_t last = rows - 1 - first;
+      scale[r - first] = scale[last];
+      for (int i = 0; i < kFactors; ++i) by[i][r - first] = by[i][last];
+    }
+    for (int64_t g = first / kRows; g * kRows < end; ++g) {
+      if (left >> g & 1) continue;
+      packed |= uint64_t{1} << g;
+      StoreFactors(scratch, g, LoadU(scale + g * kRows - first));
+      for (int i = 0; i < kFactors; ++i) at[i] = by[i] + g * kRows - first;
+      const float* row[kRows];
+      GroupRows(plan, head, row0, rows, g * kRows, row);
+      pack(row, g, at);
+    }
+  }
+  return packed;
 }
 
 // For the kernels with symmetric bytes in Q·K.
@@ -290,29 +331,21 @@ struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
 
   static constexpr bool kScalesFirst = true;
 
-  // Packs the groups of a task, all scales before all codes (QueryScales); a bit for each group
-  // whose values are all finite, the others are left.
   static uint64_t Groups(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                          int64_t groups, const AttendScratch& scratch) {
-    const float* row[kRows];
-    alignas(64) float by[kMostGroups * kGroupLanes];
-    uint64_t packed = 0;
-    for (int64_t g = 0; g < groups; ++g) {
-      GroupRows(plan, head, row0, rows, g * kRows, row);
-      F32 scale, inverse;
-      if (!QueryScales(row, plan.qk_dims, &scale, &inverse)) continue;
-      StoreFactors(scratch, g, Mul(scale, Set1(plan.q_factor)));
-      Store(by + g * kGroupLanes, inverse);
-      packed |= uint64_t{1} << g;
-    }
-    for (int64_t g = 0; g < groups; ++g) {
-      if ((packed >> g & 1) == 0) continue;
-      GroupRows(plan, head, row0, rows, g * kRows, row);
-      uint8_t* group = scratch.q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims);
-      PackQueryRows(row, plan.qk_dims, by + g * kGroupLanes, group,
-                    Kernels::CorrectionsOf(plan, scratch.q) + g * kRows);
-    }
-    return packed;
+    return PackQueries<1>(
+        plan, head, row0, rows, groups, scratch,
+        [&](const float* const row[16], F32* scale, float* by[1]) __attribute__((always_inline)) {
+          F32 inverse;
+          const bool finite = QueryScales(row, plan.qk_dims, scale, &inverse);
+          Store(by[0], inverse);
+          return finite;
+        },
+        [&](const float* const row[6], int64_t g, float* by[1]) __attribute__((always_inline)) {
+          PackQueryRows(row, plan.qk_dims, by[0],
+                        scratch.q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims),
+                        Kernels::CorrectionsOf(plan, scratch.q) + g * kRows);
+        });
   }
 };
 

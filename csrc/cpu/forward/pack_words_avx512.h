@@ -146,49 +146,22 @@ struct DirectRows<IntegerKernels<QkWords512, PvWords512<true>>> {
     return PackValuePanels<PvWords512<true>>(plan, head, v, first, padded);
   }
 
-  // Packs the groups of a task, the factors of 16 rows at a time, and those of 48 before their
-  // codes: these wait for a maximum, a root and three divisions. 48 rows are whole groups and stay
-  // in L1. A bit for each group whose values are all finite; the others are left.
   static uint64_t Groups(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                          int64_t groups, const AttendScratch& scratch) {
-    constexpr int64_t kTogether = 3 * kNormRows;
-    static_assert(kTogether % kRows == 0, "whole groups");
-    // Room for a whole vector from the last group's first row on.
-    alignas(64) float unit[kTogether], limit[kTogether], scale[kTogether + kLanes];
-    uint64_t left = 0, packed = 0;
-    for (int64_t first = 0; first < groups * kRows; first += kTogether) {
-      const int64_t end = MinOf(first + kTogether, groups * kRows);
-      for (int64_t r0 = first; r0 < MinOf(end, rows); r0 += kNormRows) {
-        const float* row[kNormRows];
-        GroupRows<kNormRows>(plan, head, row0, rows, r0, row);
-        NormFactors by;
-        if (Factors(row, plan.qk_dims, &by) >= kInfBits) {
-          for (int64_t r = r0; r < MinOf(r0 + kNormRows, rows); ++r)
-            left |= uint64_t{1} << (r / kRows);
-        }
-        Store(unit + r0 - first, Load(by.unit));
-        Store(limit + r0 - first, Load(by.limit));
-        Store(scale + r0 - first, Mul(Load(by.scale), Set1(plan.q_factor)));
-      }
-      // Rows of padding repeat the last one.
-      for (int64_t r = rows; r < end; ++r) {
-        const int64_t last = rows - 1 - first;
-        unit[r - first] = unit[last];
-        limit[r - first] = limit[last];
-        scale[r - first] = scale[last];
-      }
-      for (int64_t g = first / kRows; g * kRows < end; ++g) {
-        if (left >> g & 1) continue;
-        packed |= uint64_t{1} << g;
-        const int64_t at = g * kRows - first;
-        StoreFactors(scratch, g, LoadU(scale + at));
-        const float* row[kRows];
-        GroupRows(plan, head, row0, rows, g * kRows, row);
-        PackWordQueries(row, plan.qk_dims, unit + at, limit + at,
-                        scratch.q + g * kRows * QkWords512::QueryBytes(plan.qk_dims));
-      }
-    }
-    return packed;
+    return PackQueries<2>(
+        plan, head, row0, rows, groups, scratch,
+        [&](const float* const row[16], F32* scale, float* by[2]) __attribute__((always_inline)) {
+          NormFactors found;
+          const bool finite = Factors(row, plan.qk_dims, &found) < kInfBits;
+          *scale = Load(found.scale);
+          Store(by[0], Load(found.unit));
+          Store(by[1], Load(found.limit));
+          return finite;
+        },
+        [&](const float* const row[6], int64_t g, float* by[2]) __attribute__((always_inline)) {
+          PackWordQueries(row, plan.qk_dims, by[0], by[1],
+                          scratch.q + g * kRows * QkWords512::QueryBytes(plan.qk_dims));
+        });
   }
 
  private:

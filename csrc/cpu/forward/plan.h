@@ -129,6 +129,9 @@ SAGE_INLINE int64_t EndKey(const Plan& plan, int64_t i) {
                             : MinOf(p.kv_len, MaxOf(0, i + plan.offset + p.window_right + 1));
 }
 
+// Bits of tokens whose values are not all finite.
+constexpr uint8_t kNotFiniteK = 1, kNotFiniteV = 2;
+
 // Packed operands and statistics of one key/value head of the wave.
 struct Head {
   int64_t batch, kv_head;
@@ -143,8 +146,8 @@ struct Head {
   double* k_count;         // [blocks][qk_dim]
   float* v_max;            // [blocks][v_dims]
   float* block_max;        // [blocks][2]: largest |k| and |v|
-  uint8_t* not_finite;     // [keys]: bit 0 k, bit 1 v
-  int any_not_finite;      // same bits, of any token
+  uint8_t* not_finite;     // [keys]: kNotFiniteK, kNotFiniteV
+  int any_not_finite;      // same bits, of any token; of V as soon as its statistics are taken
   float k_power, v_power;  // 2^e of nvfp4
   float* q_mean;           // [group][ceil(q_len / R)][qk_dim]
   float* q_scale;          // [group][q_blocks * 128]

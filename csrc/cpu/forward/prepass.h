@@ -1,16 +1,12 @@
-// The phases before attention: statistics of K, V and Q per 128-token block, their reduction per
-// head, and the packing of quantised K and V for the tile kernels. Rules: docs/numerics.md 2 to 4.
-//
-// Tasks are (head of the wave, block): any order and any thread give the same bits, because each
-// block's statistics land in their own place and are reduced in block order.
+// The last phase before attention: the packing of quantised K and V for the tile kernels. Rules:
+// docs/numerics.md 2 to 4. Statistics come first (head_statistics.h).
 #ifndef SAGE_CPU_FORWARD_PREPASS_H_
 #define SAGE_CPU_FORWARD_PREPASS_H_
 
 #include <string.h>
 
-#include "cpu/forward/channel_balance.h"
-#include "cpu/forward/column_statistics.h"
 #include "cpu/forward/finite_rows.h"
+#include "cpu/forward/head_statistics.h"
 #include "cpu/forward/load_rows.h"
 #include "cpu/forward/norm_rows.h"
 #include "cpu/forward/plan.h"
@@ -18,190 +14,6 @@
 
 namespace sage {
 namespace {
-
-SAGE_INLINE float MeanOf(double sum, double count) {
-  return count > 0.0 ? static_cast<float>(sum / count) : 0.0f;
-}
-
-// Scratch of one worker in the prepass: two blocks of rows (values, and the unquantised copy that
-// the Q mean needs).
-struct PrepassScratch {
-  float* x;
-  float* copy;
-  double* sum;
-  double* count;
-};
-
-SAGE_INLINE PrepassScratch CarvePrepass(const Plan& plan, Carver* carver) {
-  const int64_t widest = MaxOf(plan.qk_dims, plan.v_dims);
-  PrepassScratch scratch;
-  scratch.x = carver->Take<float>(kBlock * widest);
-  scratch.copy = carver->Take<float>(kBlock * widest);
-  scratch.sum = carver->Take<double>(widest);
-  scratch.count = carver->Take<double>(widest);
-  return scratch;
-}
-
-// Phase 1, K and V: block sums, block means of V, channel maxima, head maxima.
-SAGE_NOINLINE void KvStatistics(const Plan& plan, Head* head, int64_t block,
-                                const PrepassScratch& scratch) {
-  const Recipe& recipe = plan.problem->recipe;
-  const Source k = KSource(plan, *head, block * kBlock, kBlock);
-  if (recipe.smooth_k || recipe.head_exponent) {
-    double* sum = head->k_sum + block * k.dim;
-    double* count = head->k_count + block * k.dim;
-    bool finite;
-    if (recipe.head_exponent) {
-      const int32_t bits = SumColumns(k.base, k.stride, k.rows, k.dim, sum);
-      finite = bits < kInfBits;
-      head->block_max[2 * block] =
-          finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(k);
-    } else {
-      finite = SumFiniteColumns(k.base, k.stride, k.rows, k.dim, sum);
-    }
-    if (!finite) {
-      SumRows(k, false, sum, count);
-    } else {
-      for (int d = 0; d < k.dim; ++d) count[d] = k.rows;
-    }
-  }
-  if (recipe.balance) {
-    float* spread = head->k_spread + block * k.dim;
-    memset(spread, 0, sizeof(float) * static_cast<size_t>(k.dim));
-    RaiseSpreads(k, recipe.smooth_k, spread);
-  }
-  if (recipe.v_scale != VScale::kChannel && recipe.smooth_v == 0 && !recipe.head_exponent) return;
-  const Source v = VSource(plan, *head, block * kBlock, kBlock);
-  int32_t* most = reinterpret_cast<int32_t*>(head->v_max + block * plan.v_dims);
-  for (int d = 0; d < plan.v_dims; ++d) most[d] = 0;
-  const int32_t bits = ColumnMaxima(v.base, v.stride, v.rows, v.dim, most);
-  const bool finite = bits < kInfBits;
-  head->block_max[2 * block + 1] =
-      finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(v);
-  if (recipe.smooth_v == 0 && finite) return;
-  LoadRows(v, plan.v_dims, scratch.x);
-  if (recipe.smooth_v > 0) {
-    float* mean = head->v_mean + block * plan.v_dims;
-    SumRows(v, finite, scratch.sum, scratch.count);
-    for (int d = 0; d < plan.v_dims; ++d) {
-      mean[d] = d < v.dim ? MeanOf(scratch.sum[d], scratch.count[d]) : 0.0f;
-    }
-    SubtractMean(scratch.x, v.rows, v.dim, plan.v_dims, mean);
-  }
-  if (!finite) ScrubRows(v, plan.v_dims, scratch.x);
-  ColumnMaxima(scratch.x, plan.v_dims, v.rows, v.dim, most);
-}
-
-// Phase 1, Q: means of blocks of rows, group scales that span rows, head maxima.
-SAGE_NOINLINE void QStatistics(const Plan& plan, Head* head, int64_t g, int64_t block,
-                               const PrepassScratch& scratch) {
-  const Problem& p = *plan.problem;
-  const Recipe& recipe = p.recipe;
-  const int64_t first = block * kBlock;
-  const Source q = QSource(plan, *head, g, first, MinOf(kBlock, p.q_len - first));
-  const int32_t bits = LoadRows(q, plan.qk_dims, scratch.x);
-  const bool finite = bits < kInfBits;
-  head->q_max[g * plan.q_blocks + block] =
-      finite ? BitsToFloat(static_cast<uint32_t>(bits)) : LargestFinite(q);
-  if (recipe.balance) {
-    float* spread = head->q_spread + (g * plan.q_blocks + block) * q.dim;
-    memset(spread, 0, sizeof(float) * static_cast<size_t>(q.dim));
-    const int part_rows = recipe.smooth_q > 0 ? recipe.smooth_q : static_cast<int>(kBlock);
-    for (int t = 0; t < q.rows; t += part_rows) {
-      const int rows = static_cast<int>(MinOf(part_rows, q.rows - t));
-      RaiseSpreads({q.base + t * q.stride, q.stride, rows, q.dim}, recipe.smooth_q > 0, spread);
-    }
-  }
-  if (recipe.smooth_q > 0) {
-    const int per_mean = recipe.smooth_q;
-    const int64_t means = (p.q_len + per_mean - 1) / per_mean;
-    for (int t = 0; t < q.rows; t += per_mean) {
-      const int rows = static_cast<int>(MinOf(per_mean, q.rows - t));
-      float* mean = head->q_mean + (g * means + (first + t) / per_mean) * q.dim;
-      float* x = scratch.x + t * plan.qk_dims;
-      const Source part = {q.base + t * q.stride, q.stride, rows, q.dim};
-      SumRows(part, finite, scratch.sum, scratch.count);
-      for (int d = 0; d < q.dim; ++d) mean[d] = MeanOf(scratch.sum[d], scratch.count[d]);
-      SubtractMean(x, rows, q.dim, plan.qk_dims, mean);
-    }
-  }
-  if (recipe.q_group == TokenGroup::kToken) return;
-  if (!finite) ScrubRows(q, plan.qk_dims, scratch.x);
-  const int64_t at = g * plan.q_blocks * kBlock + first;
-  const float top = recipe.qk == QkFormat::kInt4 ? 7.0f : 127.0f;
-  IntegerScales(scratch.x, q.rows, plan.qk_dims, top, recipe.q_group, head->q_scale + at,
-                head->q_inverse + at);
-}
-
-// Phase 2: statistics of the blocks become those of the head.
-SAGE_NOINLINE void ReduceStatistics(const Plan& plan, Head* head) {
-  const Problem& p = *plan.problem;
-  const Recipe& recipe = p.recipe;
-  if (recipe.smooth_k) {
-    int64_t d = 0;
-    for (; d + kHalfLanes <= p.qk_dim; d += kHalfLanes) {
-      MeansOfChannels(head->k_sum + d, head->k_count + d, p.qk_dim, plan.blocks, head->k_mean + d);
-    }
-    for (; d < p.qk_dim; ++d) {
-      double sum = 0.0, count = 0.0;
-      for (int64_t block = 0; block < plan.blocks; ++block) {
-        sum += head->k_sum[block * p.qk_dim + d];
-        count += head->k_count[block * p.qk_dim + d];
-      }
-      head->k_mean[d] = MeanOf(sum, count);
-    }
-  }
-  if (recipe.qk == QkFormat::kNvfp4) {
-    for (int d = 0; d < plan.qk_dims; ++d) head->k_balance[d] = head->q_balance[d] = 1.0f;
-    if (recipe.balance) BalanceHead(plan, head);
-  }
-  head->k_power = 1.0f;
-  head->v_power = 1.0f;
-  if (recipe.head_exponent) {
-    float most[2] = {0.0f, 0.0f};
-    for (int64_t block = 0; block < plan.blocks; ++block) {
-      for (int side = 0; side < 2; ++side) {
-        const float value = head->block_max[2 * block + side];
-        most[side] = value > most[side] ? value : most[side];
-      }
-    }
-    if (recipe.qk == QkFormat::kNvfp4) head->k_power = HeadPower(most[0]);
-    if (recipe.pv == PvFormat::kNvfp4) head->v_power = HeadPower(most[1]);
-  }
-  for (int64_t g = 0; g < plan.group; ++g) {
-    head->q_power[g] = 1.0f;
-    if (!recipe.head_exponent || recipe.qk != QkFormat::kNvfp4) continue;
-    float most = 0.0f;
-    for (int64_t block = 0; block < plan.q_blocks; ++block) {
-      const float value = head->q_max[g * plan.q_blocks + block];
-      most = value > most ? value : most;
-    }
-    head->q_power[g] = HeadPower(most);
-  }
-  for (int d = 0; d < plan.v_dims; ++d) {
-    head->v_scale[d] = recipe.pv == PvFormat::kNvfp4 ? 1.0f / head->v_power : 1.0f;
-    head->v_inverse[d] = 1.0f;
-  }
-  if (recipe.v_scale != VScale::kChannel) return;
-  for (int d = 0; d < plan.v_dims; ++d) {
-    int32_t most = 0;
-    for (int64_t block = 0; block < plan.blocks; ++block) {
-      const int32_t bits = MagnitudeBits(head->v_max[block * plan.v_dims + d]);
-      most = bits > most ? bits : most;
-    }
-    if (recipe.pv == PvFormat::kFp16) {
-      // A power of two, so that values within fp16's range keep every bit.
-      float scale = 1.0f;
-      while (BitsToFloat(static_cast<uint32_t>(most)) / scale > 65504.0f) scale *= 2.0f;
-      head->v_scale[d] = scale;
-      head->v_inverse[d] = 1.0f / scale;
-    } else {
-      const ScalePair pair = ScaleOf(most, recipe.v_top);
-      head->v_scale[d] = pair.scale;
-      head->v_inverse[d] = pair.inverse;
-    }
-  }
-}
 
 // Quantised K of the tokens from `first` on in scratch.x, which holds k' (zeros from its rows up to
 // `padded`), their scales, and k' in scratch.copy where the Q mean needs it. `factor`, if there:
@@ -406,7 +218,7 @@ SAGE_INLINE void PackKeys(const Plan& plan, Head* head, int64_t first, int padde
     }
   } else {
     const bool finite = LoadRows(k, plan.qk_dims, scratch.x, k_mean) < kInfBits;
-    if (!finite) MarkTokens(k, 1, head->not_finite + first, &head->any_not_finite);
+    if (!finite) MarkTokens(k, kNotFiniteK, head->not_finite + first, &head->any_not_finite);
     if (Kernels::kRoundsCodes && RoundedByPacking(plan, p.recipe.k_group)) factor = factors;
     QuantizeK(plan, *head, k, finite, first, padded, scratch, factor);
   }
@@ -439,7 +251,7 @@ SAGE_INLINE void PackValues(const Plan& plan, Head* head, int64_t first, int pad
                 LoadCodes(v, plan.v_dims, head->v_inverse, padded, scratch.x) < kInfBits;
   if (!finite) {
     finite = LoadRows(v, plan.v_dims, scratch.x) < kInfBits;
-    if (!finite) MarkTokens(v, 2, head->not_finite + first, &head->any_not_finite);
+    if (!finite) MarkTokens(v, kNotFiniteV, head->not_finite + first, &head->any_not_finite);
     QuantizeV(plan, *head, v, finite, first, padded, scratch);
     if (p.recipe.smooth_v > 0) CountRounded(plan, v, finite, scratch);
   }
@@ -458,27 +270,42 @@ SAGE_INLINE void PackValues(const Plan& plan, Head* head, int64_t first, int pad
   Kernels::PackV(plan, *head, first, padded, scratch.x);
 }
 
-// Phase 3: one block of K and V, packed.
-template <class Kernels>
-SAGE_NOINLINE void PackBlock(const Plan& plan, Head* head, int64_t block,
-                             const PrepassScratch& scratch) {
+// Calls fn(first token, tokens with padding) for the tokens of a block that are packed together.
+template <class Kernels, class Fn>
+SAGE_INLINE void ForEachPack(const Plan& plan, int64_t block, const Fn& fn) {
   const int64_t begin = block * kBlock;
-  memset(head->not_finite + begin, 0, kBlock);
   const int64_t tokens = MinOf(kBlock, plan.problem->kv_len - begin);
   // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is
   // never read.
   const int64_t end = begin + RoundUp(tokens, kPackTokens == 16 ? 16 : kKeyMultiple<Kernels>);
+  for (int64_t first = begin; first < end; first += plan.pack_tokens) {
+    fn(first, static_cast<int>(MinOf(plan.pack_tokens, end - first)));
+  }
+}
+
+// Phase 3: one block of K, packed.
+template <class Kernels>
+SAGE_NOINLINE void PackKBlock(const Plan& plan, Head* head, int64_t block,
+                              const PrepassScratch& scratch) {
+  memset(head->not_finite + block * kBlock, 0, kBlock);
+  ForEachPack<Kernels>(plan, block, [&](int64_t first, int padded) {
+    PackKeys<Kernels>(plan, head, first, padded, scratch);
+  });
+}
+
+// Phase 3: one block of V, after its K.
+template <class Kernels>
+SAGE_NOINLINE void PackVBlock(const Plan& plan, Head* head, int64_t block,
+                              const PrepassScratch& scratch) {
   const bool smoothed = plan.problem->recipe.smooth_v > 0;
   if (smoothed) {
     const size_t bytes = sizeof(double) * static_cast<size_t>(plan.v_dims);
     memset(scratch.sum, 0, bytes);
     memset(scratch.count, 0, bytes);
   }
-  for (int64_t first = begin; first < end; first += plan.pack_tokens) {
-    const int padded = static_cast<int>(MinOf(plan.pack_tokens, end - first));
-    PackKeys<Kernels>(plan, head, first, padded, scratch);
+  ForEachPack<Kernels>(plan, block, [&](int64_t first, int padded) {
     PackValues<Kernels>(plan, head, first, padded, scratch);
-  }
+  });
   if (smoothed) TakeOffMeanOfRounded(plan, *head, block, scratch);
 }
 

@@ -215,28 +215,32 @@ SAGE_INLINE int64_t HeadsTogether(const Plan& plan, int64_t heads, int64_t worke
 template <class Kernels>
 SAGE_NOINLINE void RunHead(const Plan& plan, int64_t first, int64_t count, int64_t next,
                            HeadWorker* worker) {
+  const auto each_block = [&](const auto& fn) {
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t block = 0; block < plan.blocks; ++block) fn(&worker->heads[i], block);
+    }
+  };
   for (int64_t i = 0; i < count; ++i) {
     Head* head = &worker->heads[i];
     head->batch = (first + i) / plan.problem->kv_heads;
     head->kv_head = (first + i) % plan.problem->kv_heads;
     head->any_not_finite = 0;
-    if (plan.kv_stats) {
-      for (int64_t block = 0; block < plan.blocks; ++block) {
-        KvStatistics(plan, head, block, worker->prepass);
-      }
-    }
-    if (plan.q_stats) {
-      for (int64_t at = 0; at < plan.group * plan.q_blocks; ++at) {
-        QStatistics(plan, head, at / plan.q_blocks, at % plan.q_blocks, worker->prepass);
-      }
+    if (!plan.q_stats) continue;
+    for (int64_t at = 0; at < plan.group * plan.q_blocks; ++at) {
+      QStatistics(plan, head, at / plan.q_blocks, at % plan.q_blocks, worker->prepass);
     }
   }
-  for (int64_t i = 0; i < count; ++i) ReduceStatistics(plan, &worker->heads[i]);
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t block = 0; block < plan.blocks; ++block) {
-      PackBlock<Kernels>(plan, &worker->heads[i], block, worker->prepass);
-    }
+  // K from its statistics to its operands, then V: one of them in 128 tokens stays in L1 meanwhile.
+  if (plan.kv_stats) {
+    each_block([&](Head* h, int64_t block) { KStatistics(plan, h, block); });
   }
+  for (int64_t i = 0; i < count; ++i) ReduceKStatistics(plan, &worker->heads[i]);
+  each_block([&](Head* h, int64_t b) { PackKBlock<Kernels>(plan, h, b, worker->prepass); });
+  if (plan.kv_stats) {
+    each_block([&](Head* h, int64_t block) { VStatistics(plan, h, block, worker->prepass); });
+  }
+  for (int64_t i = 0; i < count; ++i) ReduceVStatistics(plan, &worker->heads[i]);
+  each_block([&](Head* h, int64_t b) { PackVBlock<Kernels>(plan, h, b, worker->prepass); });
   [[maybe_unused]] const TaskScope<Kernels> scope;
   for (int64_t i = 0; i < count; ++i) {
     FetchAhead fetch;
@@ -266,19 +270,22 @@ struct Wave {
       case Stage::kStatistics: {
         const PrepassScratch prepass = PrepassScratchAt(*plan, scratch);
         if (piece.at < kv_tasks) {
-          KvStatistics(*plan, head, piece.at, prepass);
+          KStatistics(*plan, head, piece.at);
+          VStatistics(*plan, head, piece.at, prepass);
         } else {
           const int64_t at = piece.at - kv_tasks;
           QStatistics(*plan, head, at / plan->q_blocks, at % plan->q_blocks, prepass);
         }
         if (stages.Finish(piece)) {
-          ReduceStatistics(*plan, head);
+          ReduceKStatistics(*plan, head);
+          ReduceVStatistics(*plan, head);
           stages.Open(piece.head, Stage::kPacking);
         }
         break;
       }
       case Stage::kPacking:
-        PackBlock<Kernels>(*plan, head, piece.at, PrepassScratchAt(*plan, scratch));
+        PackKBlock<Kernels>(*plan, head, piece.at, PrepassScratchAt(*plan, scratch));
+        PackVBlock<Kernels>(*plan, head, piece.at, PrepassScratchAt(*plan, scratch));
         if (stages.Finish(piece)) stages.Open(piece.head, Stage::kRows);
         break;
       case Stage::kRows: {
@@ -311,7 +318,8 @@ SAGE_INLINE Wave<Kernels> OpenWave(const Plan& plan, const Footprint& bytes, int
   for (int64_t h = 0; h < count; ++h) {
     heads[h] = HeadAt<Kernels>(plan, first + h, head_memory + h * bytes.head);
     if (pieces[0] > 0) continue;
-    ReduceStatistics(plan, &heads[h]);
+    ReduceKStatistics(plan, &heads[h]);
+    ReduceVStatistics(plan, &heads[h]);
     wave.stages.Open(h, Stage::kPacking);
   }
   return wave;
