@@ -77,7 +77,7 @@ SAGE_INLINE F32 LargestOfRows(const float* const* row, int rows, int dim, const 
     return MaxOfSix(most);
   }
   alignas(64) float largest[kLanes] = {};
-  for (int t = 0; t < rows; ++t) {
+  for (int t = 0; t < rows && t < kLanes; ++t) {
     F32 most[1];
     LargestByLanes<1, kMean>(row + t, dim, mean, most);
     *all = MaxMagnitude(*all, most[0]);
@@ -348,25 +348,35 @@ SAGE_INLINE F32 LimitByNorm(F32 squares, F32 pair) {
 constexpr float kBelowTiny = 0x1.fffffep-111f;
 
 // What takes rows of x to codes: y = (x - mean) · unit, code = round(y · limit), x - mean about
-// code · scale.
+// code · scale. `largest` is that of |x - mean|.
 struct NormFactors {
-  alignas(64) float unit[kNormRows], limit[kNormRows], scale[kNormRows];
+  alignas(64) float largest[kNormRows], unit[kNormRows], limit[kNormRows], scale[kNormRows];
 };
 
-// Those of up to 16 rows of `dim` values, less `mean` where kMean, and y[row][dims] if kKeep (zeros
-// beyond dim; dims is a multiple of 32). y may be the rows themselves. Returns the bits of the
-// largest |x - mean|: at least kInfBits, some value is not finite, and nothing else is of use.
-template <NormRule kRule, bool kMean, bool kKeep>
-SAGE_INLINE int32_t FactorsByNorm(const float* const* row, int rows, int dim, int dims,
-                                  const float* mean, float* y, NormFactors* out) {
-  constexpr int kVectors = kNormRows / kLanes, kFours = kLanes / 4;
-  F32 amax[kVectors], squares[kNormRows / 4], pair[kNormRows / 4], all = Zero();
+// Largest magnitudes and units of up to 16 rows of `dim` values, less `mean` where kMean. Returns
+// the bits of the largest |x - mean|: at least kInfBits, some value is not finite, and nothing else
+// is of use.
+template <bool kMean>
+SAGE_INLINE int32_t UnitsByNorm(const float* const* row, int rows, int dim, const float* mean,
+                                NormFactors* out) {
+  F32 all = Zero();
 #pragma GCC unroll 2
-  for (int n = 0; n < kVectors; ++n) {
-    const int left = rows - n * kLanes;
-    amax[n] = left > 0 ? LargestOfRows<kMean>(row + n * kLanes, left, dim, mean, &all) : Zero();
-    Store(out->unit + n * kLanes, ZeroUnlessAbove(Div(Set1(1.0f), amax[n]), amax[n], kBelowTiny));
+  for (int at = 0; at < kNormRows; at += kLanes) {
+    const int left = rows - at;
+    const F32 most = left > 0 ? LargestOfRows<kMean>(row + at, left, dim, mean, &all) : Zero();
+    Store(out->largest + at, most);
+    Store(out->unit + at, ZeroUnlessAbove(Div(Set1(1.0f), most), most, kBelowTiny));
   }
+  return ReduceMaxBits(all);
+}
+
+// Limits and scales of rows whose units are known, and y[row][dims] if kKeep (zeros beyond dim;
+// dims is a multiple of 32). y may be the rows themselves.
+template <NormRule kRule, bool kMean, bool kKeep>
+SAGE_INLINE void LimitsByNorm(const float* const* row, int rows, int dim, int dims,
+                              const float* mean, float* y, NormFactors* out) {
+  constexpr int kFours = kLanes / 4;
+  F32 squares[kNormRows / 4], pair[kNormRows / 4];
   const auto norm = [&](int first, auto rows_together) {
     constexpr int kCount = decltype(rows_together)::value;
     float* to[kCount] = {};
@@ -389,21 +399,22 @@ SAGE_INLINE int32_t FactorsByNorm(const float* const* row, int rows, int dim, in
     }
   }
 #pragma GCC unroll 2
-  for (int n = 0; n < kVectors; ++n) {
-    const F32 limit =
-        LimitByNorm<kRule>(JoinSquares(squares + n * kFours), JoinMaxima(pair + n * kFours));
-    Store(out->limit + n * kLanes, ZeroUnlessAbove(limit, amax[n], kBelowTiny));
-    Store(out->scale + n * kLanes, ZeroUnlessAbove(Div(amax[n], limit), amax[n], kBelowTiny));
+  for (int at = 0; at < kNormRows; at += kLanes) {
+    const F32 limit = LimitByNorm<kRule>(JoinSquares(squares + at / kLanes * kFours),
+                                         JoinMaxima(pair + at / kLanes * kFours));
+    const F32 most = Load(out->largest + at);
+    Store(out->limit + at, ZeroUnlessAbove(limit, most, kBelowTiny));
+    Store(out->scale + at, ZeroUnlessAbove(Div(most, limit), most, kBelowTiny));
   }
-  return ReduceMaxBits(all);
 }
 
-// The same with y, for what multiplies y to codes, and the rows' scales.
+// Both, with y, for what multiplies y to codes, and the rows' scales.
 template <NormRule kRule, bool kMean>
 SAGE_NOINLINE int32_t ScaleByNorm(const float* const* row, int rows, int dim, int dims,
                                   const float* mean, float* y, float* factor, float* scale) {
   NormFactors factors;
-  const int32_t bits = FactorsByNorm<kRule, kMean, true>(row, rows, dim, dims, mean, y, &factors);
+  const int32_t bits = UnitsByNorm<kMean>(row, rows, dim, mean, &factors);
+  LimitsByNorm<kRule, kMean, true>(row, rows, dim, dims, mean, y, &factors);
   for (int t = 0; t < rows; ++t) {
     factor[t] = factors.limit[t];
     scale[t] = factors.scale[t];

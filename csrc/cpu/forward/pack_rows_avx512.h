@@ -27,6 +27,13 @@ namespace {
 // Dims of one register of codes.
 constexpr int kChunkDims = 64;
 
+// Keys that are packed together, a tile of both kernels: 16 at a time would wait for their scales.
+// Of 64 dims they stay in L1.
+constexpr int kKeyTokens = 64;
+
+// Sixteens of queries whose factors are found together.
+constexpr int kQueryParts = 3;
+
 // The dims of a chunk as the packing instructions leave them: each 128 bits hold four dims of each
 // vector of 16, so dword w of the row is in lane w % 4 * 4 + w / 4.
 SAGE_INLINE __m512i PackCodes(const F32 x[4], F32 by) {
@@ -52,17 +59,22 @@ SAGE_INLINE void ByteScales(F32 most, F32* scale, F32* inverse) {
   inverse->r = _mm512_maskz_div_ps(there, top, most.r);
 }
 
-// Keys to columns of a tile of 64 (4 keys' bytes apart: 256), as code + 128; `tile` is that of the
-// first key. Keys from `count` to 16 are zeros. False where some value is not finite.
-SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int dims,
-                               const float* mean, float sign, uint8_t* tile, float* scale) {
-  alignas(64) static constexpr float kZeros[16] = {};
-  const float* row[16];
-  // A row that is not there is one of zeros, less no mean.
+// Where 16 keys lie, of which `count` are there; the others are null.
+SAGE_INLINE void KeyRows(const float* rows, int64_t stride, int count, const float* row[16]) {
   for (int t = 0; t < 16; ++t) row[t] = t < count ? rows + t * stride : nullptr;
-  const auto load = [&](int t, int d, F32 shift) -> F32 {
-    return row[t] == nullptr ? Load(kZeros) : Sub(LoadU(row[t] + d), shift);
-  };
+}
+
+// 16 dims of a key less a mean; a key that is not there is one of zeros, less no mean.
+SAGE_INLINE F32 KeyDims(const float* row, int d, F32 shift) {
+  return row == nullptr ? Zero() : Sub(LoadU(row + d), shift);
+}
+
+// The scales of up to 16 keys less a mean, and what multiplies them to codes. False where some
+// value is not finite.
+SAGE_NOINLINE bool KeyScales(const float* rows, int64_t stride, int count, int dims,
+                             const float* mean, float sign, float* scale, float* by) {
+  const float* row[16];
+  KeyRows(rows, stride, count, row);
   F32 most[16];
 #pragma GCC unroll 16
   for (int t = 0; t < 16; ++t) most[t] = Zero();
@@ -72,7 +84,7 @@ SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int
 #pragma GCC unroll 16
       for (int t = 0; t < 16; ++t) most[t] = MaxMagnitude(most[t], Sub(LoadU(row[t] + d), shift));
     } else {
-      for (int t = 0; t < 16; ++t) most[t] = MaxMagnitude(most[t], load(t, d, shift));
+      for (int t = 0; t < 16; ++t) most[t] = MaxMagnitude(most[t], KeyDims(row[t], d, shift));
     }
   }
   F32 all = most[0];
@@ -82,8 +94,16 @@ SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int
   F32 row_scale, inverse;
   ByteScales(MaxEach(most), &row_scale, &inverse);
   Store(scale, Mul(row_scale, Set1(sign)));
-  alignas(64) float by[16];
   Store(by, inverse);
+  return true;
+}
+
+// Up to 16 keys to columns of a tile of 64 (4 keys' bytes apart: 256), as code + 128; `tile` is
+// that of the first key. Keys from `count` to 16 are zeros.
+SAGE_NOINLINE void PackKeyRows(const float* rows, int64_t stride, int count, int dims,
+                               const float* mean, const float* by, uint8_t* tile) {
+  const float* row[16];
+  KeyRows(rows, stride, count, row);
   const __m512i offset = _mm512_set1_epi8(-128);
   for (int d = 0; d < dims; d += kChunkDims, tile += 16 * 256) {
     F32 shift[4];
@@ -97,7 +117,7 @@ SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) x[i] = Sub(LoadU(row[t] + d + 16 * i), shift[i]);
       } else {
-        for (int i = 0; i < 4; ++i) x[i] = load(t, d + 16 * i, shift[i]);
+        for (int i = 0; i < 4; ++i) x[i] = KeyDims(row[t], d + 16 * i, shift[i]);
       }
       // Of 8 bits, adding 128 and turning the sign bit over are the same.
       const __m512i codes = _mm512_xor_si512(PackCodes(x, Set1(by[t])), offset);
@@ -109,7 +129,6 @@ SAGE_NOINLINE bool PackKeyRows(const float* rows, int64_t stride, int count, int
       _mm512_store_ps(tile + w * 256, line[w % 4 * 4 + w / 4].r);
     }
   }
-  return true;
 }
 
 // The scales of 16 queries and what multiplies them to codes. False where some value is not finite.
@@ -262,32 +281,33 @@ SAGE_INLINE bool PackValuePanels(const Plan& plan, const Head& head, const Sourc
   return AllFinite(magnitudes);
 }
 
-// Packs the groups of a task: what makes 16 rows codes at a time, and that of 48 before their
-// codes, since codes wait for a maximum and divisions. 48 rows are whole groups and stay in L1.
-// find(rows, &scale, by) gives scales and kFactors vectors by which pack(rows, group, by) makes
-// codes; false where some value is not finite. A bit for each group that is packed; the others are
-// left.
+// Packs the groups of a task: what makes rows codes for 48 of them, then their codes, which wait
+// for maxima and divisions. 48 rows are whole groups and stay in L1. find(rows[part][16], parts,
+// scale, by) gives scales and kFactors numbers a row by which pack(rows, group, by) makes codes,
+// and returns a bit for each part with a value that is not finite. A bit for each group that is
+// packed; the others are left.
 template <int kFactors, class Find, class Pack>
 SAGE_INLINE uint64_t PackQueries(const Plan& plan, const Head& head, int64_t row0, int64_t rows,
                                  int64_t groups, const AttendScratch& scratch, const Find& find,
                                  const Pack& pack) {
-  constexpr int64_t kTogether = 48;
-  static_assert(kTogether % kRows == 0 && kTogether % kLanes == 0, "whole groups and vectors");
+  constexpr int64_t kTogether = kQueryParts * kLanes;
+  static_assert(kTogether % kRows == 0, "whole groups");
   // Room for a whole vector from the last group's first row on.
   alignas(64) float scale[kTogether + kLanes], by[kFactors][kTogether + kLanes];
   uint64_t left = 0, packed = 0;
   for (int64_t first = 0; first < groups * kRows; first += kTogether) {
-    const int64_t end = MinOf(first + kTogether, groups * kRows);
+    const int64_t end = MinOf(first + kTogether, groups * kRows), there = MinOf(end, rows);
+    const float* row[kQueryParts][kLanes];
+    int parts = 0;
+    for (int64_t r0 = first; r0 < there; r0 += kLanes) {
+      GroupRows<kLanes>(plan, head, row0, rows, r0, row[parts++]);
+    }
     float* at[kFactors];
-    for (int64_t r0 = first; r0 < MinOf(end, rows); r0 += kLanes) {
-      const float* row[kLanes];
-      GroupRows<kLanes>(plan, head, row0, rows, r0, row);
-      for (int i = 0; i < kFactors; ++i) at[i] = by[i] + r0 - first;
-      F32 found;
-      if (!find(row, &found, at)) {
-        for (int64_t r = r0; r < MinOf(r0 + kLanes, rows); ++r) left |= uint64_t{1} << (r / kRows);
+    for (int i = 0; i < kFactors; ++i) at[i] = by[i];
+    if (const int odd = find(row, parts, scale, at); odd != 0) {
+      for (int64_t r = first; r < there; ++r) {
+        if (odd >> (r - first) / kLanes & 1) left |= uint64_t{1} << (r / kRows);
       }
-      Store(scale + r0 - first, Mul(found, Set1(plan.q_factor)));
     }
     // Rows of padding repeat the last one.
     for (int64_t r = MaxOf(rows, first); r < end; ++r) {
@@ -298,11 +318,11 @@ SAGE_INLINE uint64_t PackQueries(const Plan& plan, const Head& head, int64_t row
     for (int64_t g = first / kRows; g * kRows < end; ++g) {
       if (left >> g & 1) continue;
       packed |= uint64_t{1} << g;
-      StoreFactors(scratch, g, LoadU(scale + g * kRows - first));
+      StoreFactors(scratch, g, Mul(LoadU(scale + g * kRows - first), Set1(plan.q_factor)));
       for (int i = 0; i < kFactors; ++i) at[i] = by[i] + g * kRows - first;
-      const float* row[kRows];
-      GroupRows(plan, head, row0, rows, g * kRows, row);
-      pack(row, g, at);
+      const float* group[kRows];
+      GroupRows(plan, head, row0, rows, g * kRows, group);
+      pack(group, g, at);
     }
   }
   return packed;
@@ -315,11 +335,26 @@ struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
   static constexpr bool kKeys = true;
   static constexpr bool kValues = DirectValues<Pv>::kKnown;
 
+  static constexpr int kTokens = kKeyTokens;
   static bool Keys(const Plan& plan, const Head& head, const Source& k, const float* mean,
                    int64_t first) {
-    const int64_t at = first % Kernels::kKeyTile;
-    return PackKeyRows(k.base, k.stride, k.rows, plan.qk_dims, mean, plan.k_sign,
-                       head.k + (first - at) * plan.qk_dims + at * 4, head.k_scale + first);
+    alignas(64) float by[kKeyTokens];
+    const auto each = [&](const auto& fn) {
+      for (int t = 0; t < k.rows; t += 16) {
+        fn(k.base + t * k.stride, static_cast<int>(MinOf(16, k.rows - t)), t);
+      }
+    };
+    bool finite = true;
+    each([&](const float* rows, int count, int t) {
+      finite = finite && KeyScales(rows, k.stride, count, plan.qk_dims, mean, plan.k_sign,
+                                   head.k_scale + first + t, by + t);
+    });
+    if (!finite) return false;
+    uint8_t* tile = head.k + first * plan.qk_dims;
+    each([&](const float* rows, int count, int t) {
+      PackKeyRows(rows, k.stride, count, plan.qk_dims, mean, by + t, tile + t * 4);
+    });
+    return true;
   }
 
   static bool Values([[maybe_unused]] const Plan& plan, [[maybe_unused]] const Head& head,
@@ -335,12 +370,17 @@ struct DirectRows<IntegerKernels<QkBytes512<128>, Pv>> {
                          int64_t groups, const AttendScratch& scratch) {
     return PackQueries<1>(
         plan, head, row0, rows, groups, scratch,
-        [&](const float* const row[16], F32* scale, float* by[1]) __attribute__((always_inline)) {
-          F32 inverse;
-          const bool finite = QueryScales(row, plan.qk_dims, scale, &inverse);
-          Store(by[0], inverse);
-          return finite;
-        },
+        [&](const float* const(*row)[16], int parts, float* scale, float* const* by)
+            __attribute__((always_inline)) {
+              int odd = 0;
+              for (int n = 0; n < parts; ++n) {
+                F32 found, inverse;
+                odd |= QueryScales(row[n], plan.qk_dims, &found, &inverse) ? 0 : 1 << n;
+                Store(scale + 16 * n, found);
+                Store(by[0] + 16 * n, inverse);
+              }
+              return odd;
+            },
         [&](const float* const row[6], int64_t g, float* by[1]) __attribute__((always_inline)) {
           PackQueryRows(row, plan.qk_dims, by[0],
                         scratch.q + g * kRows * QkBytes512<128>::QueryBytes(plan.qk_dims),

@@ -47,6 +47,7 @@ struct DirectRows<FloatKernels> {
     return magnitudes;
   }
 
+  static constexpr int kTokens = kPackTokens;
   SAGE_NOINLINE bool Keys(const Plan& plan, const Head& head, const Source& k, const float* mean,
                           int64_t first) {
     if (!Serves(plan)) return false;

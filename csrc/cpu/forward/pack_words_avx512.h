@@ -35,20 +35,23 @@ SAGE_INLINE __m512i WordCodes(const float* x, F32 mean0, F32 mean1, F32 unit, F3
                             _mm512_cvtps_epi32(Mul(Mul(b, unit), limit).r));
 }
 
-// Up to 16 keys to columns of a tile of 64 (dwords 256 bytes apart); `tile` is that of the first.
-// False where some value is not finite.
+// Units of 16 rows, and limits once these are known; functions of their own, for those of several
+// rows in a row. False where some value is not finite.
 template <bool kMean>
-SAGE_NOINLINE bool PackWordKeys(const float* rows, int64_t stride, int count, int dims,
-                                const float* mean, float sign, uint8_t* tile, float* k_scale) {
-  const float* row[16];
-  for (int t = 0; t < 16; ++t) row[t] = rows + MinOf(t, count - 1) * stride;
-  NormFactors by;
-  if (FactorsByNorm<NormRule::kInt16, kMean, false>(row, 16, dims, dims, mean, nullptr, &by) >=
-      kInfBits) {
-    return false;
-  }
-  // Keys that are not there repeat the last one; a scale of 0 makes their scores 0.
-  Store(k_scale, FirstLanes(count, Mul(Load(by.scale), Set1(sign)), Zero()));
+SAGE_NOINLINE bool WordUnits(const float* const row[16], int dims, const float* mean,
+                             NormFactors* by) {
+  return UnitsByNorm<kMean>(row, 16, dims, mean, by) < kInfBits;
+}
+template <bool kMean>
+SAGE_NOINLINE void WordLimits(const float* const row[16], int dims, const float* mean,
+                              NormFactors* by) {
+  LimitsByNorm<NormRule::kInt16, kMean, false>(row, 16, dims, dims, mean, nullptr, by);
+}
+
+// 16 keys to columns of a tile of 64 (dwords 256 bytes apart); `tile` is that of the first.
+template <bool kMean>
+SAGE_NOINLINE void PackWordRows(const float* const row[16], int dims, const float* mean,
+                                const NormFactors& by, uint8_t* tile) {
   for (int d = 0; d < dims; d += kWordDims, tile += 16 * 256) {
     const F32 mean0 = kMean ? LoadU(mean + d) : Zero(),
               mean1 = kMean ? LoadU(mean + d + 16) : mean0;
@@ -63,6 +66,29 @@ SAGE_NOINLINE bool PackWordKeys(const float* rows, int64_t stride, int count, in
     for (int w = 0; w < 16; ++w) {
       _mm512_store_ps(tile + w * 256, line[WordDwords::LaneOfDword(w)].r);
     }
+  }
+}
+
+// Up to 64 keys to a tile, step by step: each step of 16 waits for a maximum, a root or a division
+// of the one before, and finds the others' to do meanwhile. False where some value is not finite.
+template <bool kMean>
+SAGE_INLINE bool PackWordKeys(const Source& k, int dims, const float* mean, float sign,
+                              uint8_t* tile, float* k_scale) {
+  const float* row[kKeyTokens / 16][16];
+  NormFactors by[kKeyTokens / 16];
+  const int parts = (k.rows + 15) / 16;
+  for (int n = 0; n < parts; ++n) {
+    for (int t = 0; t < 16; ++t) row[n][t] = k.base + MinOf(16 * n + t, k.rows - 1) * k.stride;
+    if (!WordUnits<kMean>(row[n], dims, mean, &by[n])) return false;
+  }
+  for (int n = 0; n < parts; ++n) {
+    WordLimits<kMean>(row[n], dims, mean, &by[n]);
+    // Keys that are not there repeat the last one; a scale of 0 makes their scores 0.
+    Store(k_scale + 16 * n,
+          FirstLanes(k.rows - 16 * n, Mul(Load(by[n].scale), Set1(sign)), Zero()));
+  }
+  for (int n = 0; n < parts; ++n) {
+    PackWordRows<kMean>(row[n], dims, mean, by[n], tile + 16 * n * 4);
   }
   return true;
 }
@@ -130,15 +156,13 @@ template <>
 struct DirectRows<IntegerKernels<QkWords512, PvWords512<true>>> {
   static constexpr bool kKeys = true, kValues = true, kScalesFirst = true;
 
+  static constexpr int kTokens = kKeyTokens;
   static bool Keys(const Plan& plan, const Head& head, const Source& k, const float* mean,
                    int64_t first) {
-    const int64_t at = first % QkWords512::kKeyTile;
-    uint8_t* tile = head.k + (first - at) * plan.qk_dims * QkWords512::kBytes + at * 4;
+    uint8_t* tile = head.k + first * plan.qk_dims * QkWords512::kBytes;
     float* scale = head.k_scale + first;
-    return mean == nullptr ? PackWordKeys<false>(k.base, k.stride, k.rows, plan.qk_dims, nullptr,
-                                                 plan.k_sign, tile, scale)
-                           : PackWordKeys<true>(k.base, k.stride, k.rows, plan.qk_dims, mean,
-                                                plan.k_sign, tile, scale);
+    return mean == nullptr ? PackWordKeys<false>(k, plan.qk_dims, nullptr, plan.k_sign, tile, scale)
+                           : PackWordKeys<true>(k, plan.qk_dims, mean, plan.k_sign, tile, scale);
   }
 
   static bool Values(const Plan& plan, const Head& head, const Source& v, int64_t first,
@@ -150,24 +174,25 @@ struct DirectRows<IntegerKernels<QkWords512, PvWords512<true>>> {
                          int64_t groups, const AttendScratch& scratch) {
     return PackQueries<2>(
         plan, head, row0, rows, groups, scratch,
-        [&](const float* const row[16], F32* scale, float* by[2]) __attribute__((always_inline)) {
-          NormFactors found;
-          const bool finite = Factors(row, plan.qk_dims, &found) < kInfBits;
-          *scale = Load(found.scale);
-          Store(by[0], Load(found.unit));
-          Store(by[1], Load(found.limit));
-          return finite;
-        },
+        [&](const float* const(*row)[16], int parts, float* scale, float* const* by)
+            __attribute__((always_inline)) {
+              NormFactors found[kQueryParts];
+              int odd = 0;
+              for (int n = 0; n < parts; ++n) {
+                odd |= WordUnits<false>(row[n], plan.qk_dims, nullptr, &found[n]) ? 0 : 1 << n;
+              }
+              for (int n = 0; n < parts; ++n) {
+                WordLimits<false>(row[n], plan.qk_dims, nullptr, &found[n]);
+                Store(scale + 16 * n, Load(found[n].scale));
+                Store(by[0] + 16 * n, Load(found[n].unit));
+                Store(by[1] + 16 * n, Load(found[n].limit));
+              }
+              return odd;
+            },
         [&](const float* const row[6], int64_t g, float* by[2]) __attribute__((always_inline)) {
           PackWordQueries(row, plan.qk_dims, by[0], by[1],
                           scratch.q + g * kRows * QkWords512::QueryBytes(plan.qk_dims));
         });
-  }
-
- private:
-  SAGE_NOINLINE int32_t Factors(const float* const row[kNormRows], int dims, NormFactors* by) {
-    return FactorsByNorm<NormRule::kInt16, false, false>(row, kNormRows, dims, dims, nullptr,
-                                                         nullptr, by);
   }
 };
 

@@ -187,7 +187,7 @@ SAGE_NOINLINE void TakeOffMeanOfRounded(const Plan& plan, const Head& head, int6
 
 // Ways from the caller's rows to packed operands without a stop in memory, for kernels that have
 // them (pack_rows_avx512.h, pack_words_avx512.h). They serve plans with packs_rows, and values that
-// are finite.
+// are finite; keys are handed over by kTokens, values by plan.pack_tokens.
 template <class Kernels>
 struct DirectRows {
   static constexpr bool kKeys = false, kValues = false, kScalesFirst = false;
@@ -201,9 +201,6 @@ SAGE_INLINE void PackKeys(const Plan& plan, Head* head, int64_t first, int padde
   const Problem& p = *plan.problem;
   const Source k = KSource(plan, *head, first, plan.pack_tokens);
   const float* k_mean = p.recipe.smooth_k ? head->k_mean : nullptr;
-  if constexpr (DirectRows<Kernels>::kKeys) {
-    if (plan.packs_rows && DirectRows<Kernels>::Keys(plan, *head, k, k_mean, first)) return;
-  }
   const InspectionBuffers* inspect = plan.inspect;
   float factors[kBlock];
   float* factor = nullptr;
@@ -270,16 +267,16 @@ SAGE_INLINE void PackValues(const Plan& plan, Head* head, int64_t first, int pad
   Kernels::PackV(plan, *head, first, padded, scratch.x);
 }
 
-// Calls fn(first token, tokens with padding) for the tokens of a block that are packed together.
+// Calls fn(first token, tokens with padding) for the tokens of a block, `together` at a time.
 template <class Kernels, class Fn>
-SAGE_INLINE void ForEachPack(const Plan& plan, int64_t block, const Fn& fn) {
+SAGE_INLINE void ForEachPack(const Plan& plan, int64_t block, int64_t together, const Fn& fn) {
   const int64_t begin = block * kBlock;
   const int64_t tokens = MinOf(kBlock, plan.problem->kv_len - begin);
   // Keys are multiplied up to a whole 16 of those seen (attend.h); what a tile holds beyond is
   // never read.
   const int64_t end = begin + RoundUp(tokens, kPackTokens == 16 ? 16 : kKeyMultiple<Kernels>);
-  for (int64_t first = begin; first < end; first += plan.pack_tokens) {
-    fn(first, static_cast<int>(MinOf(plan.pack_tokens, end - first)));
+  for (int64_t first = begin; first < end; first += together) {
+    fn(first, static_cast<int>(MinOf(together, end - first)));
   }
 }
 
@@ -288,7 +285,21 @@ template <class Kernels>
 SAGE_NOINLINE void PackKBlock(const Plan& plan, Head* head, int64_t block,
                               const PrepassScratch& scratch) {
   memset(head->not_finite + block * kBlock, 0, kBlock);
-  ForEachPack<Kernels>(plan, block, [&](int64_t first, int padded) {
+  if constexpr (DirectRows<Kernels>::kKeys) {
+    using Direct = DirectRows<Kernels>;
+    if (plan.packs_rows) {
+      const float* mean = plan.problem->recipe.smooth_k ? head->k_mean : nullptr;
+      ForEachPack<Kernels>(plan, block, Direct::kTokens, [&](int64_t first, int padded) {
+        const Source k = KSource(plan, *head, first, Direct::kTokens);
+        if (Direct::Keys(plan, *head, k, mean, first)) return;
+        for (int t = 0; t < padded; t += kPackTokens) {
+          PackKeys<Kernels>(plan, head, first + t, kPackTokens, scratch);
+        }
+      });
+      return;
+    }
+  }
+  ForEachPack<Kernels>(plan, block, plan.pack_tokens, [&](int64_t first, int padded) {
     PackKeys<Kernels>(plan, head, first, padded, scratch);
   });
 }
@@ -303,7 +314,7 @@ SAGE_NOINLINE void PackVBlock(const Plan& plan, Head* head, int64_t block,
     memset(scratch.sum, 0, bytes);
     memset(scratch.count, 0, bytes);
   }
-  ForEachPack<Kernels>(plan, block, [&](int64_t first, int padded) {
+  ForEachPack<Kernels>(plan, block, plan.pack_tokens, [&](int64_t first, int padded) {
     PackValues<Kernels>(plan, head, first, padded, scratch);
   });
   if (smoothed) TakeOffMeanOfRounded(plan, *head, block, scratch);
