@@ -7,17 +7,14 @@
 import {typescriptEngine} from '../../src/engines/typescript/typescript_engine.js';
 import {PRECISIONS} from '../../src/numerics/recipes.js';
 import type {Precision} from '../../src/numerics/recipes.js';
-import {referenceAttention, referenceGradients} from '../../src/numerics/reference.js';
+import {referenceAttention} from '../../src/numerics/reference.js';
+import type {AttentionResult} from '../../src/numerics/reference.js';
 import {encodeProblem, PROBLEM_WORDS} from '../../src/problem.js';
-import type {AttentionProblem, TokenStrides} from '../../src/problem.js';
 import {loadAddon} from '../../src/runtime/load_addon.js';
 import type {NativeAddon} from '../../src/runtime/native_addon.js';
-import {Random} from '../case_inputs.js';
-import {recipeOf, UNWRITTEN} from '../engines/typescript_checks.js';
-import {forEachElement, randomProblem, randomRun} from '../random_problems.js';
-
-const {abs, max, sqrt} = Math;
-const {isNaN} = Number;
+import {recipeOf} from '../engines/typescript_checks.js';
+import {checkRandomForward, checkRandomGradients} from '../random_checks.js';
+import {randomProblem, randomRun} from '../random_problems.js';
 
 const {addon: loaded, attempts} = loadAddon();
 if (loaded === null) throw new Error(`no native addon: ${JSON.stringify(attempts)}`);
@@ -43,41 +40,8 @@ const BOUNDS: Readonly<Record<Precision, number>> = {
   fp4: 0.03,
   fp4_fp8: 0.03,
 };
-/** Largest error of lse, and of exact gradients over the largest of them. */
+/** Largest error of lse. */
 const LSE_BOUND = 3e-4;
-const GRADIENT_BOUND = 2e-5;
-/** float32 carries 24 bits of a score, and of lse: what p = exp(score - lse) may be off, for scores of 1. */
-const OF_SCORES = 2e-6;
-
-function largest(x: Float32Array): number {
-  let most = 0;
-  for (const value of x) if (abs(value) < Infinity) most = max(most, abs(value));
-  return most;
-}
-
-/** A bound of the scores' magnitude. */
-function steepness(problem: AttentionProblem, q: Float32Array, k: Float32Array): number {
-  return (abs(problem.scale) * largest(q) * largest(k) * problem.qkDim) / 4;
-}
-
-/** The largest difference, Infinity where only one of the two is NaN; and that what lies between elements kept UNWRITTEN. */
-function difference(
-  actual: Float32Array,
-  expected: ArrayLike<number>,
-  strides: TokenStrides,
-  sizes: readonly [number, number, number, number],
-): number {
-  const rest = actual.slice();
-  let most = 0;
-  forEachElement(strides, sizes, (at) => {
-    const x = actual[at]!;
-    const y = expected[at]!;
-    if (isNaN(x) !== isNaN(y)) most = Infinity;
-    else if (!isNaN(x) && x !== y) most = max(most, abs(x - y));
-    rest[at] = UNWRITTEN;
-  });
-  return rest.every((x) => x === UNWRITTEN) ? most : Infinity;
-}
 
 /** 'typescript', or an instruction set of the native engine. */
 type Where = 'typescript' | (typeof isas)[number];
@@ -97,27 +61,24 @@ describe(`${count} problems of seed ${seed}`, () => {
       const random = problems[at]!;
       const {q, k, v, mask} = random.inputs;
       const precisions = recipesFor(at);
-      const steep = OF_SCORES * steepness(random.problem(recipeOf('exact')), q, k);
-      const vMost = largest(v);
       for (const precision of where === 'typescript' ? [precisions[at % 6]!] : precisions) {
-        const problem = random.problem(recipeOf(precision));
-        const {batch, qHeads, qLen, vDim, wantLse} = problem;
-        const expected = referenceOf(at, problem, random.inputs);
-        const o = new Float32Array(random.oLength).fill(UNWRITTEN);
-        const lse = new Float32Array(batch * qHeads * qLen).fill(UNWRITTEN);
-        if (where === 'typescript') {
-          typescriptEngine.forward(problem, {q, k, v, mask, o, lse: wantLse ? lse : null});
-        } else {
-          addon.configure({isa: where, threads: 1 + (at % 3)});
-          addon.forward(encodeProblem(problem, new Float64Array(PROBLEM_WORDS)), q, k, v, mask, o, lse);
-        }
-        const error = difference(o, expected.o, problem.o, [batch, qHeads, qLen, vDim]);
-        const bound = (BOUNDS[precision] + steep) * vMost;
-        if (!(error <= bound)) failures.push(`${precision}, o ${error}, allowed ${bound}: ${random.name}`);
-        const rows = {batch: qHeads * qLen, head: qLen, token: 1};
-        const wanted = wantLse ? expected.lse : lse.slice().fill(UNWRITTEN);
-        const off = difference(lse, wanted, rows, [batch, qHeads, qLen, 1]);
-        if (!(off <= LSE_BOUND + steep)) failures.push(`${precision}, lse ${off}: ${random.name}`);
+        const found = checkRandomForward(
+          random,
+          recipeOf(precision),
+          {o: BOUNDS[precision], lse: LSE_BOUND},
+          (problem, o, lse) => {
+            if (where === 'typescript') {
+              const lseOrNone = problem.wantLse ? lse : null;
+              typescriptEngine.forward(problem, {q, k, v, mask, o, lse: lseOrNone});
+              return;
+            }
+            addon.configure({isa: where, threads: 1 + (at % 3)});
+            const words = encodeProblem(problem, new Float64Array(PROBLEM_WORDS));
+            addon.forward(words, q, k, v, mask, o, lse);
+          },
+          referenceOf(at, precision),
+        );
+        failures.push(...found);
       }
     }
     expect(failures).toEqual([]);
@@ -128,71 +89,31 @@ describe(`${count} problems of seed ${seed}`, () => {
     for (const at of numbers) {
       const random = randomProblem(seed + 1, at);
       if (random.notFinite) continue;
-      const problem = {...random.problem(recipeOf('exact')), wantLse: true};
-      const {batch, qHeads, kvHeads, qLen, kvLen, qkDim, vDim} = problem;
       const {q, k, v, mask} = random.inputs;
-      const normal = new Random(at);
-      const dO = new Float32Array(random.oLength).fill(NaN);
-      forEachElement(problem.o, [batch, qHeads, qLen, vDim], (n) => (dO[n] = normal.normal()));
-      const rows = batch * qHeads * qLen;
-      const dLse = at % 2 === 1 ? new Float32Array(rows).map(() => normal.normal()) : null;
-      const unwritten = (like: {length: number}) => new Float32Array(like.length).fill(UNWRITTEN);
-      const trained = problem.maskKind === 'additive' && at % 3 > 0;
-      const [o, lse] = [unwritten(dO), new Float32Array(rows)];
-      const [dQ, dK, dV] = [unwritten(q), unwritten(k), unwritten(v)];
-      const dMask = trained ? unwritten(mask!) : null;
-      if (where === 'typescript') {
-        const buffers = {q, k, v, mask, o, lse};
-        typescriptEngine.forward(problem, buffers);
-        typescriptEngine.backward(problem, {...buffers, dO, dLse, dQ, dK, dV, dMask});
-      } else {
+      const found = checkRandomGradients(random, at, (problem, buffers) => {
+        const {o, lse, dO, dLse, dQ, dK, dV, dMask} = buffers;
+        if (where === 'typescript') {
+          typescriptEngine.forward(problem, {q, k, v, mask, o, lse});
+          typescriptEngine.backward(problem, {q, k, v, mask, ...buffers});
+          return;
+        }
         addon.configure({isa: where, threads: 1 + (at % 3)});
         const words = encodeProblem(problem, new Float64Array(PROBLEM_WORDS));
         addon.forward(words, q, k, v, mask, o, lse);
         addon.backward(words, q, k, v, mask, o, lse, dO, dLse, dQ, dK, dV, dMask);
-      }
-      const expected = referenceGradients(problem, q, k, v, mask, dO, dLse);
-      // What one term may be: a gradient whose terms cancel is rounding.
-      const dP = 3 * (1 + sqrt(vDim) * largest(v));
-      const scale = abs(problem.scale);
-      const steep = OF_SCORES * steepness(problem, q, k);
-      const check = (name: string, error: number, wanted: Float64Array, term: number): void => {
-        const size = wanted.reduce((most, x) => max(most, abs(x)), term);
-        if (error <= (GRADIENT_BOUND + steep) * size) return;
-        failures.push(`${name} ${error} of ${size}: ${random.name}`);
-      };
-      const heads = (n: number, tokens: number, dim: number) => [batch, n, tokens, dim] as const;
-      check(
-        'dQ',
-        difference(dQ, expected.dQ, problem.q, heads(qHeads, qLen, qkDim)),
-        expected.dQ,
-        scale * dP * largest(k),
-      );
-      check(
-        'dK',
-        difference(dK, expected.dK, problem.k, heads(kvHeads, kvLen, qkDim)),
-        expected.dK,
-        scale * dP * largest(q),
-      );
-      check('dV', difference(dV, expected.dV, problem.v, heads(kvHeads, kvLen, vDim)), expected.dV, 1);
-      if (dMask !== null) {
-        const flat = {batch: 0, head: 0, token: 0};
-        const error = difference(dMask, expected.dMask!, flat, [1, 1, 1, dMask.length]);
-        check('dMask', error, expected.dMask!, dP);
-      }
+      });
+      failures.push(...found);
     }
     expect(failures).toEqual([]);
   });
 });
 
 /** Answers are the same for every instruction set. */
-const answers = new Map<string, ReturnType<typeof referenceAttention>>();
-function referenceOf(
-  at: number,
-  problem: AttentionProblem,
-  {q, k, v, mask}: ReturnType<typeof randomProblem>['inputs'],
-): ReturnType<typeof referenceAttention> {
-  const key = `${at} ${problem.recipe.precision}`;
+const answers = new Map<string, AttentionResult>();
+function referenceOf(at: number, precision: Precision): AttentionResult {
+  const key = `${at} ${precision}`;
+  const {q, k, v, mask} = problems[at]!.inputs;
+  const problem = problems[at]!.problem(recipeOf(precision));
   const known = answers.get(key) ?? referenceAttention(problem, q, k, v, mask);
   answers.set(key, known);
   return known;
