@@ -11,6 +11,13 @@ namespace sage::cuda {
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 
+// A score plus an additive value, log2 domain. Rounded towards zero, so that a finite value stays
+// finite: a row whose keys all have float32's lowest one attends to all of them (docs/numerics.md
+// 5).
+__device__ __forceinline__ float AddBias(float score, float bias) {
+  return __fmaf_rz(bias, kLog2E, score);
+}
+
 struct Visibility {
   int q_len, kv_len;
   int offset;                     // query i stands opposite key i + offset

@@ -31,14 +31,44 @@ SAGE_INLINE bool MaskAllows(const MaskRow& row, int64_t j) {
   return true;
 }
 
+// Scores plus additive values, log2 domain. A finite value stays finite: a row whose keys all have
+// float32's lowest one attends to all of them (docs/numerics.md 5). Infinities stay what they are.
+SAGE_INLINE F32 AddBias(F32 score, F32 bias) {
+#if defined(SAGE_ISA_AVX512)
+  // Rounded towards zero, what overflows becomes the largest float.
+  return {_mm512_fmadd_round_ps(bias.r, Set1(kLog2E).r, score.r,
+                                _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)};
+#else
+  constexpr float kMost = 2.3586e38f;  // times log2 e it is a float
+  const F32 held = Min(Set1(kMost), Max(Set1(-kMost), bias));
+  // What was cut off is too little to count, unless it is infinite.
+  return Fma(Sub(bias, held), Set1(1e-30f), Fma(held, Set1(kLog2E), score));
+#endif
+}
+
 // Scores become scaled and masked: s c (+ mask · log2 e), -Infinity where a boolean mask is false.
 SAGE_NOINLINE void ApplyMask(const MaskRow& mask, int64_t j0, int count, float c, float* s) {
   if (mask.boolean != nullptr) {
     const uint8_t* allowed = mask.boolean + j0 * mask.stride;
     for (int j = 0; j < count; ++j) s[j] = allowed[j * mask.stride] != 0 ? s[j] * c : kMinusInf;
-  } else {
-    const float* added = mask.additive + j0 * mask.stride;
-    for (int j = 0; j < count; ++j) s[j] = s[j] * c + added[j * mask.stride] * kLog2E;
+    return;
+  }
+  const float* added = mask.additive + j0 * mask.stride;
+  const F32 by = Set1(c);
+  int j = 0;
+  for (; mask.stride <= 1 && j + kLanes <= count; j += kLanes) {
+    const F32 bias = mask.stride == 1 ? LoadU(added + j) : Set1(*added);
+    StoreU(s + j, AddBias(Mul(LoadU(s + j), by), bias));
+  }
+  for (; j < count; j += kLanes) {
+    const int some = count - j < kLanes ? count - j : kLanes;
+    alignas(64) float score[kLanes] = {}, bias[kLanes] = {};
+    for (int i = 0; i < some; ++i) {
+      score[i] = s[j + i];
+      bias[i] = added[(j + i) * mask.stride];
+    }
+    Store(score, AddBias(Mul(Load(score), by), Load(bias)));
+    for (int i = 0; i < some; ++i) s[j + i] = score[i];
   }
 }
 

@@ -256,7 +256,7 @@ __device__ __forceinline__ void Scores(const uint8_t* k, const uint8_t* digits, 
 
 // What the mask adds to the scores of one row and this lane's tokens; NaN for a value of +Infinity.
 __device__ __noinline__ float MaskBias(const Visibility& see, int64_t row, int key) {
-  const float bias = see.Bias(row, key) * kLog2E;
+  const float bias = AddBias(0.0f, see.Bias(row, key));
   return bias < INFINITY ? bias : __uint_as_float(0x7fc00000u);
 }
 

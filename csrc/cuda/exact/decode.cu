@@ -109,8 +109,7 @@ __global__ void __launch_bounds__(kThreads, kRows <= 4 ? 8 : 2)
           const float bias = see.Bias(mask_row, key);
           const float s = shared.p[n * 32 + lane][row] * plan.scale;
           // Inputs that are not finite make their scores NaN.
-          if (bias != -INFINITY)
-            x[n] = isfinite(s) ? fmaf(bias, kLog2E, s) : __int_as_float(0x7fffffff);
+          if (bias != -INFINITY) x[n] = isfinite(s) ? AddBias(s, bias) : __int_as_float(0x7fffffff);
         }
         most = fmaxf(most, x[n]);
       }

@@ -63,7 +63,7 @@ __device__ __forceinline__ void HideScores(float (&x)[kTiles][4], const Visibili
       if (key < first || key >= end) continue;
       const float bias = see.Bias(row, key);
       float& score = x[n][kHalf * 2 + e];
-      score = bias == -INFINITY ? -INFINITY : fmaf(bias, kLog2E, score);
+      score = bias == -INFINITY ? -INFINITY : AddBias(score, bias);
     }
   }
 }

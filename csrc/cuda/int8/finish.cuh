@@ -66,7 +66,7 @@ __device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& 
       const int key = lane_key + j * 8 + n;
       if (key < first || key >= end) continue;
       const float bias = see.Bias(mask_row, key);
-      x[j][n] = bias == -INFINITY ? -INFINITY : fmaf(bias, kLog2E, x[j][n]);
+      x[j][n] = bias == -INFINITY ? -INFINITY : AddBias(x[j][n], bias);
     }
   }
 }

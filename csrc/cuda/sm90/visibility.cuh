@@ -20,6 +20,10 @@ struct RowView {
   int64_t mask;  // element of key 0
 };
 
+// An additive value in the log2 domain. Rounded towards zero, so that a finite one stays finite: a
+// row whose keys all have float32's lowest value attends to all of them (docs/numerics.md 5).
+SAGE_DEVICE float ToLog2(float bias) { return __fmul_rz(bias, 1.44269504088896340736f); }
+
 struct Visibility {
   int q_len, kv_len, offset;      // query i stands opposite key i + offset
   int window_left, window_right;  // -1 = no limit
@@ -58,7 +62,7 @@ struct Visibility {
   SAGE_DEVICE float Bias(const RowView& view, int j) const {
     const int64_t at = view.mask + j * mask_strides.key;
     if (mask_kind == MaskKind::kAdditive) {
-      return __ldg(static_cast<const float*>(mask) + at) * 1.44269504088896340736f;
+      return ToLog2(__ldg(static_cast<const float*>(mask) + at));
     }
     return __ldg(static_cast<const uint8_t*>(mask) + at) != 0 ? 0.0f : -INFINITY;
   }
@@ -84,7 +88,7 @@ struct Visibility {
         }
       }
 #pragma unroll
-      for (int n = 0; n < 8; ++n) bias[n] *= 1.44269504088896340736f;
+      for (int n = 0; n < 8; ++n) bias[n] = ToLog2(bias[n]);
     } else {
       const uint8_t* at = static_cast<const uint8_t*>(mask) + first;
       uint32_t seen[8];
