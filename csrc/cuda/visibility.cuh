@@ -84,6 +84,75 @@ struct Visibility {
     }
     return static_cast<const float*>(mask)[at];
   }
+
+  // Adds the mask to scores x of keys key + 8 n + {0, 1}, log2 domain; those outside [first, end)
+  // and those that it hides become -Infinity. All of it is asked for before any is waited for, two
+  // elements at once where they lie side by side.
+  template <int kPairs>
+  __device__ __forceinline__ void AddBiases(int64_t row, int key, int first, int end,
+                                            float (&x)[kPairs][2]) const {
+    if (first >= end) {
+      Hide<kPairs>(x);
+    } else if (mask_kind == MaskKind::kAdditive) {
+      const float* data = static_cast<const float*>(mask) + row;
+      float bias[kPairs][2];
+      LoadPairs<float2>(data, key, first, end, bias);
+      ForEachPair<kPairs>(key, first, end, [&](int n, int e, bool inside) {
+        const float b = bias[n][e];
+        x[n][e] = inside && b != -INFINITY ? AddBias(x[n][e], b) : -INFINITY;
+      });
+    } else {
+      const uint8_t* data = static_cast<const uint8_t*>(mask) + row;
+      uint8_t sees[kPairs][2];
+      LoadPairs<uchar2>(data, key, first, end, sees);
+      ForEachPair<kPairs>(key, first, end, [&](int n, int e, bool inside) {
+        if (!inside || sees[n][e] == 0) x[n][e] = -INFINITY;
+      });
+    }
+  }
+
+ private:
+  template <int kPairs>
+  __device__ __forceinline__ static void Hide(float (&x)[kPairs][2]) {
+#pragma unroll
+    for (int n = 0; n < kPairs; ++n) x[n][0] = x[n][1] = -INFINITY;
+  }
+  template <int kPairs, class Fn>
+  __device__ __forceinline__ static void ForEachPair(int key, int first, int end, const Fn& fn) {
+#pragma unroll
+    for (int n = 0; n < kPairs; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int j = key + 8 * n + e;
+        fn(n, e, j >= first && j < end);
+      }
+    }
+  }
+  // Elements of keys outside are others of the row.
+  template <class Pair, class T, int kPairs>
+  __device__ __forceinline__ void LoadPairs(const T* data, int key, int first, int end,
+                                            T (&to)[kPairs][2]) const {
+    const T* at = data + key;
+    const bool side_by_side = strides.key == 1 && key >= first && key + 8 * kPairs - 6 <= end &&
+                              reinterpret_cast<uintptr_t>(at) % sizeof(Pair) == 0;
+    if (side_by_side) {
+#pragma unroll
+      for (int n = 0; n < kPairs; ++n) {
+        const Pair pair = __ldg(reinterpret_cast<const Pair*>(at + 8 * n));
+        to[n][0] = pair.x;
+        to[n][1] = pair.y;
+      }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kPairs; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int j = min(max(key + 8 * n + e, first), end - 1);
+          to[n][e] = __ldg(data + j * strides.key);
+        }
+      }
+    }
+  }
 };
 
 }  // namespace sage::cuda

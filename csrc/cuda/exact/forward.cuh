@@ -116,7 +116,7 @@ __device__ __forceinline__ void MultiplyQueries(uint32_t q_tile, uint32_t k_tile
   }
 }
 
-template <int kPitch, bool kWhole>
+template <int kPitch, bool kWhole, bool kMasked>
 __global__ void __launch_bounds__(kForwardThreads, 2)
     ForwardKernel(const __grid_constant__ ForwardPlan plan) {
   using Memory = ForwardMemory<kPitch>;
@@ -218,8 +218,8 @@ __global__ void __launch_bounds__(kForwardThreads, 2)
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         const int query = query0 + warp * 32 + m * 16 + group_row, key = key0 + lane % 4 * 2;
-        HideScores<0>(s[m], see, batch, head, query, key);
-        HideScores<1>(s[m], see, batch, head, query + 8, key);
+        HideScores<0, kMasked>(s[m], see, batch, head, query, key);
+        HideScores<1, kMasked>(s[m], see, batch, head, query + 8, key);
       }
     }
 
@@ -362,7 +362,9 @@ __global__ void __launch_bounds__(kForwardThreads, 2)
 template <int kPitch, bool kWhole>
 void LaunchForwardInstance(const ForwardPlan& plan, void* stream) {
   constexpr int kBytes = ForwardMemory<kPitch>::kBytes;
-  const auto kernel = ForwardKernel<kPitch, kWhole>;
+  const bool masked = plan.visibility.mask_kind != MaskKind::kNone;
+  const auto kernel =
+      masked ? ForwardKernel<kPitch, kWhole, true> : ForwardKernel<kPitch, kWhole, false>;
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) !=
       cudaSuccess)
     return;

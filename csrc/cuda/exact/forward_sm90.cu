@@ -111,7 +111,7 @@ __device__ __forceinline__ void ShowCopies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-template <int kPitch>
+template <int kPitch, bool kMasked>
 __global__ void __launch_bounds__(kThreads, kPitch == 64 ? 3 : 2)
     ForwardSm90Kernel(const __grid_constant__ ForwardPlan plan) {
   using At = Memory<kPitch>;
@@ -186,8 +186,8 @@ __global__ void __launch_bounds__(kThreads, kPitch == 64 ? 3 : 2)
     }
     if (!see.SeesAll(query0, queries, key0, kKeys)) {
       const int query = query0 + warp * 16 + lane / 4, key = key0 + lane % 4 * 2;
-      HideScores<0>(s, see, batch, head, query, key);
-      HideScores<1>(s, see, batch, head, query + 8, key);
+      HideScores<0, kMasked>(s, see, batch, head, query, key);
+      HideScores<1, kMasked>(s, see, batch, head, query + 8, key);
     }
 
     ShowCopies();
@@ -307,7 +307,8 @@ __global__ void __launch_bounds__(kThreads, kPitch == 64 ? 3 : 2)
 template <int kPitch>
 void Launch(const ForwardPlan& plan, void* stream) {
   constexpr int kBytes = Memory<kPitch>::kBytes;
-  const auto kernel = ForwardSm90Kernel<kPitch>;
+  const bool masked = plan.visibility.mask_kind != MaskKind::kNone;
+  const auto kernel = masked ? ForwardSm90Kernel<kPitch, true> : ForwardSm90Kernel<kPitch, false>;
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) !=
       cudaSuccess)
     return;

@@ -49,24 +49,17 @@ __device__ __forceinline__ void HideScores(const AttendPlan& plan, const Block& 
   const int query = min(block.query0 + row, see.q_len - 1);
   const int first = see.FirstKey(query), end = see.EndKey(query);
   const int lane_key = key0 + static_cast<int>(threadIdx.x) % 4 * 2;
+  if (see.mask_kind != MaskKind::kNone) {
+    const int64_t mask_row =
+        see.MaskRow(block.head / plan.q_heads, block.head % plan.q_heads, query);
+    return see.AddBiases(mask_row, lane_key, first, end, x);
+  }
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const int key = lane_key + j * 8 + n;
       if (key < first || key >= end) x[j][n] = -INFINITY;
-    }
-  }
-  if (see.mask_kind == MaskKind::kNone) return;
-  const int64_t mask_row = see.MaskRow(block.head / plan.q_heads, block.head % plan.q_heads, query);
-#pragma unroll
-  for (int j = 0; j < kColumns; ++j) {
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const int key = lane_key + j * 8 + n;
-      if (key < first || key >= end) continue;
-      const float bias = see.Bias(mask_row, key);
-      x[j][n] = bias == -INFINITY ? -INFINITY : AddBias(x[j][n], bias);
     }
   }
 }
