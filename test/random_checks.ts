@@ -2,6 +2,7 @@
  * One random problem through one engine, against float64: outputs, lse, gradients, which of them are NaN, and that gaps
  * between rows are neither read nor written. Each check returns what failed, in words.
  */
+import type {BackwardBuffers} from '../src/engines/engine.js';
 import {referenceAttention, referenceGradients} from '../src/numerics/reference.js';
 import type {AttentionResult} from '../src/numerics/reference.js';
 import type {Recipe} from '../src/numerics/recipes.js';
@@ -38,16 +39,7 @@ export interface Allowance {
 export type Forward = (problem: AttentionProblem, o: Float32Array, lse: Float32Array) => void;
 
 /** The buffers of a backward pass, beside the inputs. */
-export interface GradientBuffers {
-  readonly o: Float32Array;
-  readonly lse: Float32Array;
-  readonly dO: Float32Array;
-  readonly dLse: Float32Array | null;
-  readonly dQ: Float32Array;
-  readonly dK: Float32Array;
-  readonly dV: Float32Array;
-  readonly dMask: Float32Array | null;
-}
+export type GradientBuffers = Omit<BackwardBuffers, 'q' | 'k' | 'v' | 'mask'>;
 
 function largest(x: Float32Array): number {
   let most = 0;

@@ -12,6 +12,8 @@ namespace {
 
 // 2^-110 (docs/numerics.md 4): below it the inverse of a scale would overflow.
 constexpr int32_t kTinyBits = (127 - 110) << 23;
+// The largest float below it.
+constexpr float kBelowTiny = 0x1.fffffep-111f;
 
 SAGE_INLINE int32_t MaxBits(const float* x, int count) {
   F32 most = Zero();
@@ -33,9 +35,8 @@ SAGE_INLINE ScalePair ScaleOf(int32_t max_bits, float top) {
 
 // ScaleOf of each lane.
 SAGE_INLINE void ScalesOf(F32 most, float top, F32* scale, F32* inverse) {
-  const float below = BitsToFloat(static_cast<uint32_t>(kTinyBits) - 1);
-  *scale = ZeroUnlessAbove(Div(most, Set1(top)), most, below);
-  *inverse = ZeroUnlessAbove(Div(Set1(top), most), most, below);
+  *scale = ZeroUnlessAbove(Div(most, Set1(top)), most, kBelowTiny);
+  *inverse = ZeroUnlessAbove(Div(Set1(top), most), most, kBelowTiny);
 }
 
 // To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no fraction bits.

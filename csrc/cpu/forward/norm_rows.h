@@ -344,9 +344,6 @@ SAGE_INLINE F32 LimitByNorm(F32 squares, F32 pair) {
   return limit;
 }
 
-// The largest float below 2^-110 (kTinyBits): rows up to it are zeros.
-constexpr float kBelowTiny = 0x1.fffffep-111f;
-
 // What takes rows of x to codes: y = (x - mean) · unit, code = round(y · limit), x - mean about
 // code · scale. `largest` is that of |x - mean|.
 struct NormFactors {

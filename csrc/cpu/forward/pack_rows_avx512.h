@@ -49,16 +49,6 @@ SAGE_INLINE bool AllFinite(F32 magnitudes) {
   return _mm512_cmpge_epi32_mask(_mm512_castps_si512(magnitudes.r), infinity) == 0;
 }
 
-// Scales and their inverses of 16 rows, from their largest magnitudes; 0 where a row is all but 0.
-SAGE_INLINE void ByteScales(F32 most, F32* scale, F32* inverse) {
-  const __mmask16 tiny =
-      _mm512_cmplt_epi32_mask(_mm512_castps_si512(most.r), _mm512_set1_epi32((127 - 110) << 23));
-  const __mmask16 there = static_cast<__mmask16>(~tiny);
-  const __m512 top = _mm512_set1_ps(127.0f);
-  scale->r = _mm512_maskz_div_ps(there, most.r, top);
-  inverse->r = _mm512_maskz_div_ps(there, top, most.r);
-}
-
 // Where 16 keys lie, of which `count` are there; the others are null.
 SAGE_INLINE void KeyRows(const float* rows, int64_t stride, int count, const float* row[16]) {
   for (int t = 0; t < 16; ++t) row[t] = t < count ? rows + t * stride : nullptr;
@@ -92,7 +82,7 @@ SAGE_NOINLINE bool KeyScales(const float* rows, int64_t stride, int count, int d
   for (int t = 1; t < 16; ++t) all = MaxMagnitude(all, most[t]);
   if (!AllFinite(all)) return false;
   F32 row_scale, inverse;
-  ByteScales(MaxEach(most), &row_scale, &inverse);
+  ScalesOf(MaxEach(most), 127.0f, &row_scale, &inverse);
   Store(scale, Mul(row_scale, Set1(sign)));
   Store(by, inverse);
   return true;
@@ -144,7 +134,7 @@ SAGE_NOINLINE bool QueryScales(const float* const row[16], int dims, F32* scale,
   F32 all = most[0];
 #pragma GCC unroll 16
   for (int r = 1; r < 16; ++r) all = MaxMagnitude(all, most[r]);
-  ByteScales(MaxEach(most), scale, inverse);
+  ScalesOf(MaxEach(most), 127.0f, scale, inverse);
   return AllFinite(all);
 }
 
